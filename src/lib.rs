@@ -1,1 +1,10 @@
-//! skeleton
+//! Skeleton.
+
+pub mod aggregate;
+pub mod document;
+#[cfg(feature = "embedded")]
+pub mod embedded;
+pub mod event;
+pub mod journal;
+pub mod projection;
+pub mod replica;

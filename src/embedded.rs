@@ -1,0 +1,3 @@
+//! Embedded stack.
+pub mod dynamodb;
+pub mod eventstore;

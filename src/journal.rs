@@ -1,0 +1,198 @@
+//! The event store port: what the engine and the command path ask of EventStoreDB, and nothing more.
+//!
+//! Every read here goes to the leader: a decision is only as good as the read it rests on
+//! (invariant 4). Adapters: [`esdb`] over the wire, [`memory`] for tests.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::event::{RawEvent, Revision};
+
+#[cfg(feature = "daemon")]
+pub mod feed;
+
+pub mod esdb;
+#[cfg(any(test, feature = "testing"))]
+pub mod memory;
+
+/// Where an append expects its stream to stand. There is no "any": nothing here appends blindly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// No event, or soft-deleted.
+    NoStream,
+    /// The revision of the last event.
+    Exact(Revision),
+}
+
+impl From<Option<Revision>> for Expected {
+    fn from(version: Option<Revision>) -> Self {
+        version.map_or(Self::NoStream, Self::Exact)
+    }
+}
+
+/// An event to append. The id makes a repeated append recognisable, within EventStoreDB's rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewEvent {
+    /// Its id.
+    pub id: Uuid,
+    /// Its event type.
+    pub kind: Arc<str>,
+    /// Whether the body is JSON.
+    pub json: bool,
+    /// Its body.
+    pub data: Bytes,
+    /// Its metadata, empty for none.
+    pub metadata: Bytes,
+}
+
+/// A successful append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The revision of the last event of this append, or of the identical one before it.
+    pub revision: Option<Revision>,
+    /// Whether the reply named a position. Without one the ids were written before, which does
+    /// not say that they can still be read (facts of the protocol: a soft-deleted stream).
+    pub positioned: bool,
+}
+
+/// How much a read may bring. Whichever is reached first ends it; one event always comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadLimit {
+    /// Events.
+    pub events: usize,
+    /// Bytes of bodies and metadata.
+    pub bytes: usize,
+}
+
+/// What a read found of the stream itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is there, though perhaps nothing of it is readable.
+    Present,
+    /// EventStoreDB answers "stream not found": never there, or soft-deleted.
+    Absent,
+    /// Tombstoned: gone for good.
+    Tombstoned,
+}
+
+/// A forward read's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// In order of revision. The first may stand above the revision asked for: what lies between
+    /// cannot be read any more.
+    pub events: Vec<RawEvent>,
+    /// Nothing readable stood above the last of them (above the start, when there is none) when
+    /// the read ended.
+    pub end: bool,
+    /// What was found of the stream.
+    pub presence: Presence,
+}
+
+/// The newest readable event of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Newest {
+    /// Its revision.
+    pub revision: Revision,
+    /// Its id.
+    pub id: Uuid,
+    /// When it was written.
+    pub created: DateTime<Utc>,
+}
+
+/// How a stream stands at the leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// No event and no deletion is known: it never was, or its store was reset.
+    Missing,
+    /// Soft-deleted; an append brings it back to life.
+    SoftDeleted,
+    /// Tombstoned: gone for good.
+    Tombstoned,
+    /// There; `None` when all its events are truncated or expired.
+    Live(Option<Newest>),
+}
+
+/// Why the event store did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// It cannot be reached, is not ready, or has no leader now. Trying again helps.
+    #[error("reach EventStoreDB: {0}")]
+    Unavailable(String),
+    /// An append whose reply was lost: it may have been written. Look before trying again.
+    #[error("learn the outcome of an append to EventStoreDB: {0}")]
+    OutcomeUnknown(String),
+    /// The stream does not stand where the append expected it.
+    #[error("append: the stream stands at {}, not where it was expected", .current.map_or("no event".to_owned(), |r| format!("revision {r}")))]
+    WrongExpected {
+        /// Where it stands, `None` for no event. A hint: it may have moved again.
+        current: Option<Revision>,
+    },
+    /// The stream is tombstoned.
+    #[error("use stream `{0}`: it is tombstoned")]
+    Tombstoned(String),
+    /// The user may not. Trying again does not help until an operator acts.
+    #[error("{action}: EventStoreDB denies it; {remedy}")]
+    Denied {
+        /// What was tried.
+        action: String,
+        /// Which right is missing and how to give it.
+        remedy: String,
+    },
+    /// The group does not exist.
+    #[error("find group `{group}` on `{feed}`: create it with `projector provision`")]
+    NoGroup {
+        /// The stream that it is to read.
+        feed: String,
+        /// Its name.
+        group: String,
+    },
+    /// The request can never succeed as it is: too large, malformed, a faulted group.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl JournalError {
+    /// Whether the same request may succeed later without anybody acting.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+
+    /// A word for metrics and log classes.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::OutcomeUnknown(_) => "outcome_unknown",
+            Self::WrongExpected { .. } => "wrong_expected",
+            Self::Tombstoned(_) => "tombstoned",
+            Self::Denied { .. } => "denied",
+            Self::NoGroup { .. } => "no_group",
+            Self::Refused(_) => "refused",
+        }
+    }
+}
+
+/// The event store.
+pub trait Journal: Clone + Send + Sync + 'static {
+    /// Reads `stream` forwards from `from` (inclusive) at the leader.
+    fn read(
+        &self,
+        stream: &str,
+        from: Revision,
+        limit: ReadLimit,
+    ) -> impl Future<Output = Result<Slice, JournalError>> + Send;
+
+    /// How `stream` stands at the leader: newest readable event, or which kind of deletion.
+    fn look(&self, stream: &str) -> impl Future<Output = Result<Standing, JournalError>> + Send;
+
+    /// Appends `events` at `expected` within `deadline`.
+    fn append(
+        &self,
+        stream: &str,
+        expected: Expected,
+        events: Vec<NewEvent>,
+        deadline: Duration,
+    ) -> impl Future<Output = Result<Appended, JournalError>> + Send;
+}

@@ -1,0 +1,293 @@
+//! Projections: named folds over one source, and their type-erased form that the engine runs.
+//!
+//! Keeps invariant 6: everything here is synchronous and pure.
+
+use std::{
+    any::Any,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    aggregate::Aggregate,
+    document::{Document, de, ser},
+    event::{Event, RawEvent, Recorded, codec},
+};
+
+mod merge;
+mod registry;
+mod source;
+
+pub use merge::MergePatch;
+pub use registry::{Registry, RegistryError};
+pub use source::{Filter, Source, SourceError};
+
+/// What an event did to a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing: no write is owed.
+    Keep,
+    /// The view changed.
+    Put,
+}
+
+/// A named fold of a stream's events into a view.
+pub trait Projection: Send + Sync + 'static {
+    /// Lower-case name: part of the table's and the group's name and the metrics' label.
+    const NAME: &'static str;
+    /// Raised when the fold or the view's shape changes.
+    const SCHEMA: u32 = 1;
+    /// The events that it understands.
+    type Event: Event;
+    /// The replica's state.
+    type View: Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// Folds one event into the view. Synchronous and pure.
+    fn project(view: &mut Self::View, event: Recorded<Self::Event>) -> Change;
+
+    /// Where its events come from unless the settings say otherwise: the category of its name.
+    fn source() -> Source {
+        Source::Category(Self::NAME.into())
+    }
+
+    /// Whether replicas keep the last command ids (aggregates do).
+    fn keeps_commands() -> bool {
+        false
+    }
+}
+
+impl<A: Aggregate> Projection for A {
+    const NAME: &'static str = A::CATEGORY;
+    const SCHEMA: u32 = A::SCHEMA;
+    type Event = A::Event;
+    type View = A;
+
+    fn project(view: &mut A, event: Recorded<A::Event>) -> Change {
+        view.apply(event.event);
+        Change::Put
+    }
+
+    fn keeps_commands() -> bool {
+        true
+    }
+}
+
+/// A view whose type only its fold knows.
+pub struct State(Box<dyn AnyState>);
+
+trait AnyState: Any + Send + Sync {
+    fn clone_box(&self) -> Box<dyn AnyState>;
+    fn as_any(&self) -> &dyn Any;
+    fn as_any_mut(&mut self) -> &mut dyn Any;
+}
+
+impl<T: Any + Clone + Send + Sync> AnyState for T {
+    fn clone_box(&self) -> Box<dyn AnyState> {
+        Box::new(self.clone())
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+impl State {
+    /// Wraps a view.
+    pub fn new<T: Clone + Send + Sync + 'static>(view: T) -> Self {
+        Self(Box::new(view))
+    }
+
+    /// The view, when it is a `T`.
+    pub fn get<T: 'static>(&self) -> Option<&T> {
+        (*self.0).as_any().downcast_ref()
+    }
+
+    /// The view to change, when it is a `T`.
+    pub fn get_mut<T: 'static>(&mut self) -> Option<&mut T> {
+        (*self.0).as_any_mut().downcast_mut()
+    }
+}
+
+impl Clone for State {
+    fn clone(&self) -> Self {
+        Self((*self.0).clone_box())
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("State(..)")
+    }
+}
+
+/// Why an event could not be folded: always the event's or the fold's fault, never a store's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FoldError {
+    /// The event's body does not decode as the projection's event type.
+    #[error("decode the event's body: {0}")]
+    Decode(String),
+    /// The event type is none that the projection knows, and it has no catch-all.
+    #[error("find the event type `{0}` among the projection's events")]
+    UnknownKind(String),
+    /// The fold panicked. The state handed to it may be half changed and must be thrown away.
+    #[error("fold the event, the projection's code panicked: {0}")]
+    Panicked(String),
+    /// A fold whose code is only known at run time refused the event.
+    #[error("fold the event: {0}")]
+    Failed(String),
+    /// The folded state cannot be stored as it is; names the path in the state.
+    #[error("store the state: {0}")]
+    Unstorable(String),
+}
+
+impl FoldError {
+    /// A word for metrics and marks.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Decode(_) => "decode",
+            Self::UnknownKind(_) => "unknown_kind",
+            Self::Panicked(_) => "panic",
+            Self::Failed(_) => "fold",
+            Self::Unstorable(_) => "unstorable",
+        }
+    }
+}
+
+/// A stored state as a table gives it back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoredState {
+    /// A native map.
+    Document(Document),
+    /// JSON text (it was stored compressed).
+    Json(Vec<u8>),
+}
+
+/// A stored state that its projection's code cannot read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "read the stored state as the projection's view (raise its SCHEMA when the shape changed): {0}"
+)]
+pub struct StateError(pub String);
+
+/// What of a view is stored: the view that readers see, and the untransformed state where they differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// For readers.
+    pub view: Document,
+    /// For folding on, only where a transform makes the view differ.
+    pub fold: Option<Document>,
+}
+
+/// A projection with its types erased: what the engine, the queries and the command line run.
+pub trait Fold: Send + Sync {
+    /// Its name.
+    fn name(&self) -> &str;
+    /// Its schema.
+    fn schema(&self) -> u32;
+    /// Where its events come from unless the settings say otherwise.
+    fn source(&self) -> Source;
+    /// Tells builds of the fold apart: a quarantine mark left by another fingerprint is tried again.
+    fn fingerprint(&self) -> &str;
+    /// Whether replicas keep the last command ids.
+    fn keeps_commands(&self) -> bool;
+    /// The view before any event.
+    fn initial(&self) -> State;
+    /// Folds one event. After [`FoldError::Panicked`] and [`FoldError::Failed`] the state is to be
+    /// thrown away; after every other error it is as before.
+    fn apply(&self, state: &mut State, event: &RawEvent) -> Result<Change, FoldError>;
+    /// The view as data.
+    fn encode(&self, state: &State) -> Result<Encoded, FoldError>;
+    /// A stored state as the view. `fold` is what was stored beside the view, if anything.
+    fn decode(&self, view: &StoredState, fold: Option<&StoredState>) -> Result<State, StateError>;
+}
+
+/// The [`Fold`] of a compiled [`Projection`].
+pub struct Compiled<P> {
+    fingerprint: Arc<str>,
+    projection: std::marker::PhantomData<fn() -> P>,
+}
+
+impl<P: Projection> Compiled<P> {
+    /// `fingerprint` tells builds apart; the application's version or image digest.
+    pub fn new(fingerprint: impl Into<Arc<str>>) -> Self {
+        Self {
+            fingerprint: fingerprint.into(),
+            projection: std::marker::PhantomData,
+        }
+    }
+
+    fn view(state: &State) -> &P::View {
+        state
+            .get()
+            .expect("a state is only ever handed to the fold that made it")
+    }
+}
+
+impl<P: Projection> Fold for Compiled<P> {
+    fn name(&self) -> &str {
+        P::NAME
+    }
+
+    fn schema(&self) -> u32 {
+        P::SCHEMA
+    }
+
+    fn source(&self) -> Source {
+        P::source()
+    }
+
+    fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    fn keeps_commands(&self) -> bool {
+        P::keeps_commands()
+    }
+
+    fn initial(&self) -> State {
+        State::new(P::View::default())
+    }
+
+    fn apply(&self, state: &mut State, event: &RawEvent) -> Result<Change, FoldError> {
+        let event = guarded(|| codec::decode::<P::Event>(event.clone()))??;
+        let view = state
+            .get_mut::<P::View>()
+            .expect("a state is only ever handed to the fold that made it");
+        guarded(|| P::project(view, event))
+    }
+
+    fn encode(&self, state: &State) -> Result<Encoded, FoldError> {
+        let view = guarded(|| ser::to_document(Self::view(state)))?
+            .map_err(|e| FoldError::Unstorable(e.to_string()))?;
+        Ok(Encoded { view, fold: None })
+    }
+
+    fn decode(&self, view: &StoredState, fold: Option<&StoredState>) -> Result<State, StateError> {
+        let view: P::View = match fold.unwrap_or(view) {
+            StoredState::Document(document) => {
+                de::from_document(document).map_err(|e| StateError(e.to_string()))?
+            }
+            StoredState::Json(text) => {
+                serde_json::from_slice(text).map_err(|e| StateError(e.to_string()))?
+            }
+        };
+        Ok(State::new(view))
+    }
+}
+
+/// Runs a projection's code; a panic is that event's fault, not the process's end.
+fn guarded<T>(code: impl FnOnce() -> T) -> Result<T, FoldError> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(|panic| {
+        let text = panic
+            .downcast_ref::<&str>()
+            .map(ToString::to_string)
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "no message".to_owned());
+        FoldError::Panicked(text)
+    })
+}
