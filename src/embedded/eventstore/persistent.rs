@@ -1,0 +1,10 @@
+//! Persistent subscriptions: groups of consumers that the server feeds, and that acknowledge.
+//! Keeps: the rules of one group live in a machine without clock, thread or disk
+//! ([`group::Group`]); everything around it only carries what the machine asks for.
+
+pub mod group;
+mod hash;
+pub mod info;
+pub mod place;
+pub mod settings;
+pub mod strategy;
