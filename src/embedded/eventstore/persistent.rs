@@ -2,9 +2,13 @@
 //! Keeps: the rules of one group live in a machine without clock, thread or disk
 //! ([`group::Group`]); everything around it only carries what the machine asks for.
 
+pub mod config;
 pub mod group;
 mod hash;
 pub mod info;
+mod names;
 pub mod place;
 pub mod settings;
+pub mod store;
 pub mod strategy;
+mod wire;
