@@ -4,9 +4,11 @@
 
 mod actor;
 pub mod config;
+mod convert;
 mod delivery;
 pub mod errors;
 pub mod group;
+pub mod grpc;
 mod hash;
 pub mod info;
 mod names;
