@@ -31,7 +31,6 @@ impl Deliveries {
             self.next,
             Held {
                 ack,
-                at,
                 since: Instant::now(),
             },
         );
