@@ -92,9 +92,7 @@ pub struct Recorded<E> {
 impl<E> Recorded<E> {
     /// The part of the stream name after the first `-`: the aggregate's id.
     pub fn aggregate_id(&self) -> &str {
-        self.stream
-            .split_once('-')
-            .map_or(&*self.stream, |(_, id)| id)
+        self.stream.split_once('-').map_or(&*self.stream, |(_, id)| id)
     }
 
     /// The metadata as `T`; `None` when it is empty or does not decode.
