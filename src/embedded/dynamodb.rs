@@ -45,9 +45,7 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address is taken or not this host's.
-    #[error(
-        "start the embedded DynamoDB: listen on {address}: {source}; choose another port, or 0 for a free one"
-    )]
+    #[error("start the embedded DynamoDB: listen on {address}: {source}; choose another port, or 0 for a free one")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -125,14 +123,11 @@ impl DynamoDb {
                     Ok((runtime, listener, database)) => {
                         // Whoever started it may have gone; then `stopping` ends at once.
                         let _ = started.send(Ok(()));
-                        let served = runtime.block_on(dynoxide::server::serve_with_shutdown(
-                            listener,
-                            database,
-                            async {
+                        let served =
+                            runtime.block_on(dynoxide::server::serve_with_shutdown(listener, database, async {
                                 // An error is the handle's end, which stops it just as well.
                                 let _ = stopping.await;
-                            },
-                        ));
+                            }));
                         if let Err(problem) = served {
                             tracing::error!(problem, "the embedded DynamoDB has ended");
                         }
@@ -161,11 +156,7 @@ impl DynamoDb {
 /// A listener whose connections have TCP_NODELAY on, which Linux hands down to them: a reply of
 /// several segments would else wait 40 ms for the client's delayed acknowledgement.
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;

@@ -116,11 +116,7 @@ impl ReplicaStore for DynamoTable {
         }
     }
 
-    async fn get_many(
-        &self,
-        streams: &[Arc<str>],
-        consistent: bool,
-    ) -> Result<Vec<Option<Replica>>, StoreError> {
+    async fn get_many(&self, streams: &[Arc<str>], consistent: bool) -> Result<Vec<Option<Replica>>, StoreError> {
         let mut wanted: Vec<&Arc<str>> = streams
             .iter()
             .filter(|stream| item::check_key(stream).is_ok())
@@ -192,9 +188,7 @@ impl Inner {
             table: &self.name,
             operation,
             outcome,
-            capacity: capacity
-                .and_then(ConsumedCapacity::capacity_units)
-                .unwrap_or_default(),
+            capacity: capacity.and_then(ConsumedCapacity::capacity_units).unwrap_or_default(),
             latency: began.elapsed(),
         });
     }
@@ -213,12 +207,7 @@ impl Inner {
         let operation = Operation::GetItem;
         match reply {
             Ok(reply) => {
-                self.observe(
-                    operation,
-                    AttemptOutcome::Done,
-                    reply.consumed_capacity(),
-                    began,
-                );
+                self.observe(operation, AttemptOutcome::Done, reply.consumed_capacity(), began);
                 Ok(reply.item)
             }
             Err(error) => {
@@ -231,11 +220,7 @@ impl Inner {
 
     /// At most [`BATCH`] different keys. An item is missing only when DynamoDB has answered for
     /// its key: a key that comes back unprocessed is asked for again.
-    async fn get_batch(
-        &self,
-        keys: Vec<String>,
-        consistent: bool,
-    ) -> Result<Vec<(String, Item)>, StoreError> {
+    async fn get_batch(&self, keys: Vec<String>, consistent: bool) -> Result<Vec<(String, Item)>, StoreError> {
         let key = |stream: String| HashMap::from([(a::KEY.to_owned(), AttributeValue::S(stream))]);
         let mut waiting: Vec<Item> = keys.into_iter().map(key).collect();
         let mut found = Vec::with_capacity(waiting.len());
@@ -271,11 +256,7 @@ impl Inner {
         Ok(found)
     }
 
-    async fn get_batch_once(
-        &self,
-        keys: Vec<Item>,
-        consistent: bool,
-    ) -> Result<(Vec<Item>, Vec<Item>), Failure> {
+    async fn get_batch_once(&self, keys: Vec<Item>, consistent: bool) -> Result<(Vec<Item>, Vec<Item>), Failure> {
         let began = Instant::now();
         let operation = Operation::BatchGetItem;
         let request = KeysAndAttributes::builder()
@@ -332,8 +313,7 @@ impl Inner {
         // Whether an attempt may have landed without our knowing.
         let mut in_doubt = false;
         loop {
-            if in_doubt && let Some(outcome) = self.read_back(put, projected_at, &mut retry).await?
-            {
+            if in_doubt && let Some(outcome) = self.read_back(put, projected_at, &mut retry).await? {
                 return Ok(outcome);
             }
             match self.put_once(put, projected_at).await {
@@ -351,11 +331,7 @@ impl Inner {
                         Some(item) => Some(self.replica(&put.stream, item)?),
                         None => None,
                     };
-                    if in_doubt
-                        && stored
-                            .as_ref()
-                            .is_some_and(|s| is_ours(s, put, projected_at))
-                    {
+                    if in_doubt && stored.as_ref().is_some_and(|s| is_ours(s, put, projected_at)) {
                         return Ok(PutOutcome::Done);
                     }
                     return Ok(PutOutcome::Refused(stored.map(Box::new)));
@@ -419,21 +395,14 @@ impl Inner {
             // A comparison with an attribute that is not there is false: nothing of another make
             // is put over.
             Demand::Older { generation } => request
-                .condition_expression(
-                    "attribute_exists(#pk) AND #generation = :generation AND #version < :version",
-                )
+                .condition_expression("attribute_exists(#pk) AND #generation = :generation AND #version < :version")
                 .expression_attribute_names("#pk", a::KEY)
                 .expression_attribute_names("#generation", a::GENERATION)
                 .expression_attribute_names("#version", a::VERSION)
                 .expression_attribute_values(":generation", attributes::number(generation))
                 .expression_attribute_values(":version", attributes::version(put.header.version)),
-            Demand::Exactly {
-                generation,
-                version,
-            } => request
-                .condition_expression(
-                    "attribute_exists(#pk) AND #generation = :generation AND #version = :version",
-                )
+            Demand::Exactly { generation, version } => request
+                .condition_expression("attribute_exists(#pk) AND #generation = :generation AND #version = :version")
                 .expression_attribute_names("#pk", a::KEY)
                 .expression_attribute_names("#generation", a::GENERATION)
                 .expression_attribute_names("#version", a::VERSION)
@@ -444,12 +413,7 @@ impl Inner {
         let operation = Operation::PutItem;
         match request.send().await {
             Ok(reply) => {
-                self.observe(
-                    operation,
-                    AttemptOutcome::Done,
-                    reply.consumed_capacity(),
-                    began,
-                );
+                self.observe(operation, AttemptOutcome::Done, reply.consumed_capacity(), began);
                 Ok(Sent::Done)
             }
             Err(error) => match refused(error) {
@@ -458,9 +422,7 @@ impl Inner {
                     // Something is there, or the put would not have been refused; a server that
                     // does not hand it back is asked.
                     let stored = match stored {
-                        None if put.demand == Demand::Absent => {
-                            self.get_once(&put.stream, true).await?
-                        }
+                        None if put.demand == Demand::Absent => self.get_once(&put.stream, true).await?,
                         stored => stored,
                     };
                     Ok(Sent::Refused(stored))
@@ -482,13 +444,9 @@ enum Sent {
 }
 
 /// The stored item when a condition was not met; else the error again.
-fn refused(
-    error: SdkError<PutItemError, HttpResponse>,
-) -> Result<Option<Item>, SdkError<PutItemError, HttpResponse>> {
+fn refused(error: SdkError<PutItemError, HttpResponse>) -> Result<Option<Item>, SdkError<PutItemError, HttpResponse>> {
     match error {
-        SdkError::ServiceError(context)
-            if context.err().is_conditional_check_failed_exception() =>
-        {
+        SdkError::ServiceError(context) if context.err().is_conditional_check_failed_exception() => {
             Ok(match context.into_err() {
                 PutItemError::ConditionalCheckFailedException(refusal) => refusal.item,
                 _ => None,

@@ -195,10 +195,7 @@ impl Body {
             ),
             Self::Compressed { view, fold, .. } => (
                 Some(StoredState::Json(unpack(view)?)),
-                fold.as_deref()
-                    .map(unpack)
-                    .transpose()?
-                    .map(StoredState::Json),
+                fold.as_deref().map(unpack).transpose()?.map(StoredState::Json),
             ),
         })
     }
@@ -227,12 +224,7 @@ pub fn check_key(stream: &str) -> Result<(), FoldError> {
 /// Brings a state into the form in which it is stored with `header` under `stream`: a native map;
 /// compressed JSON where a map cannot hold it exactly, does not fit, or is larger than the rules
 /// want; an error that names the part to blame when neither fits.
-pub fn prepare(
-    encoded: Encoded,
-    rules: &Rules,
-    stream: &str,
-    header: &Header,
-) -> Result<Body, FoldError> {
+pub fn prepare(encoded: Encoded, rules: &Rules, stream: &str, header: &Header) -> Result<Body, FoldError> {
     check_key(stream)?;
     let Encoded { view, fold } = encoded;
     let states = || std::iter::once(&view).chain(&fold);
@@ -328,15 +320,11 @@ pub fn restore(replica: &Replica, rules: &Rules) -> Result<Body, StateError> {
 }
 
 fn native_bytes(view: &Document, fold: Option<&Document>) -> usize {
-    attribute::STATE.len()
-        + size::of(view)
-        + fold.map_or(0, |fold| attribute::FOLD.len() + size::of(fold))
+    attribute::STATE.len() + size::of(view) + fold.map_or(0, |fold| attribute::FOLD.len() + size::of(fold))
 }
 
 fn packed_bytes(view: &[u8], fold: Option<&[u8]>) -> usize {
-    attribute::STATE_ZSTD.len()
-        + view.len()
-        + fold.map_or(0, |fold| attribute::FOLD_ZSTD.len() + fold.len())
+    attribute::STATE_ZSTD.len() + view.len() + fold.map_or(0, |fold| attribute::FOLD_ZSTD.len() + fold.len())
 }
 
 /// What all but the state takes, with room left for a mark.
@@ -346,14 +334,8 @@ fn header_bytes(header: &Header, stream: &str, projection: &str) -> usize {
         a::EVENT_ID.len() + ID + a::EVENT_TYPE.len() + event.kind.len() + a::EVENT_AT.len() + TIME
     });
     /// A map of three pairs in a list.
-    const COMMAND: usize = 4
-        + 3
-        + a::COMMAND_ID.len()
-        + ID
-        + a::COMMAND_FIRST.len()
-        + INTEGER
-        + a::COMMAND_LAST.len()
-        + INTEGER;
+    const COMMAND: usize =
+        4 + 3 + a::COMMAND_ID.len() + ID + a::COMMAND_FIRST.len() + INTEGER + a::COMMAND_LAST.len() + INTEGER;
     let commands = a::COMMANDS.len() + 3 + header.commands.len() * COMMAND;
     let fixed = a::KEY.len()
         + a::PROJECTION.len()
@@ -410,9 +392,8 @@ mod json {
     }
 
     fn write(document: &Document, out: &mut Vec<u8>) -> Result<(), StateError> {
-        let string = |text: &str, out: &mut Vec<u8>| {
-            serde_json::to_writer(out, text).map_err(|e| StateError(e.to_string()))
-        };
+        let string =
+            |text: &str, out: &mut Vec<u8>| serde_json::to_writer(out, text).map_err(|e| StateError(e.to_string()));
         match document {
             Document::Null => out.extend_from_slice(b"null"),
             Document::Bool(true) => out.extend_from_slice(b"true"),

@@ -1,7 +1,7 @@
 //! The DynamoDB store over the real protocol: against the embedded emulator, and against whatever
 //! `PROJECTOR_TEST_DYNAMODB_ENDPOINT` names (`tests/dynamodb-local` sets it).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use chrono::{DateTime, Utc};
@@ -11,7 +11,6 @@ use projector::{
     projection::{Encoded, StoredState},
     replica::{
         Demand, Header, Landed, LastEvent, Put, PutOutcome, Quarantine, Replica, ReplicaStore,
-        StoreError,
         dynamodb::{AttemptOutcome, DynamoTable, Operation, Tables},
         item::{self, Body, KeyKind, Promoted, Rules, attribute},
     },
@@ -19,6 +18,10 @@ use projector::{
 use uuid::Uuid;
 
 use crate::support::dynamo::{Dynamo, PROJECTION, SCHEMA};
+
+mod faults;
+mod states;
+mod tables;
 
 /// The header of a replica at `version`: its event is the revision's.
 fn header(version: Version, generation: u64) -> Header {
@@ -56,10 +59,7 @@ fn body(view: Document, header: &Header) -> Body {
 }
 
 fn put(stream: &str, header: Header, demand: Demand) -> Put {
-    let view = map([(
-        "version",
-        number(&header.version.map_or(-1, |v| v as i64).to_string()),
-    )]);
+    let view = map([("version", number(&header.version.map_or(-1, |v| v as i64).to_string()))]);
     Put {
         stream: stream.into(),
         body: body(view, &header),
@@ -117,25 +117,13 @@ async fn a_put_is_done_exactly_when_its_demand_is_met() {
                 case += 1;
                 let stream = format!("loan-{case}");
                 if let Some((version, generation)) = before {
-                    must(
-                        &table,
-                        &put(&stream, header(version, generation), Demand::Absent),
-                    )
-                    .await;
+                    must(&table, &put(&stream, header(version, generation), Demand::Absent)).await;
                 }
                 let is_met = match (demand, before) {
                     (Demand::Absent, before) => before.is_none(),
                     (_, None) => false,
-                    (Demand::Older { generation }, Some((old, at))) => {
-                        generation == at && old < version
-                    }
-                    (
-                        Demand::Exactly {
-                            generation,
-                            version,
-                        },
-                        Some(before),
-                    ) => before == (version, generation),
+                    (Demand::Older { generation }, Some((old, at))) => generation == at && old < version,
+                    (Demand::Exactly { generation, version }, Some(before)) => before == (version, generation),
                 };
                 let what = format!("{before:?}, {demand:?}, version {version:?}");
                 let new = header(version, 5);
@@ -147,11 +135,7 @@ async fn a_put_is_done_exactly_when_its_demand_is_met() {
                 } else {
                     // The item that is stored comes with the refusal, and stays as it was.
                     let as_before = before.map(|(v, g)| header(v, g));
-                    assert_eq!(
-                        after.as_ref().map(|r| r.header.clone()),
-                        as_before,
-                        "{what}"
-                    );
+                    assert_eq!(after.as_ref().map(|r| r.header.clone()), as_before, "{what}");
                     assert_eq!(outcome, PutOutcome::Refused(after.map(Box::new)), "{what}");
                 }
             }
@@ -253,10 +237,7 @@ async fn the_item_has_the_documented_attributes() {
         ("event_id", s("00000000-0000-0000-0000-000000000005")),
         ("event_type", s("Lent")),
         ("event_at", s("2024-02-29T23:59:59.123Z")),
-        (
-            "state",
-            AttributeValue::M([("version".to_owned(), n("4"))].into()),
-        ),
+        ("state", AttributeValue::M([("version".to_owned(), n("4"))].into())),
     ] {
         assert_eq!(item.get(name), Some(&value), "{name}");
     }
@@ -287,11 +268,7 @@ async fn many_are_read_in_the_order_asked_for_and_only_the_missing_are_missing()
     let table = dynamo.table().await;
     for n in 0..250u64 {
         if n % 5 != 0 {
-            must(
-                &table,
-                &put(&format!("loan-{n}"), header(Some(n), 0), Demand::Absent),
-            )
-            .await;
+            must(&table, &put(&format!("loan-{n}"), header(Some(n), 0), Demand::Absent)).await;
         }
     }
     let mut asked: Vec<Arc<str>> = (0..250).rev().map(|n| format!("loan-{n}").into()).collect();
@@ -357,11 +334,7 @@ async fn an_item_that_is_no_replica_is_named_and_never_put_over() {
     let dynamo = Dynamo::start().await;
     let table = dynamo.table().await;
     let client = dynamo.client().await;
-    must(
-        &table,
-        &put("loan-good", header(Some(4), 0), Demand::Absent),
-    )
-    .await;
+    must(&table, &put("loan-good", header(Some(4), 0), Demand::Absent)).await;
     let good = client
         .get_item()
         .table_name(dynamo.table_name())
@@ -414,10 +387,7 @@ async fn an_item_that_is_no_replica_is_named_and_never_put_over() {
             .unwrap();
         for error in [
             table.get("loan-bad", true).await.unwrap_err(),
-            table
-                .get_many(&["loan-bad".into()], true)
-                .await
-                .unwrap_err(),
+            table.get_many(&["loan-bad".into()], true).await.unwrap_err(),
             table
                 .put(&put("loan-bad", header(Some(9), 0), Demand::Absent))
                 .await
@@ -425,10 +395,7 @@ async fn an_item_that_is_no_replica_is_named_and_never_put_over() {
         ] {
             assert_eq!(error.class(), "corrupt", "{name} {value:?}");
             let error = error.to_string();
-            assert!(
-                error.contains(says) && error.contains("loan-bad"),
-                "{error}"
-            );
+            assert!(error.contains(says) && error.contains("loan-bad"), "{error}");
         }
     }
     // Without a version it is not older than anything.
@@ -442,11 +409,7 @@ async fn an_item_that_is_no_replica_is_named_and_never_put_over() {
         .send()
         .await
         .unwrap();
-    let older = put(
-        "loan-bad",
-        header(Some(9), 0),
-        Demand::Older { generation: 0 },
-    );
+    let older = put("loan-bad", header(Some(9), 0), Demand::Older { generation: 0 });
     assert_eq!(table.put(&older).await.unwrap_err().class(), "corrupt");
 }
 
@@ -458,14 +421,7 @@ async fn a_stream_that_cannot_be_a_key_is_refused_before_anything_is_sent() {
     let error = table.put(&sent).await.unwrap_err();
     assert!(error.to_string().contains("2049 bytes"), "{error}");
     assert_eq!(table.get(&sent.stream, true).await.unwrap(), None);
-    assert_eq!(
-        dynamo.seen.count(Operation::PutItem, AttemptOutcome::Setup),
-        0
-    );
+    assert_eq!(dynamo.seen.count(Operation::PutItem, AttemptOutcome::Setup), 0);
     // The longest that can be one is.
-    must(
-        &table,
-        &put(&"x".repeat(2048), header(Some(0), 0), Demand::Absent),
-    )
-    .await;
+    must(&table, &put(&"x".repeat(2048), header(Some(0), 0), Demand::Absent)).await;
 }

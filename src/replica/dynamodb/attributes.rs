@@ -126,11 +126,7 @@ fn value(document: &Document) -> AttributeValue {
         Document::Number(text) => AttributeValue::N(canonical(text)),
         Document::String(text) => AttributeValue::S(text.clone()),
         Document::List(list) => AttributeValue::L(list.iter().map(value).collect()),
-        Document::Map(map) => AttributeValue::M(
-            map.iter()
-                .map(|(key, item)| (key.clone(), value(item)))
-                .collect(),
-        ),
+        Document::Map(map) => AttributeValue::M(map.iter().map(|(key, item)| (key.clone(), value(item))).collect()),
     }
 }
 
@@ -235,9 +231,7 @@ impl Reader {
 
     fn integer(&mut self, name: &str) -> Result<i64, NotOurs> {
         match self.take(name) {
-            Some(AttributeValue::N(text)) => canonical(&text)
-                .parse()
-                .map_err(|_| wrong(name, "an integer")),
+            Some(AttributeValue::N(text)) => canonical(&text).parse().map_err(|_| wrong(name, "an integer")),
             _ => Err(wrong(name, "an integer")),
         }
     }
@@ -257,18 +251,16 @@ impl Reader {
     fn state(&mut self, native: &str, packed: &str) -> Result<Option<StoredState>, NotOurs> {
         match (self.take(native), self.take(packed)) {
             (None, None) => Ok(None),
-            (Some(map @ AttributeValue::M(_)), None) => document(map)
-                .map(|d| Some(StoredState::Document(d)))
-                .map_err(|e| {
+            (Some(map @ AttributeValue::M(_)), None) => {
+                document(map).map(|d| Some(StoredState::Document(d))).map_err(|e| {
                     let path: String = e.path.iter().rev().map(String::as_str).collect();
                     NotOurs::Corrupt(format!("`{native}{path}` is {}", e.problem))
-                }),
+                })
+            }
             (None, Some(AttributeValue::B(blob))) => item::unpack(blob.as_ref())
                 .map(|text| Some(StoredState::Json(text)))
                 .map_err(|e| NotOurs::Corrupt(format!("`{packed}`: {}", e.0))),
-            (Some(_), Some(_)) => Err(NotOurs::Corrupt(format!(
-                "it has both `{native}` and `{packed}`"
-            ))),
+            (Some(_), Some(_)) => Err(NotOurs::Corrupt(format!("it has both `{native}` and `{packed}`"))),
             (Some(_), None) => Err(wrong(native, "a map")),
             (None, Some(_)) => Err(wrong(packed, "binary")),
         }

@@ -81,14 +81,10 @@ fn without_user_info(endpoint: &str) -> String {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
     /// Neither the settings nor the environment name a region.
-    #[error(
-        "connect to DynamoDB: no region is set; set AWS_REGION, the region in the settings or in the AWS profile"
-    )]
+    #[error("connect to DynamoDB: no region is set; set AWS_REGION, the region in the settings or in the AWS profile")]
     NoRegion,
     /// An endpoint that is no address.
-    #[error(
-        "connect to DynamoDB: the endpoint `{0}` is no address; write it as http://HOST:PORT or https://HOST"
-    )]
+    #[error("connect to DynamoDB: the endpoint `{0}` is no address; write it as http://HOST:PORT or https://HOST")]
     BadEndpoint(String),
 }
 
@@ -112,16 +108,13 @@ pub async fn connect(settings: &DynamoSettings) -> Result<Client, ConnectError> 
         }
     }
     // No endpoint of AWS is used over plain HTTP with real credentials.
-    let local = endpoint
-        .as_deref()
-        .is_some_and(|e| e.starts_with("http://"));
+    let local = endpoint.as_deref().is_some_and(|e| e.starts_with("http://"));
 
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(settings.connect_timeout)
         .operation_attempt_timeout(settings.attempt_timeout)
         .build();
-    let mut loader =
-        aws_config::defaults(BehaviorVersion::latest()).http_client(http_client(settings));
+    let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http_client(settings));
     if let Some(region) = &settings.region {
         loader = loader.region(Region::new(region.clone()));
     } else if local && env::var_os("AWS_REGION").is_none() {
@@ -136,8 +129,7 @@ pub async fn connect(settings: &DynamoSettings) -> Result<Client, ConnectError> 
     }
     if local && settings.profile.is_none() && env::var_os("AWS_ACCESS_KEY_ID").is_none() {
         // DynamoDB Local takes letters and digits only.
-        loader =
-            loader.credentials_provider(Credentials::new("local", "local", None, None, "local"));
+        loader = loader.credentials_provider(Credentials::new("local", "local", None, None, "local"));
     }
     let shared = loader.load().await;
     if shared.region().is_none() {
@@ -159,8 +151,7 @@ fn http_client(settings: &DynamoSettings) -> aws_sdk_dynamodb::config::SharedHtt
         .pool_max_idle_per_host(idle)
         .pool_idle_timeout(timeout)
         .build_with_connector_fn(move |connector, components| {
-            let mut builder =
-                ConnectorBuilder::default().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
+            let mut builder = ConnectorBuilder::default().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
             builder.set_connector_settings(connector.cloned());
             builder.set_pool_max_idle_per_host(Some(idle));
             builder.set_pool_idle_timeout(Some(Some(timeout)));
@@ -195,10 +186,7 @@ mod tests {
                 ..DynamoSettings::default()
             };
             let error = connect(&settings).await.unwrap_err().to_string();
-            assert!(
-                error.contains(endpoint) && error.contains("http://HOST"),
-                "{error}"
-            );
+            assert!(error.contains(endpoint) && error.contains("http://HOST"), "{error}");
         }
     }
 }

@@ -7,9 +7,8 @@ use aws_sdk_dynamodb::{
     error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
     operation::{
         batch_get_item::BatchGetItemError, create_table::CreateTableError,
-        describe_continuous_backups::DescribeContinuousBackupsError,
-        describe_table::DescribeTableError, get_item::GetItemError, put_item::PutItemError,
-        update_continuous_backups::UpdateContinuousBackupsError,
+        describe_continuous_backups::DescribeContinuousBackupsError, describe_table::DescribeTableError,
+        get_item::GetItemError, put_item::PutItemError, update_continuous_backups::UpdateContinuousBackupsError,
     },
     types::ThrottlingReason,
 };
@@ -48,16 +47,12 @@ impl Failure {
                 table: table.to_owned(),
                 scope,
             },
-            Self::Conflict(problem) | Self::Unavailable(problem) => {
-                StoreError::Unavailable(problem)
-            }
-            Self::Credentials { problem, remedy } | Self::Setup { problem, remedy } => {
-                StoreError::Setup {
-                    table: table.to_owned(),
-                    problem,
-                    remedy,
-                }
-            }
+            Self::Conflict(problem) | Self::Unavailable(problem) => StoreError::Unavailable(problem),
+            Self::Credentials { problem, remedy } | Self::Setup { problem, remedy } => StoreError::Setup {
+                table: table.to_owned(),
+                problem,
+                remedy,
+            },
         }
     }
 }
@@ -102,10 +97,7 @@ const THROTTLING: [&str; 7] = [
     "TransactionInProgressException",
 ];
 /// Something else holds the item; its turn ends soon.
-const CONFLICT: [&str; 2] = [
-    "TransactionConflictException",
-    "ReplicatedWriteConflictException",
-];
+const CONFLICT: [&str; 2] = ["TransactionConflictException", "ReplicatedWriteConflictException"];
 /// The server's own fault, also where the status does not say so.
 const UNAVAILABLE: [&str; 6] = [
     "InternalServerError",
@@ -133,10 +125,7 @@ where
         // Nothing was sent: no region, no credentials, an item that cannot be written as JSON.
         SdkError::ConstructionFailure(_) => {
             return Failure::Setup {
-                problem: format!(
-                    "{operation} could not be sent: {}",
-                    DisplayErrorContext(error)
-                ),
+                problem: format!("{operation} could not be sent: {}", DisplayErrorContext(error)),
                 remedy: CREDENTIALS_REMEDY.to_owned(),
             };
         }
@@ -191,10 +180,7 @@ where
         "ValidationException" => "compare the table's key schema and its indexes' key types with the item's attributes; replicas are put again when that is repaired".to_owned(),
         _ => "repair what it names; the projection goes on by itself afterwards".to_owned(),
     };
-    Failure::Setup {
-        problem: said,
-        remedy,
-    }
+    Failure::Setup { problem: said, remedy }
 }
 
 const CREDENTIALS_REMEDY: &str =
@@ -208,18 +194,11 @@ fn is_about_credentials(text: &str) -> bool {
 /// How far a throttling reaches. One reason that reaches further than a key wins. A hot key of an
 /// index is shared by many items, so it counts as the table's.
 fn scope(reasons: &[ThrottlingReason], code: &str) -> Throttle {
-    let has = |test: &dyn Fn(&str) -> bool| {
-        reasons
-            .iter()
-            .filter_map(ThrottlingReason::reason)
-            .any(test)
-    };
+    let has = |test: &dyn Fn(&str) -> bool| reasons.iter().filter_map(ThrottlingReason::reason).any(test);
     if code == "RequestLimitExceeded" || has(&|reason| reason.contains("AccountLimitExceeded")) {
         return Throttle::Account;
     }
-    let hot_key = |reason: &str| {
-        reason.starts_with("Table") && reason.ends_with("KeyRangeThroughputExceeded")
-    };
+    let hot_key = |reason: &str| reason.starts_with("Table") && reason.ends_with("KeyRangeThroughputExceeded");
     if has(&hot_key) && !has(&|reason| !hot_key(reason)) {
         Throttle::Key
     } else {
@@ -242,14 +221,8 @@ mod tests {
             scope(&reasons, code)
         };
         let code = "ThrottlingException";
-        assert_eq!(
-            of(&["TableWriteKeyRangeThroughputExceeded"], code),
-            Throttle::Key
-        );
-        assert_eq!(
-            of(&["IndexWriteKeyRangeThroughputExceeded"], code),
-            Throttle::Table
-        );
+        assert_eq!(of(&["TableWriteKeyRangeThroughputExceeded"], code), Throttle::Key);
+        assert_eq!(of(&["IndexWriteKeyRangeThroughputExceeded"], code), Throttle::Table);
         assert_eq!(
             of(
                 &[
@@ -260,14 +233,8 @@ mod tests {
             ),
             Throttle::Table
         );
-        assert_eq!(
-            of(&["TableWriteAccountLimitExceeded"], code),
-            Throttle::Account
-        );
-        assert_eq!(
-            of(&["TableWriteMaxOnDemandThroughputExceeded"], code),
-            Throttle::Table
-        );
+        assert_eq!(of(&["TableWriteAccountLimitExceeded"], code), Throttle::Account);
+        assert_eq!(of(&["TableWriteMaxOnDemandThroughputExceeded"], code), Throttle::Table);
         assert_eq!(of(&[], code), Throttle::Table);
         assert_eq!(of(&[], "RequestLimitExceeded"), Throttle::Account);
     }

@@ -25,12 +25,7 @@ pub enum Operation {
 
 impl Operation {
     /// What reading, folding and putting needs: the rights of a running task.
-    pub const RUNNING: [Self; 4] = [
-        Self::GetItem,
-        Self::BatchGetItem,
-        Self::PutItem,
-        Self::DescribeTable,
-    ];
+    pub const RUNNING: [Self; 4] = [Self::GetItem, Self::BatchGetItem, Self::PutItem, Self::DescribeTable];
     /// What creating tables needs beside those.
     pub const PROVISIONING: [Self; 3] = [
         Self::CreateTable,

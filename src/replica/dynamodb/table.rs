@@ -7,9 +7,8 @@ use std::{sync::Arc, time::Duration};
 use aws_sdk_dynamodb::{
     Client,
     types::{
-        AttributeDefinition, BillingMode, KeySchemaElement, KeyType,
-        PointInTimeRecoverySpecification, PointInTimeRecoveryStatus, ScalarAttributeType,
-        TableDescription, TableStatus,
+        AttributeDefinition, BillingMode, KeySchemaElement, KeyType, PointInTimeRecoverySpecification,
+        PointInTimeRecoveryStatus, ScalarAttributeType, TableDescription, TableStatus,
     },
 };
 use tokio::time::Instant;
@@ -33,8 +32,7 @@ pub fn table_name(prefix: &str, projection: &str, schema: u32) -> Result<String,
     Err(StoreError::Setup {
         table: name,
         problem: "that is no name of a DynamoDB table".to_owned(),
-        remedy: "a name is 3 to 255 of a-z, A-Z, 0-9, `_`, `.` and `-`; change the table prefix"
-            .to_owned(),
+        remedy: "a name is 3 to 255 of a-z, A-Z, 0-9, `_`, `.` and `-`; change the table prefix".to_owned(),
     })
 }
 
@@ -93,11 +91,7 @@ pub struct Tables {
 
 impl Tables {
     /// `operation_timeout` bounds one call with all its attempts.
-    pub fn new(
-        client: Client,
-        operation_timeout: Duration,
-        observer: Arc<dyn StoreObserver>,
-    ) -> Self {
+    pub fn new(client: Client, operation_timeout: Duration, observer: Arc<dyn StoreObserver>) -> Self {
         Self {
             client,
             operation_timeout,
@@ -187,9 +181,7 @@ impl Tables {
     }
 
     async fn create(&self, table: &str, creation: &Creation) -> Result<(), StoreError> {
-        let unbuilt = |e: aws_sdk_dynamodb::error::BuildError| {
-            setup(table, &e.to_string(), "report this as a defect")
-        };
+        let unbuilt = |e: aws_sdk_dynamodb::error::BuildError| setup(table, &e.to_string(), "report this as a defect");
         let key = KeySchemaElement::builder()
             .attribute_name(a::KEY)
             .key_type(KeyType::Hash)
@@ -243,12 +235,7 @@ impl Tables {
         loop {
             let began = Instant::now();
             let operation = Operation::DescribeContinuousBackups;
-            let reply = self
-                .client
-                .describe_continuous_backups()
-                .table_name(table)
-                .send()
-                .await;
+            let reply = self.client.describe_continuous_backups().table_name(table).send().await;
             match reply {
                 Ok(reply) => {
                     self.observe(table, operation, AttemptOutcome::Done, began);
@@ -346,9 +333,7 @@ fn info(table: &str, description: &TableDescription) -> Result<TableInfo, StoreE
         status: status.map_or_else(String::new, |s| s.as_str().to_owned()),
         items: count(description.item_count()),
         bytes: count(description.table_size_bytes()),
-        deletion_protection: description
-            .deletion_protection_enabled()
-            .unwrap_or_default(),
+        deletion_protection: description.deletion_protection_enabled().unwrap_or_default(),
         indexes: description
             .global_secondary_indexes()
             .iter()
@@ -359,11 +344,7 @@ fn info(table: &str, description: &TableDescription) -> Result<TableInfo, StoreE
 
 /// An index whose key is of another type than our attribute of that name refuses every put; said
 /// here, before the first.
-fn check_keys(
-    table: &str,
-    description: &TableDescription,
-    rules: &Rules,
-) -> Result<(), StoreError> {
+fn check_keys(table: &str, description: &TableDescription, rules: &Rules) -> Result<(), StoreError> {
     let kind = |name: &str| {
         description
             .attribute_definitions()

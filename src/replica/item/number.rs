@@ -52,9 +52,7 @@ impl<'a> Decimal<'a> {
         let exponent = if digits.is_empty() {
             0
         } else {
-            power
-                .checked_add(whole.len() as i64)?
-                .checked_sub(leading as i64 + 1)?
+            power.checked_add(whole.len() as i64)?.checked_sub(leading as i64 + 1)?
         };
         Some(Self {
             negative,
@@ -193,9 +191,7 @@ mod tests {
             assert!(fits(text), "{text}");
         }
         let one_more = "1".repeat(39);
-        for text in [
-            "-0", "-0.0", "1e126", "1e-131", "1e300", "5e-324", &one_more,
-        ] {
+        for text in ["-0", "-0.0", "1e126", "1e-131", "1e300", "5e-324", &one_more] {
             assert!(!fits(text), "{text}");
         }
         // 39 digits of which the last is a zero are 38 significant ones.

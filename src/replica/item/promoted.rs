@@ -57,18 +57,14 @@ impl Promoted {
             })
         };
         if attribute::ALL.contains(&attribute) {
-            return refuse(
-                "that is the name of one of the replica's own attributes; choose another".into(),
-            );
+            return refuse("that is the name of one of the replica's own attributes; choose another".into());
         }
         if attribute.is_empty() || attribute.len() > MAX_NAME {
             return refuse(format!("a name has 1 to {MAX_NAME} bytes"));
         }
         let path: Vec<String> = path.split('.').map(str::to_owned).collect();
         if path.iter().any(String::is_empty) {
-            return refuse(
-                "its path is names with dots between them, such as `customer.id`".into(),
-            );
+            return refuse("its path is names with dots between them, such as `customer.id`".into());
         }
         Ok(Self {
             attribute: attribute.into(),
@@ -104,10 +100,7 @@ impl Promotions {
             Key::S(text) => text.len(),
             Key::N(text) => Decimal::parse(text).map_or(text.len(), |n| n.size()),
         };
-        self.set
-            .iter()
-            .map(|(name, key)| name.len() + value(key))
-            .sum()
+        self.set.iter().map(|(name, key)| name.len() + value(key)).sum()
     }
 }
 
@@ -140,9 +133,7 @@ fn value(view: &Document, field: &Promoted) -> Result<Option<Key>, LeftOut> {
     }
     match (here, field.kind) {
         (Document::Null, _) => Ok(None),
-        (Document::String(text), KeyKind::S)
-            if !text.is_empty() && text.len() <= field.max_bytes =>
-        {
+        (Document::String(text), KeyKind::S) if !text.is_empty() && text.len() <= field.max_bytes => {
             Ok(Some(Key::S(text.clone())))
         }
         (Document::Number(text), KeyKind::N) => match Decimal::parse(text) {

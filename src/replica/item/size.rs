@@ -21,9 +21,7 @@ pub(crate) fn of(value: &Document) -> usize {
         Document::Null | Document::Bool(_) => 1,
         Document::Number(text) => Decimal::parse(text).map_or(text.len(), |n| n.size()),
         Document::String(text) => text.len(),
-        Document::List(list) => {
-            CONTAINER + list.iter().map(|item| ELEMENT + of(item)).sum::<usize>()
-        }
+        Document::List(list) => CONTAINER + list.iter().map(|item| ELEMENT + of(item)).sum::<usize>(),
         Document::Map(map) => {
             CONTAINER
                 + map
@@ -106,9 +104,8 @@ impl Step<'_> {
         let _ = match self {
             Self::Index(index) => write!(path, "[{index}]"),
             Self::Key(key) => {
-                let plain = !key.is_empty()
-                    && key.len() <= SHOWN
-                    && key.chars().all(|c| c.is_alphanumeric() || c == '_');
+                let plain =
+                    !key.is_empty() && key.len() <= SHOWN && key.chars().all(|c| c.is_alphanumeric() || c == '_');
                 if !plain {
                     let shown: String = key.chars().take(SHOWN).collect();
                     write!(path, "[{shown:?}]")
@@ -133,9 +130,7 @@ mod tests {
     }
 
     fn nested(levels: usize) -> Document {
-        (1..levels).fold(Document::Map(BTreeMap::new()), |inner, _| {
-            map([("a", inner)])
-        })
+        (1..levels).fold(Document::Map(BTreeMap::new()), |inner, _| map([("a", inner)]))
     }
 
     #[test]
@@ -175,10 +170,7 @@ mod tests {
         let (path, bytes) = largest(&state);
         assert_eq!(path, r#"lines[1]["odd key"]"#);
         assert!(bytes >= 1000);
-        let even = map([(
-            "lines",
-            Document::List(vec![Document::String("x".repeat(100)); 50]),
-        )]);
+        let even = map([("lines", Document::List(vec![Document::String("x".repeat(100)); 50]))]);
         assert_eq!(largest(&even).0, "lines");
     }
 }

@@ -37,26 +37,19 @@ fn a_state_that_a_map_holds_exactly_is_a_map() {
     let view = map([("n", number("18446744073709551615")), ("s", text(""))]);
     let body = prepared(view.clone(), &Rules::new("loan")).unwrap();
     let Body::Native {
-        view: stored,
-        bytes,
-        ..
+        view: stored, bytes, ..
     } = &body
     else {
         panic!("{body:?}");
     };
     assert_eq!(*stored, view);
     assert_eq!(*bytes, "state".len() + size::of(&view));
-    assert_eq!(
-        body.stored().unwrap(),
-        (Some(StoredState::Document(view)), None)
-    );
+    assert_eq!(body.stored().unwrap(), (Some(StoredState::Document(view)), None));
 }
 
 #[test]
 fn what_a_map_cannot_hold_exactly_is_compressed_json() {
-    let deep = (0..31).fold(Document::Map(BTreeMap::new()), |inner, _| {
-        map([("a", inner)])
-    });
+    let deep = (0..31).fold(Document::Map(BTreeMap::new()), |inner, _| map([("a", inner)]));
     for view in [
         map([("n", number("1e300"))]),
         map([("n", number("-0.0"))]),
@@ -87,10 +80,7 @@ fn either_state_out_of_two_compresses_both() {
             fold: Some(fold.clone()),
         };
         let body = prepare(both, &Rules::new("loan"), "loan-1", &Header::new()).unwrap();
-        assert!(
-            matches!(body, Body::Compressed { fold: Some(_), .. }),
-            "{body:?}"
-        );
+        assert!(matches!(body, Body::Compressed { fold: Some(_), .. }), "{body:?}");
     }
 }
 
@@ -105,10 +95,7 @@ fn a_large_map_is_compressed_when_the_rules_want_it() {
         prepared(view.clone(), &rules(6000)).unwrap(),
         Body::Native { .. }
     ));
-    assert!(matches!(
-        prepared(view, &rules(4000)).unwrap(),
-        Body::Compressed { .. }
-    ));
+    assert!(matches!(prepared(view, &rules(4000)).unwrap(), Body::Compressed { .. }));
 }
 
 #[test]
@@ -127,10 +114,7 @@ fn a_setting_for_compression_refuses_nothing_that_fits() {
 #[test]
 fn what_does_not_fit_an_item_names_its_largest_part() {
     let lines = (0..600).map(|line| text(&noise(1000, line))).collect();
-    let view = map([
-        ("id", number("1")),
-        ("order", map([("lines", Document::List(lines))])),
-    ]);
+    let view = map([("id", number("1")), ("order", map([("lines", Document::List(lines))]))]);
     let error = prepared(view, &Rules::new("loan")).unwrap_err();
     assert_eq!(error.class(), "unstorable");
     let error = error.to_string();
@@ -206,10 +190,7 @@ fn fields_that_an_index_could_refuse_are_left_out_and_counted() {
     let of = |view| prepared(view, &rules).unwrap().promoted().unwrap().clone();
     let loan = |amount| map([("amount", amount)]);
 
-    let good = of(map([
-        ("status", text("open")),
-        ("loan", loan(number("1.50"))),
-    ]));
+    let good = of(map([("status", text("open")), ("loan", loan(number("1.50")))]));
     assert_eq!(good.left_out, 0);
     assert_eq!(
         good.set,
@@ -221,26 +202,13 @@ fn fields_that_an_index_could_refuse_are_left_out_and_counted() {
     for (view, left_out) in [
         // Absent and null are absent, no more.
         (map([]), 0),
-        (
-            map([("status", Document::Null), ("loan", Document::Null)]),
-            0,
-        ),
+        (map([("status", Document::Null), ("loan", Document::Null)]), 0),
         (map([("status", text("")), ("loan", loan(text("1")))]), 2),
-        (
-            map([("status", number("1")), ("loan", loan(number("1e300")))]),
-            2,
-        ),
-        (
-            map([("status", text(&"x".repeat(1025))), ("loan", text("flat"))]),
-            2,
-        ),
+        (map([("status", number("1")), ("loan", loan(number("1e300")))]), 2),
+        (map([("status", text(&"x".repeat(1025))), ("loan", text("flat"))]), 2),
     ] {
         let promoted = of(view.clone());
-        assert_eq!(
-            (promoted.set.len(), promoted.left_out),
-            (0, left_out),
-            "{view:?}"
-        );
+        assert_eq!((promoted.set.len(), promoted.left_out), (0, left_out), "{view:?}");
     }
     // Out of a compressed state just as well.
     let packed = of(map([("status", text("open")), ("n", number("1e300"))]));
@@ -250,9 +218,7 @@ fn fields_that_an_index_could_refuse_are_left_out_and_counted() {
 #[test]
 fn a_promoted_attribute_cannot_take_a_replicas_own_name() {
     for name in attribute::ALL {
-        let error = Promoted::new(name, "x", KeyKind::S)
-            .unwrap_err()
-            .to_string();
+        let error = Promoted::new(name, "x", KeyKind::S).unwrap_err().to_string();
         assert!(error.contains(name), "{error}");
     }
     assert!(Promoted::new("status", "a..b", KeyKind::S).is_err());
@@ -272,10 +238,7 @@ fn a_stored_replica_is_put_again_as_it_was() {
         promoted: vec![Promoted::new("status", "status", KeyKind::S).unwrap()],
         ..Rules::new("loan")
     };
-    assert_eq!(
-        restore(&replica(None, None), &rules).unwrap(),
-        Body::Nothing
-    );
+    assert_eq!(restore(&replica(None, None), &rules).unwrap(), Body::Nothing);
     for view in [
         map([("status", text("open"))]),
         map([("status", text("open")), ("n", number("1e300"))]),

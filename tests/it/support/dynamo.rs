@@ -11,8 +11,8 @@ use projector::{
     embedded::dynamodb::{DynamoDb, Handle, Options},
     replica::{
         dynamodb::{
-            Attempt, AttemptOutcome, Creation, DynamoSettings, DynamoTable, Operation,
-            StoreObserver, Tables, connect, table_name,
+            Attempt, AttemptOutcome, Creation, DynamoSettings, DynamoTable, Operation, StoreObserver, Tables, connect,
+            table_name,
         },
         item::Rules,
     },
@@ -75,22 +75,14 @@ impl Dynamo {
 
     /// For setting tables up.
     pub(crate) async fn tables(&self) -> Tables {
-        Tables::new(
-            self.client().await,
-            Duration::from_secs(10),
-            self.seen.clone(),
-        )
+        Tables::new(self.client().await, Duration::from_secs(10), self.seen.clone())
     }
 
     /// The test's table, created.
     pub(crate) async fn table(&self) -> DynamoTable {
         self.tables()
             .await
-            .ensure(
-                &self.table_name(),
-                &Rules::new(PROJECTION),
-                Some(&Creation::LOCAL),
-            )
+            .ensure(&self.table_name(), &Rules::new(PROJECTION), Some(&Creation::LOCAL))
             .await
             .unwrap();
         self.open(self.client().await)
@@ -103,14 +95,7 @@ impl Dynamo {
 
     /// The test's table by another client, with a bound on each call.
     pub(crate) fn open_for(&self, client: Client, bound: Duration) -> DynamoTable {
-        DynamoTable::new(
-            client,
-            self.table_name(),
-            PROJECTION,
-            SCHEMA,
-            bound,
-            self.seen.clone(),
-        )
+        DynamoTable::new(client, self.table_name(), PROJECTION, SCHEMA, bound, self.seen.clone())
     }
 }
 
