@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::{
-    document::Document,
+    document::{Document, json},
     projection::{Encoded, FoldError, StateError, StoredState},
 };
 
@@ -285,7 +285,7 @@ pub fn restore(replica: &Replica, rules: &Rules) -> Result<Body, StateError> {
     let promoted = match view {
         StoredState::Document(view) => promoted::promote(view, &rules.promoted),
         StoredState::Json(_) if rules.promoted.is_empty() => Promotions::default(),
-        StoredState::Json(text) => promoted::promote(&json::parse(text)?, &rules.promoted),
+        StoredState::Json(text) => promoted::promote(&parse(text)?, &rules.promoted),
     };
     match (view, &replica.fold) {
         (StoredState::Document(view), None | Some(StoredState::Document(_))) => {
@@ -302,11 +302,11 @@ pub fn restore(replica: &Replica, rules: &Rules) -> Result<Body, StateError> {
         }
         (view, fold) => {
             let text = |state: &StoredState| match state {
-                StoredState::Json(text) => Ok(text.clone()),
-                StoredState::Document(document) => json::text(document),
+                StoredState::Json(text) => text.clone(),
+                StoredState::Document(document) => json::to_string(document).into_bytes(),
             };
-            let view = text(view)?;
-            let fold = fold.as_ref().map(text).transpose()?;
+            let view = text(view);
+            let fold = fold.as_ref().map(text);
             let bytes = view.len() + fold.as_ref().map_or(0, Vec::len);
             let squeeze = |text: &[u8]| compress(text).map_err(|e| StateError(e.to_string()));
             Ok(Body::Compressed {
@@ -357,8 +357,8 @@ pub fn reason(mark: &Quarantine) -> &str {
 }
 
 fn pack(state: &Document) -> Result<(Vec<u8>, usize), FoldError> {
-    let text = json::text(state).map_err(|e| FoldError::Unstorable(e.0))?;
-    let packed = compress(&text).map_err(|e| FoldError::Unstorable(e.to_string()))?;
+    let text = json::to_string(state);
+    let packed = compress(text.as_bytes()).map_err(|e| FoldError::Unstorable(e.to_string()))?;
     Ok((packed, text.len()))
 }
 
@@ -381,54 +381,9 @@ pub fn unpack(packed: &[u8]) -> Result<Vec<u8>, StateError> {
     }
 }
 
-/// Text of a document and back.
-mod json {
-    use super::{Document, StateError};
-
-    pub(super) fn text(document: &Document) -> Result<Vec<u8>, StateError> {
-        let mut out = Vec::new();
-        write(document, &mut out)?;
-        Ok(out)
-    }
-
-    fn write(document: &Document, out: &mut Vec<u8>) -> Result<(), StateError> {
-        let string =
-            |text: &str, out: &mut Vec<u8>| serde_json::to_writer(out, text).map_err(|e| StateError(e.to_string()));
-        match document {
-            Document::Null => out.extend_from_slice(b"null"),
-            Document::Bool(true) => out.extend_from_slice(b"true"),
-            Document::Bool(false) => out.extend_from_slice(b"false"),
-            Document::Number(text) => out.extend_from_slice(text.as_bytes()),
-            Document::String(text) => string(text, out)?,
-            Document::List(list) => {
-                out.push(b'[');
-                for (index, item) in list.iter().enumerate() {
-                    if index > 0 {
-                        out.push(b',');
-                    }
-                    write(item, out)?;
-                }
-                out.push(b']');
-            }
-            Document::Map(map) => {
-                out.push(b'{');
-                for (index, (key, item)) in map.iter().enumerate() {
-                    if index > 0 {
-                        out.push(b',');
-                    }
-                    string(key, out)?;
-                    out.push(b':');
-                    write(item, out)?;
-                }
-                out.push(b'}');
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn parse(_text: &[u8]) -> Result<Document, StateError> {
-        Err(StateError(String::new()))
-    }
+fn parse(text: &[u8]) -> Result<Document, StateError> {
+    let text = std::str::from_utf8(text).map_err(|e| StateError(e.to_string()))?;
+    json::parse(text).map_err(|e| StateError(e.to_string()))
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ fn what_a_map_cannot_hold_exactly_is_compressed_json() {
         let Some(StoredState::Json(stored)) = stored else {
             panic!("{stored:?}");
         };
-        assert_eq!(json::parse(&stored).unwrap(), view);
+        assert_eq!(parse(&stored).unwrap(), view);
     }
 }
 
