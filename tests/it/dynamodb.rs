@@ -425,3 +425,27 @@ async fn a_stream_that_cannot_be_a_key_is_refused_before_anything_is_sent() {
     // The longest that can be one is.
     must(&table, &put(&"x".repeat(2048), header(Some(0), 0), Demand::Absent)).await;
 }
+
+#[tokio::test]
+async fn marks_are_noted_once_a_stream_and_forgotten() {
+    let dynamo = Dynamo::start().await;
+    let table = dynamo.table().await;
+    assert_eq!(table.marks().await.unwrap(), []);
+    table.note_mark("loan-1", None).await.unwrap();
+    let poison = Quarantine {
+        at: 3,
+        reason: "failed to fold".into(),
+        by: "v1".into(),
+    };
+    let diverged = Quarantine::diverged("the stream ends at revision 2", "loan.2", "v 2".into());
+    for _ in 0..2 {
+        table.note_mark("loan-1", Some(&poison)).await.unwrap();
+        table.note_mark("loan.2", Some(&diverged)).await.unwrap();
+    }
+    let noted: Vec<_> = table.marks().await.unwrap();
+    let noted: Vec<_> = noted.iter().map(|m| (&*m.stream, m.diverged, &*m.by)).collect();
+    assert_eq!(noted, [("loan-1", false, "v1"), ("loan.2", true, "v 2")]);
+    table.note_mark("loan-1", None).await.unwrap();
+    assert_eq!(table.marks().await.unwrap().len(), 1);
+    assert_eq!(stored(&table, "loan-1").await, None, "a note is no replica");
+}

@@ -250,6 +250,7 @@ async fn no_operation_is_sent_that_is_not_declared() {
         .get_many(&["loan-1".into(), "loan-2".into()], false)
         .await
         .unwrap();
+    table.note_mark("loan-1", None).await.unwrap();
     assert_eq!(proxy.operations_sent(), running);
 }
 
