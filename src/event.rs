@@ -52,8 +52,7 @@ pub struct RawEvent {
 /// `#[serde(rename)]`, `alias` and `other` work; without `#[serde(other)]` an unknown type is
 /// poison and quarantines its stream.
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// Version of the events' shape, written to the metadata of appended events as `$schema`-free
-    /// plain key `schema`.
+    /// Version of the events' shape, written to the metadata of appended events as `schema`.
     const SCHEMA: u32 = 1;
 
     /// Brings an event written by older code to today's type and shape. Runs on every read path

@@ -19,7 +19,7 @@ use crate::{
     document::Document,
     journal::Newest,
     projection::{Change, Encoded, Fold, Source, StateError, StoredState},
-    replica::Replica,
+    replica::{Replica, item::Promotions},
 };
 
 /// What an event of the model does.
@@ -190,6 +190,7 @@ impl World {
                             view: encoded.view,
                             fold: None,
                             bytes: 1,
+                            promoted: Promotions::default(),
                         })
                     }),
                     on_deletion,
