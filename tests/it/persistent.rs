@@ -1,15 +1,17 @@
 //! Groups over the wire, through the client that production uses.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
 mod memory;
 mod server;
 
 use std::time::Duration;
 
 use eventstore::{
-    Client, Error, GetPersistentSubscriptionInfoOptions, ListPersistentSubscriptionsOptions,
-    NakAction, PersistentSubscription, PersistentSubscriptionEvent, PersistentSubscriptionOptions,
-    PersistentSubscriptionStats, PersistentSubscriptionToAllOptions, ReplayParkedMessagesOptions,
-    ResolvedEvent, StreamPosition, SubscribeToPersistentSubscriptionOptions, SubscriptionFilter,
+    Client, Error, GetPersistentSubscriptionInfoOptions, ListPersistentSubscriptionsOptions, NakAction,
+    PersistentSubscription, PersistentSubscriptionEvent, PersistentSubscriptionOptions, PersistentSubscriptionStats,
+    PersistentSubscriptionToAllOptions, ReplayParkedMessagesOptions, ResolvedEvent, StreamPosition,
+    SubscribeToPersistentSubscriptionOptions, SubscriptionFilter,
 };
 use memory::Memory;
 use server::Server;
@@ -78,7 +80,10 @@ async fn until(client: &Client, stream: &str, wanted: impl Fn(&PersistentSubscri
 }
 
 async fn create(client: &Client, stream: &str, options: &PersistentSubscriptionOptions) {
-    client.create_persistent_subscription(stream, "g", options).await.unwrap();
+    client
+        .create_persistent_subscription(stream, "g", options)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -94,8 +99,14 @@ async fn a_category_comes_resolved_is_acked_and_checkpointed() {
     for (n, id) in first.iter().enumerate() {
         let (event, retries) = next(&mut consumer).await;
         let (target, link) = (event.event.as_ref().unwrap(), event.link.as_ref().unwrap());
-        assert_eq!((&*target.stream_id, target.revision, target.id), ("loan-1", n as u64, *id));
-        assert_eq!((&*link.stream_id, link.revision, &*link.event_type), ("$ce-loan", n as u64, "$>"));
+        assert_eq!(
+            (&*target.stream_id, target.revision, target.id),
+            ("loan-1", n as u64, *id)
+        );
+        assert_eq!(
+            (&*link.stream_id, link.revision, &*link.event_type),
+            ("$ce-loan", n as u64, "$>")
+        );
         assert_eq!(target.position.commit, link.position.commit);
         assert_eq!(retries, 0);
         consumer.ack(event).await.unwrap();
@@ -103,10 +114,16 @@ async fn a_category_comes_resolved_is_acked_and_checkpointed() {
     let (gone, _) = next(&mut consumer).await;
     assert!(gone.event.is_none() && gone.link.is_some());
     consumer.ack(gone).await.unwrap();
-    until(&client, "$ce-loan", |stats| stats.last_checkpointed_event_revision == Some(2)).await;
+    until(&client, "$ce-loan", |stats| {
+        stats.last_checkpointed_event_revision == Some(2)
+    })
+    .await;
     let stats = figures(&client, "$ce-loan").await;
     assert_eq!(stats.last_known_event_revision, Some(2));
-    assert_eq!((stats.total_in_flight_messages, stats.outstanding_messages_count), (0, 0));
+    assert_eq!(
+        (stats.total_in_flight_messages, stats.outstanding_messages_count),
+        (0, 0)
+    );
     assert_eq!(stats.total_items, 3);
     let kept = log.contents("$persistentsubscription-$ce-loan::g-checkpoint");
     assert_eq!(kept.last().unwrap().0, "\"2\"");
@@ -211,7 +228,9 @@ async fn silence_is_a_retry_and_then_parking() {
     let log = Memory::new();
     let server = Server::start(log.clone()).await;
     let client = server.client();
-    let impatient = from_start().message_timeout(Duration::from_millis(100)).max_retry_count(1);
+    let impatient = from_start()
+        .message_timeout(Duration::from_millis(100))
+        .max_retry_count(1);
     create(&client, "s", &impatient).await;
     log.events("s", 1);
     let mut consumer = subscribe(&client, "s", 10).await;
@@ -243,7 +262,10 @@ async fn errors_are_those_that_clients_tell_apart() {
     let list = ListPersistentSubscriptionsOptions::default();
     let unknown = client.list_persistent_subscriptions_for_stream("never", &list).await;
     assert!(matches!(unknown, Err(Error::ResourceNotFound)), "{unknown:?}");
-    client.delete_persistent_subscription("s", "g", &Default::default()).await.unwrap();
+    client
+        .delete_persistent_subscription("s", "g", &Default::default())
+        .await
+        .unwrap();
     let end = tokio::time::timeout(PATIENCE, one.next()).await.unwrap();
     assert!(matches!(end, Err(Error::IllegalStateError(_))));
     let none = client.list_persistent_subscriptions_for_stream("s", &list).await;
@@ -278,7 +300,10 @@ async fn deleting_forgets_the_checkpoint() {
     let mut consumer = subscribe(&client, "s", 10).await;
     take_and_ack(&mut consumer, 3).await;
     until(&client, "s", |stats| stats.last_checkpointed_event_revision == Some(2)).await;
-    client.delete_persistent_subscription("s", "g", &Default::default()).await.unwrap();
+    client
+        .delete_persistent_subscription("s", "g", &Default::default())
+        .await
+        .unwrap();
     create(&client, "s", &from_start()).await;
     let mut consumer = subscribe(&client, "s", 10).await;
     assert_eq!(take_and_ack(&mut consumer, 3).await, [(0, 0), (1, 0), (2, 0)]);
@@ -296,7 +321,10 @@ async fn what_is_filtered_out_of_all_moves_the_checkpoint_only_when_nothing_wait
         .checkpoint_after(Duration::from_millis(200))
         .checkpoint_lower_bound(1)
         .filter(filter);
-    client.create_persistent_subscription_to_all("g", &options).await.unwrap();
+    client
+        .create_persistent_subscription_to_all("g", &options)
+        .await
+        .unwrap();
     log.events("mine-1", 3);
     log.events("other-1", 3_000);
     // A younger group's second time-out says that this one had a look at its checkpoint since.
@@ -305,7 +333,10 @@ async fn what_is_filtered_out_of_all_moves_the_checkpoint_only_when_nothing_wait
     let mut watch = subscribe(&client, "other-1", 1).await;
     while next(&mut watch).await.1 < 2 {}
     let options = GetPersistentSubscriptionInfoOptions::default();
-    let before = client.get_persistent_subscription_info_to_all("g", &options).await.unwrap();
+    let before = client
+        .get_persistent_subscription_info_to_all("g", &options)
+        .await
+        .unwrap();
     assert!(before.stats.last_checkpointed_position < before.stats.last_known_position);
     assert_eq!(before.stats.read_buffer_count, 3);
     server.groups.restart().await.unwrap();
@@ -335,7 +366,10 @@ async fn an_id_that_comes_twice_costs_no_slot() {
     let client = server.client();
     let options = PersistentSubscriptionToAllOptions::default().start_from(StreamPosition::Start);
     let filter = SubscriptionFilter::on_stream_name().add_prefix("twin-");
-    client.create_persistent_subscription_to_all("g", &options.filter(filter)).await.unwrap();
+    client
+        .create_persistent_subscription_to_all("g", &options.filter(filter))
+        .await
+        .unwrap();
     for _ in 0..9 {
         let id = uuid::Uuid::new_v4();
         log.event_with_id("twin-a", id);
@@ -371,7 +405,10 @@ async fn before_it_is_loaded_the_server_says_that_it_is_not_ready() {
     let server = Server::start_unloaded(log).await;
     let client = server.client();
     let made = client.create_persistent_subscription("s", "g", &from_start()).await;
-    assert!(matches!(&made, Err(Error::ServerError(said)) if said.contains("Not Ready")), "{made:?}");
+    assert!(
+        matches!(&made, Err(Error::ServerError(said)) if said.contains("Not Ready")),
+        "{made:?}"
+    );
     server.groups.load().await.unwrap();
     create(&client, "s", &from_start()).await;
 }
@@ -398,8 +435,14 @@ async fn many_consumers_share_a_backlog_and_nothing_is_left() {
             seen
         }));
     }
-    until(&client, "$ce-loan", |stats| stats.last_checkpointed_event_revision == Some(1_999)).await;
-    client.delete_persistent_subscription("$ce-loan", "g", &Default::default()).await.unwrap();
+    until(&client, "$ce-loan", |stats| {
+        stats.last_checkpointed_event_revision == Some(1_999)
+    })
+    .await;
+    client
+        .delete_persistent_subscription("$ce-loan", "g", &Default::default())
+        .await
+        .unwrap();
     let mut all = Vec::new();
     for worker in workers {
         let seen = worker.await.unwrap();

@@ -10,8 +10,7 @@ use futures::future::{BoxFuture, ready};
 use projector::embedded::eventstore::persistent::counts_as_skipped;
 use projector::embedded::eventstore::persistent::place::{From, Place};
 use projector::embedded::eventstore::persistent::store::{
-    Ask, Filter, LINK, METADATA, NewRecord, ReadError, Record, Resolved, Scan, Source, Store,
-    WriteError,
+    Ask, Filter, LINK, METADATA, NewRecord, ReadError, Record, Resolved, Scan, Source, Store, WriteError,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -133,22 +132,33 @@ impl State {
 
     fn resolve(&self, record: &Arc<Record>, links: bool) -> Resolved {
         if !links || &*record.event_type != LINK {
-            return Resolved { event: Some(Arc::clone(record)), link: None };
+            return Resolved {
+                event: Some(Arc::clone(record)),
+                link: None,
+            };
         }
         let text = std::str::from_utf8(&record.data).unwrap();
         let (revision, stream) = text.split_once('@').unwrap();
         let revision: u64 = revision.parse().unwrap();
         let target = self.streams.get(stream).and_then(|stream| {
-            stream.readable(revision).next().filter(|found| found.revision == revision)
+            stream
+                .readable(revision)
+                .next()
+                .filter(|found| found.revision == revision)
         });
-        Resolved { event: target.cloned(), link: Some(Arc::clone(record)) }
+        Resolved {
+            event: target.cloned(),
+            link: Some(Arc::clone(record)),
+        }
     }
 
     fn stream(&self, name: &str, ask: &Ask) -> Result<Scan, ReadError> {
         let empty = Stream::default();
         let stream = self.streams.get(name).unwrap_or(&empty);
         if stream.tombstoned {
-            return Err(ReadError::Gone { stream: name.to_owned() });
+            return Err(ReadError::Gone {
+                stream: name.to_owned(),
+            });
         }
         let from = match ask.from {
             From::Start => 0,
@@ -161,7 +171,10 @@ impl State {
         found.truncate(ask.count);
         let scanned_to = found.last().map(|record| Place::Stream(record.revision));
         Ok(Scan {
-            records: found.iter().map(|record| self.resolve(record, ask.resolve_links)).collect(),
+            records: found
+                .iter()
+                .map(|record| self.resolve(record, ask.resolve_links))
+                .collect(),
             skipped: 0,
             scanned_to,
             next: scanned_to.map_or(From::At(Place::Stream(from)), From::After),
@@ -170,7 +183,10 @@ impl State {
     }
 
     fn everything(&self, filter: Option<&Filter>, ask: &Ask) -> Scan {
-        let place = |record: &Record| Place::All { commit: record.commit, prepare: record.prepare };
+        let place = |record: &Record| Place::All {
+            commit: record.commit,
+            prepare: record.prepare,
+        };
         let starts = |record: &&Arc<Record>| match ask.from {
             From::Start => true,
             From::At(at) => place(record) >= at,
@@ -193,7 +209,13 @@ impl State {
         }
         let head = self.all.last().map_or(From::Start, |last| From::After(place(last)));
         let stay = if ask.from == From::End { head } else { ask.from };
-        Scan { records, skipped, scanned_to, next: scanned_to.map_or(stay, From::After), end }
+        Scan {
+            records,
+            skipped,
+            scanned_to,
+            next: scanned_to.map_or(stay, From::After),
+            end,
+        }
     }
 }
 
@@ -218,7 +240,10 @@ impl Store for Memory {
 
     fn newest(&self, stream: String) -> BoxFuture<'_, Result<Option<Arc<Record>>, ReadError>> {
         let state = self.state.lock().unwrap();
-        let newest = state.streams.get(&stream).and_then(|stream| stream.readable(0).last().cloned());
+        let newest = state
+            .streams
+            .get(&stream)
+            .and_then(|stream| stream.readable(0).last().cloned());
         ready(Ok(newest)).boxed()
     }
 
@@ -234,7 +259,11 @@ impl Store for Memory {
     fn head(&self) -> BoxFuture<'_, Result<Option<Place>, ReadError>> {
         let state = self.state.lock().unwrap();
         let last = state.all.last();
-        ready(Ok(last.map(|last| Place::All { commit: last.commit, prepare: last.prepare }))).boxed()
+        ready(Ok(last.map(|last| Place::All {
+            commit: last.commit,
+            prepare: last.prepare,
+        })))
+        .boxed()
     }
 
     fn append(&self, stream: String, records: Vec<NewRecord>) -> BoxFuture<'_, Result<u64, WriteError>> {
@@ -244,7 +273,9 @@ impl Store for Memory {
             let mut state = self.state.lock().unwrap();
             for new in records {
                 let (data, metadata) = (text(&new.data), text(&new.metadata));
-                last = state.write(&stream, new.event_type, new.json, &data, &metadata).revision;
+                last = state
+                    .write(&stream, new.event_type, new.json, &data, &metadata)
+                    .revision;
             }
         }
         self.changed.send_modify(|changes| *changes += 1);

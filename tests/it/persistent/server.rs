@@ -51,7 +51,16 @@ impl tower::Service<http::Request<BoxBody>> for Features {
 
     fn call(&mut self, request: http::Request<BoxBody>) -> Self::Future {
         let service = tower::service_fn(|_: Request<()>| async {
-            let named = ["create", "update", "delete", "read", "getinfo", "list", "replayparked", "restartsubsystem"];
+            let named = [
+                "create",
+                "update",
+                "delete",
+                "read",
+                "getinfo",
+                "list",
+                "replayparked",
+                "restartsubsystem",
+            ];
             Ok::<_, Status>(Response::new(Methods {
                 methods: named
                     .map(|name| Method {
@@ -100,7 +109,11 @@ impl Server {
                 .await
                 .unwrap();
         });
-        Self { groups, address, serving }
+        Self {
+            groups,
+            address,
+            serving,
+        }
     }
 
     /// A client of its own.

@@ -94,11 +94,7 @@ pub(super) struct Handle {
 impl Handle {
     /// Loads the group and starts it; returns when its first page is in, so that what is appended
     /// afterwards counts as new.
-    pub(super) async fn open(
-        config: GroupConfig,
-        defects: Defects,
-        store: Arc<dyn Store>,
-    ) -> Result<Self, ReadError> {
+    pub(super) async fn open(config: GroupConfig, defects: Defects, store: Arc<dyn Store>) -> Result<Self, ReadError> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (ready, opened) = oneshot::channel();
         let actor = Actor::load(config.clone(), defects, store, ready).await?;
@@ -247,7 +243,12 @@ impl Actor {
     fn take(&mut self, command: Command) {
         let now = self.now();
         match command {
-            Command::Connect { outlet, name, username, reply } => {
+            Command::Connect {
+                outlet,
+                name,
+                username,
+                reply,
+            } => {
                 self.next_consumer += 1;
                 let consumer = ConsumerId(self.next_consumer);
                 let limit = outlet.limit;
@@ -327,7 +328,11 @@ impl Actor {
             }
             for effect in effects {
                 match effect {
-                    Effect::Push { consumer, payload, retry_count } => {
+                    Effect::Push {
+                        consumer,
+                        payload,
+                        retry_count,
+                    } => {
                         let push = (payload, retry_count);
                         match pushes.iter_mut().find(|(other, _)| *other == consumer) {
                             Some((_, batch)) => batch.push(push),
@@ -422,8 +427,7 @@ impl Actor {
             return;
         }
         self.parking = std::mem::take(&mut self.to_park);
-        let (store, stream, records) =
-            (Arc::clone(&self.store), self.parked.clone(), self.parking.clone());
+        let (store, stream, records) = (Arc::clone(&self.store), self.parked.clone(), self.parking.clone());
         self.park = Some(tokio::spawn(async move { store.append(stream, records).await }));
     }
 

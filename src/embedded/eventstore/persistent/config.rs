@@ -30,7 +30,9 @@ pub enum ConfigError {
         reason: String,
     },
     /// A value means nothing.
-    #[error("read the settings of group `{group}` on `{stream}`: {reason}; restore or delete `$persistentSubscriptionConfig`")]
+    #[error(
+        "read the settings of group `{group}` on `{stream}`: {reason}; restore or delete `$persistentSubscriptionConfig`"
+    )]
     Entry {
         /// The group's source.
         stream: String,
@@ -227,7 +229,10 @@ mod tests {
         };
         let text = String::from_utf8(record([&broken].into_iter(), "").data.to_vec()).unwrap();
         let error = parse(text.replace("RoundRobin", "Nope").as_bytes()).unwrap_err();
-        assert!(error.to_string().contains("group `g` on `s`: no strategy `Nope`"), "{error}");
+        assert!(
+            error.to_string().contains("group `g` on `s`: no strategy `Nope`"),
+            "{error}"
+        );
         assert!(parse(b"{}").is_err());
     }
 }

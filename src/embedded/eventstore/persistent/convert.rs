@@ -12,9 +12,8 @@ use super::place::{Place, StartFrom};
 use super::settings::{Settings, Strategy};
 use super::store::{ALL, Filter, Record, Source};
 use super::wire::{
-    AllOptions, Empty, Expression, ManageOptions, MapEntry, ReadEvent, ReadResp, StreamIdentifier,
-    StreamOptions, WireConnection, WireFilter, WireInfo, WireMeasurement, WireRecord, WireSettings,
-    WireUuid,
+    AllOptions, Empty, Expression, ManageOptions, MapEntry, ReadEvent, ReadResp, StreamIdentifier, StreamOptions,
+    WireConnection, WireFilter, WireInfo, WireMeasurement, WireRecord, WireSettings, WireUuid,
 };
 
 /// Ticks of 100 ns in a millisecond.
@@ -26,15 +25,11 @@ fn invalid(what: &str) -> GroupError {
 
 /// The stream's name as text.
 pub(super) fn name(stream: &StreamIdentifier) -> Result<String, GroupError> {
-    String::from_utf8(stream.name.to_vec())
-        .map_err(|_| invalid("the stream name is not UTF-8; send it as UTF-8"))
+    String::from_utf8(stream.name.to_vec()).map_err(|_| invalid("the stream name is not UTF-8; send it as UTF-8"))
 }
 
 /// The source's name that a request says.
-pub(super) fn source_name(
-    stream: Option<&StreamIdentifier>,
-    all: Option<&Empty>,
-) -> Result<String, GroupError> {
+pub(super) fn source_name(stream: Option<&StreamIdentifier>, all: Option<&Empty>) -> Result<String, GroupError> {
     match (stream, all) {
         (Some(stream), _) => name(stream),
         (None, Some(_)) => Ok(ALL.to_owned()),
@@ -45,16 +40,11 @@ pub(super) fn source_name(
 /// What a request to create or update a group says.
 pub(super) fn config(options: Option<ManageOptions>) -> Result<GroupConfig, GroupError> {
     let options = options.ok_or_else(|| invalid("the request has no options"))?;
-    let settings = options
-        .settings
-        .ok_or_else(|| invalid("the request has no settings"))?;
+    let settings = options.settings.ok_or_else(|| invalid("the request has no settings"))?;
     let (source, start) = match (options.stream, options.all, options.old_stream) {
         (Some(stream), _, _) => stream_source(&stream)?,
         (None, Some(all), _) => all_source(all)?,
-        (None, None, Some(old)) => (
-            Source::Stream(name(&old)?.into()),
-            revision(settings.old_revision),
-        ),
+        (None, None, Some(old)) => (Source::Stream(name(&old)?.into()), revision(settings.old_revision)),
         (None, None, None) => return Err(invalid("the request names neither a stream nor `$all`")),
     };
     let strategy = strategy(&settings).map_err(|reason| GroupError::Failed {

@@ -12,18 +12,18 @@ use super::store::{LINK, Record, Resolved, Scan, Source};
 
 /// A record as a group holds it.
 #[derive(Debug)]
-pub struct Delivery {
+pub(super) struct Delivery {
     /// The record, with its link where it came by one.
-    pub resolved: Resolved,
+    pub(super) resolved: Resolved,
     /// Its place in the group's source.
-    pub place: Place,
+    pub(super) place: Place,
 }
 
 /// Shared, because a record may be pushed more than once.
-pub type Shared = Arc<Delivery>;
+pub(super) type Shared = Arc<Delivery>;
 
 /// A page for the machine out of a page of the log.
-pub fn page(source: &Source, strategy: Strategy, scan: Scan) -> Page<Shared> {
+pub(super) fn page(source: &Source, strategy: Strategy, scan: Scan) -> Page<Shared> {
     Page {
         items: scan
             .records
@@ -38,7 +38,7 @@ pub fn page(source: &Source, strategy: Strategy, scan: Scan) -> Page<Shared> {
 }
 
 /// A page of the parked stream; what it points at and is gone stays away, as in EventStoreDB.
-pub fn parked(stream: &str, strategy: Strategy, scan: Scan) -> Vec<Item<Shared>> {
+pub(super) fn parked(stream: &str, strategy: Strategy, scan: Scan) -> Vec<Item<Shared>> {
     let source = Source::Stream(stream.into());
     scan.records
         .into_iter()
@@ -54,7 +54,7 @@ fn item(source: &Source, strategy: Strategy, resolved: Resolved) -> Option<Item<
         place,
         ack_id: original.id,
         bucket: bucket(strategy, &resolved),
-        payload: Arc::new(Delivery { place, resolved }),
+        payload: Arc::new(Delivery { resolved, place }),
     })
 }
 
@@ -148,7 +148,13 @@ mod tests {
         let item = item(&source, Strategy::RoundRobin, resolved.clone()).unwrap();
         assert_eq!((item.ack_id, item.place), (Uuid::from_u128(8), Place::Stream(3)));
         let on_all = super::item(&Source::All(None), Strategy::RoundRobin, resolved).unwrap();
-        assert_eq!(on_all.place, Place::All { commit: 90, prepare: 90 });
+        assert_eq!(
+            on_all.place,
+            Place::All {
+                commit: 90,
+                prepare: 90
+            }
+        );
     }
 
     #[test]

@@ -153,6 +153,10 @@ struct Mark {
 
 /// The machine. `P` is the record, cheap to clone.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent: one enum of all combinations would say less"
+)]
 pub struct Group<P> {
     settings: Settings,
     defects: Defects,
@@ -244,7 +248,7 @@ impl<P: Clone> Group<P> {
 
     /// Consumers connected.
     pub fn connected(&self) -> usize {
-        self.consumers.len()
+        self.consumers.connected()
     }
 
     /// A consumer that takes `limit` records at a time (at least one).
@@ -257,7 +261,7 @@ impl<P: Clone> Group<P> {
         now: Millis,
     ) -> Result<(), Refused> {
         let max = self.settings.max_subscriber_count;
-        if max != 0 && self.consumers.len() as i64 >= i64::from(max) {
+        if max != 0 && self.consumers.connected() as i64 >= i64::from(max) {
             return Err(Refused::TooMany);
         }
         if self.faulted {
@@ -347,8 +351,7 @@ impl<P: Clone> Group<P> {
         let mut expired = self.take_flying(|flying| flying.expires <= now);
         expired.sort_by_key(|flying| flying.message.order());
         for flying in expired {
-            self.consumers
-                .release(flying.consumer, flying.message.item.bucket);
+            self.consumers.release(flying.consumer, flying.message.item.bucket);
             self.retry_or_park(flying.message);
         }
         if std::mem::take(&mut self.read_again) || !self.defects.stall_without_acks {
@@ -489,15 +492,12 @@ impl<P: Clone> Group<P> {
         }
         let timeout = u64::try_from(self.settings.message_timeout_ms).unwrap_or(0);
         self.outstanding += 1;
-        self.flying
-            .entry(message.item.ack_id)
-            .or_default()
-            .push_back(Flying {
-                message,
-                consumer,
-                pushed: now,
-                expires: now + timeout,
-            });
+        self.flying.entry(message.item.ack_id).or_default().push_back(Flying {
+            message,
+            consumer,
+            pushed: now,
+            expires: now + timeout,
+        });
     }
 
     /// Takes what is in flight and meets the test, in no order.

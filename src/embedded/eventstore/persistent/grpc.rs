@@ -11,7 +11,6 @@ use std::task::{Context, Poll};
 use base64::Engine as _;
 use futures::Stream;
 use futures::future::BoxFuture;
-use http_body_util::BodyExt as _;
 use tokio::sync::mpsc;
 use tonic::body::BoxBody;
 use tonic::codec::ProstCodec;
@@ -27,8 +26,8 @@ use super::errors::GroupError;
 use super::group::Nack;
 use super::service::{Connected, Groups};
 use super::wire::{
-    Confirmation, DeleteReq, Empty, InfoReq, InfoResp, ListReq, ListResp, ManageReq, NackReq,
-    ReadOptions, ReadReq, ReadResp, ReplayReq, WireUuid,
+    Confirmation, DeleteReq, Empty, InfoReq, InfoResp, ListReq, ListResp, ManageReq, NackReq, ReadOptions, ReadReq,
+    ReadResp, ReplayReq, WireUuid,
 };
 
 /// What a connection is called that does not say.
@@ -100,7 +99,7 @@ where
                 }
                 other => Status::unimplemented(format!("{}/{other}", Self::NAME))
                     .into_http()
-                    .map(|body| body.boxed_unsync()),
+                    .map(http_body_util::BodyExt::boxed_unsync),
             })
         })
     }
@@ -113,9 +112,7 @@ async fn create(groups: Arc<Groups>, request: ManageReq) -> Result<Empty, Status
 
 async fn update(groups: Arc<Groups>, request: ManageReq) -> Result<Empty, Status> {
     let config = convert::config(request.options)?;
-    groups
-        .update(config.source, &config.group, config.settings)
-        .await?;
+    groups.update(config.source, &config.group, config.settings).await?;
     Ok(Empty {})
 }
 
@@ -166,10 +163,7 @@ fn no_options() -> Status {
     GroupError::Invalid("the request has no options".to_owned()).into()
 }
 
-async fn read(
-    groups: Arc<Groups>,
-    request: Request<Streaming<ReadReq>>,
-) -> Result<Response<Consumer>, Status> {
+async fn read(groups: Arc<Groups>, request: Request<Streaming<ReadReq>>) -> Result<Response<Consumer>, Status> {
     let (metadata, _, mut inbound) = request.into_parts();
     let first = inbound.message().await?;
     let options = first.and_then(|first| first.options).ok_or_else(no_options)?;

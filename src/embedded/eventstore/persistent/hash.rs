@@ -5,7 +5,7 @@
 use std::array;
 
 /// Buckets of the pinned strategies; EventStoreDB's number.
-pub const BUCKETS: u16 = 1024;
+pub(super) const BUCKETS: u16 = 1024;
 
 /// The starting value EventStoreDB hashes names with.
 const SEED: u32 = 0xc58f_1a7b;
@@ -22,24 +22,17 @@ const P5: u32 = 0x1656_67b1;
 const BLOCK: usize = 16;
 
 /// The bucket of a name.
-pub fn bucket(name: &str) -> u16 {
+pub(super) fn bucket(name: &str) -> u16 {
     let utf16: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     (hash(&utf16) % u32::from(BUCKETS)) as u16
 }
 
 fn hash(bytes: &[u8]) -> u32 {
-    if bytes.len() < BLOCK {
-        short(bytes)
-    } else {
-        long(bytes)
-    }
+    if bytes.len() < BLOCK { short(bytes) } else { long(bytes) }
 }
 
 fn word(bytes: &[u8]) -> u32 {
-    bytes
-        .iter()
-        .rev()
-        .fold(0, |word, byte| (word << 8) | u32::from(*byte))
+    bytes.iter().rev().fold(0, |word, byte| (word << 8) | u32::from(*byte))
 }
 
 fn short(bytes: &[u8]) -> u32 {
@@ -132,8 +125,7 @@ mod tests {
 
     #[test]
     fn names_spread_over_the_buckets() {
-        let used: std::collections::HashSet<u16> =
-            (0..4096).map(|n| bucket(&format!("loan-{n}"))).collect();
+        let used: std::collections::HashSet<u16> = (0..4096).map(|n| bucket(&format!("loan-{n}"))).collect();
         assert!(used.len() > 900, "{} buckets of 1024", used.len());
     }
 }

@@ -8,28 +8,28 @@ use super::place::Place;
 use super::store::{LINK, METADATA, NewRecord, Record, Resolved};
 
 /// Where the settings of all groups are kept.
-pub const CONFIG_STREAM: &str = "$persistentSubscriptionConfig";
+pub(super) const CONFIG_STREAM: &str = "$persistentSubscriptionConfig";
 /// The type of the record with the settings.
-pub const CONFIG_TYPE: &str = "$PersistentConfig";
+pub(super) const CONFIG_TYPE: &str = "$PersistentConfig";
 /// The type of a checkpoint.
-pub const CHECKPOINT_TYPE: &str = "$SubscriptionCheckpoint";
+pub(super) const CHECKPOINT_TYPE: &str = "$SubscriptionCheckpoint";
 /// How all streams of groups begin; what is written to them is no progress of a group on `$all`.
-pub const GROUP_STREAMS: &str = "$persistentsubscription-";
+pub(super) const GROUP_STREAMS: &str = "$persistentsubscription-";
 /// Settings and checkpoints remembered: the newest and, should it be unreadable, the one before.
 const KEPT: u64 = 2;
 
 /// Where a group's checkpoints are kept.
-pub fn checkpoint_stream(source: &str, group: &str) -> String {
+pub(super) fn checkpoint_stream(source: &str, group: &str) -> String {
     format!("{GROUP_STREAMS}{source}::{group}-checkpoint")
 }
 
 /// Where a group's parked records are kept.
-pub fn parked_stream(source: &str, group: &str) -> String {
+pub(super) fn parked_stream(source: &str, group: &str) -> String {
     format!("{GROUP_STREAMS}{source}::{group}-parked")
 }
 
 /// The stream of a stream's metadata.
-pub fn metadata_of(stream: &str) -> String {
+pub(super) fn metadata_of(stream: &str) -> String {
     format!("$${stream}")
 }
 
@@ -43,22 +43,22 @@ fn metadata(value: &serde_json::Value) -> NewRecord {
 }
 
 /// Metadata that keeps the newest records only.
-pub fn keep_newest() -> NewRecord {
+pub(super) fn keep_newest() -> NewRecord {
     metadata(&json!({ "$maxCount": KEPT }))
 }
 
 /// Metadata that hides everything below a revision.
-pub fn truncate_before(revision: u64) -> NewRecord {
+pub(super) fn truncate_before(revision: u64) -> NewRecord {
     metadata(&json!({ "$tb": revision }))
 }
 
 /// Metadata that deletes softly.
-pub fn soft_delete() -> NewRecord {
+pub(super) fn soft_delete() -> NewRecord {
     metadata(&json!({ "$tb": i64::MAX }))
 }
 
 /// A checkpoint: its place as a JSON string.
-pub fn checkpoint(place: Place) -> NewRecord {
+pub(super) fn checkpoint(place: Place) -> NewRecord {
     NewRecord {
         event_type: CHECKPOINT_TYPE,
         json: true,
@@ -68,7 +68,7 @@ pub fn checkpoint(place: Place) -> NewRecord {
 }
 
 /// The place a checkpoint says; nothing when it says none.
-pub fn checkpointed(record: &Record) -> Option<Place> {
+pub(super) fn checkpointed(record: &Record) -> Option<Place> {
     // Before 20.6 the value was a bare number.
     let value: serde_json::Value = serde_json::from_slice(&record.data).ok()?;
     match value {
@@ -79,7 +79,7 @@ pub fn checkpointed(record: &Record) -> Option<Place> {
 }
 
 /// A parked record: a link to what was refused, and why. `added` is the wall clock's, RFC 3339.
-pub fn parked(resolved: &Resolved, place: Place, reason: &str, added: &str) -> NewRecord {
+pub(super) fn parked(resolved: &Resolved, place: Place, reason: &str, added: &str) -> NewRecord {
     let target = match (&resolved.event, &resolved.link) {
         (Some(event), _) => Bytes::from(format!("{}@{}", event.revision, event.stream)),
         (None, Some(link)) => link.data.clone(),
@@ -108,7 +108,10 @@ mod tests {
             checkpoint_stream("$ce-loan", "g"),
             "$persistentsubscription-$ce-loan::g-checkpoint"
         );
-        assert_eq!(parked_stream(super::super::store::ALL, "g"), "$persistentsubscription-$all::g-parked");
+        assert_eq!(
+            parked_stream(super::super::store::ALL, "g"),
+            "$persistentsubscription-$all::g-parked"
+        );
         assert_eq!(metadata_of("s"), "$$s");
     }
 

@@ -113,7 +113,10 @@ mod tests {
         for place in [
             Place::Stream(0),
             Place::Stream(42),
-            Place::All { commit: 123, prepare: 120 },
+            Place::All {
+                commit: 123,
+                prepare: 120,
+            },
         ] {
             assert_eq!(place.to_string().parse(), Ok(place));
         }

@@ -69,7 +69,7 @@ fn missing(stream: &str, group: &str) -> GroupError {
     }
 }
 
-fn failed(stream: &str, group: &str, reason: impl ToString) -> GroupError {
+fn failed(stream: &str, group: &str, reason: &dyn std::fmt::Display) -> GroupError {
     GroupError::Failed {
         stream: stream.to_owned(),
         group: group.to_owned(),
@@ -151,7 +151,7 @@ impl Groups {
         let stored = running.groups.values().map(|handle| &handle.config);
         self.store_config(stored.chain([&config]))
             .await
-            .map_err(|error| failed(&stream, &group, error))?;
+            .map_err(|error| failed(&stream, &group, &error))?;
         running.seen.insert(stream.clone());
         self.open(&mut running, config).await
     }
@@ -175,7 +175,7 @@ impl Groups {
             .filter(|other| !(other.source.name() == stream && other.group == group));
         self.store_config(others.chain([&config]))
             .await
-            .map_err(|error| failed(&stream, group, error))?;
+            .map_err(|error| failed(&stream, group, &error))?;
         if let Some(old) = running.groups.remove(&(stream, group.to_owned())) {
             old.stop().await;
         }
@@ -186,7 +186,7 @@ impl Groups {
         let key = (config.source.name().to_owned(), config.group.clone());
         let handle = Handle::open(config, self.defects(), Arc::clone(&self.store))
             .await
-            .map_err(|error| failed(&key.0, &key.1, error))?;
+            .map_err(|error| failed(&key.0, &key.1, &error))?;
         running.groups.insert(key, handle);
         Ok(())
     }
@@ -200,14 +200,17 @@ impl Groups {
             .values()
             .map(|handle| &handle.config)
             .filter(|other| !(other.source.name() == stream && other.group == group));
-        let wrong = |error: WriteError| failed(stream, group, error);
+        let wrong = |error: WriteError| failed(stream, group, &error);
         self.store_config(others).await.map_err(wrong)?;
         if let Some(old) = running.groups.remove(&(stream.to_owned(), group.to_owned())) {
             old.stop().await;
         }
-        for theirs in [names::checkpoint_stream(stream, group), names::parked_stream(stream, group)] {
+        for theirs in [
+            names::checkpoint_stream(stream, group),
+            names::parked_stream(stream, group),
+        ] {
             let bounds = self.store.bounds(theirs.clone()).await;
-            let (_, next) = bounds.map_err(|error| failed(stream, group, error))?;
+            let (_, next) = bounds.map_err(|error| failed(stream, group, &error))?;
             if next > 0 {
                 let deleted = vec![names::soft_delete()];
                 self.store
@@ -219,10 +222,7 @@ impl Groups {
         Ok(())
     }
 
-    async fn store_config<'a>(
-        &self,
-        groups: impl Iterator<Item = &'a GroupConfig>,
-    ) -> Result<(), WriteError> {
+    async fn store_config<'a>(&self, groups: impl Iterator<Item = &'a GroupConfig>) -> Result<(), WriteError> {
         let record = config::record(groups, &chrono::Utc::now().to_rfc3339());
         let stream = names::CONFIG_STREAM;
         let revision = self.store.append(stream.to_owned(), vec![record]).await?;
@@ -237,23 +237,20 @@ impl Groups {
         let (stream, group) = (config.source.name(), config.group.as_str());
         if let Source::Stream(name) = &config.source {
             if name.is_empty() {
-                return Err(failed(stream, group, "Bad stream name."));
+                return Err(failed(stream, group, &"Bad stream name."));
             }
             if &**name == ALL {
-                return Err(failed(stream, group, "Bad stream name."));
+                return Err(failed(stream, group, &"Bad stream name."));
             }
         }
-        config
-            .settings
-            .check()
-            .map_err(|error| failed(stream, group, error))?;
+        config.settings.check().map_err(|error| failed(stream, group, &error))?;
         let StartFrom::At(start @ Place::All { commit, prepare }) = config.settings.start else {
             return Ok(());
         };
-        let head = self.store.head().await.map_err(|error| failed(stream, group, error))?;
+        let head = self.store.head().await.map_err(|error| failed(stream, group, &error))?;
         if prepare > commit || Some(start) > head {
             let reason = format!("Invalid start position {start}: it is beyond the last record.");
-            return Err(failed(stream, group, reason));
+            return Err(failed(stream, group, &reason));
         }
         Ok(())
     }
@@ -330,7 +327,11 @@ impl Groups {
     pub async fn replay(&self, stream: &str, group: &str, stop_at: Option<i64>) -> Result<(), GroupError> {
         let commands = self.running.read().await.get(stream, group)?.commands.clone();
         let stop_at = stop_at.map(u64::try_from).transpose().map_err(|_| {
-            failed(stream, group, "Cannot stop replaying parked message at a negative version.")
+            failed(
+                stream,
+                group,
+                &"Cannot stop replaying parked message at a negative version.",
+            )
         })?;
         let (reply, answer) = oneshot::channel();
         let asked = commands.send(Command::Replay { stop_at, reply });

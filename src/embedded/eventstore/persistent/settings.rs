@@ -147,6 +147,10 @@ impl Settings {
 
 /// Defects of EventStoreDB 24.10 that a test may switch on. All off: none is reproduced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches that are independent of each other"
+)]
 pub struct Defects {
     /// Pinned: records left behind because their consumer is full do not hold the checkpoint back.
     pub pinned_checkpoint: bool,
@@ -165,8 +169,8 @@ mod tests {
     #[test]
     fn a_page_must_fit_below_the_buffer() {
         let settings = |read_batch_size, history_buffer_size| Settings {
-            read_batch_size,
             history_buffer_size,
+            read_batch_size,
             ..Settings::default()
         };
         assert_eq!(settings(20, 500).check(), Ok(()));

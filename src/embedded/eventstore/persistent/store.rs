@@ -186,11 +186,7 @@ pub trait Store: Send + Sync + 'static {
     fn head(&self) -> BoxFuture<'_, Result<Option<Place>, ReadError>>;
 
     /// Writes records, durable when it returns; the revision of the last.
-    fn append(
-        &self,
-        stream: String,
-        records: Vec<NewRecord>,
-    ) -> BoxFuture<'_, Result<u64, WriteError>>;
+    fn append(&self, stream: String, records: Vec<NewRecord>) -> BoxFuture<'_, Result<u64, WriteError>>;
 
     /// Changes whenever something was written. The value means nothing.
     fn changes(&self) -> watch::Receiver<u64>;

@@ -64,7 +64,7 @@ impl Consumers {
     }
 
     /// Consumers connected.
-    pub fn len(&self) -> usize {
+    pub fn connected(&self) -> usize {
         self.slots.len()
     }
 
@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(consumers.offer(1), Offer::To(A));
         consumers.disconnect(A);
         assert_eq!(consumers.offer(1), Offer::To(B));
-        assert_eq!(consumers.len(), 1);
+        assert_eq!(consumers.connected(), 1);
     }
 
     #[test]

@@ -275,7 +275,7 @@ pub(crate) struct WireSettings {
     pub(crate) read_batch_size: i32,
     #[prost(int32, tag = "12")]
     pub(crate) history_buffer_size: i32,
-    /// DispatchToSingle 0, RoundRobin 1, Pinned 2.
+    /// `DispatchToSingle` 0, `RoundRobin` 1, `Pinned` 2.
     #[prost(int32, tag = "13")]
     pub(crate) named_strategy: i32,
     #[prost(int32, optional, tag = "14")]

@@ -12,10 +12,10 @@ impl<P: Clone> Group<P> {
     pub fn ack(&mut self, ids: &[Uuid], now: Millis) {
         for id in ids {
             if let Some(flying) = self.land(*id) {
-                if self.settings.extra_statistics {
-                    if let Some(consumer) = self.who.get_mut(&flying.consumer) {
-                        consumer.latencies.note(now.saturating_sub(flying.pushed));
-                    }
+                if self.settings.extra_statistics
+                    && let Some(consumer) = self.who.get_mut(&flying.consumer)
+                {
+                    consumer.latencies.note(now.saturating_sub(flying.pushed));
                 }
                 self.done(&flying.message);
             }
@@ -31,10 +31,7 @@ impl<P: Clone> Group<P> {
             };
             match action {
                 Nack::Skip | Nack::Stop => self.done(&flying.message),
-                Nack::Park => self.park(
-                    flying.message,
-                    format!("Client explicitly NAK'ed message.\n{reason}"),
-                ),
+                Nack::Park => self.park(flying.message, format!("Client explicitly NAK'ed message.\n{reason}")),
                 Nack::Retry | Nack::Unknown => self.retry_or_park(flying.message),
             }
         }
@@ -99,8 +96,7 @@ impl<P: Clone> Group<P> {
         }
         let flying = flying?;
         self.outstanding -= 1;
-        self.consumers
-            .release(flying.consumer, flying.message.item.bucket);
+        self.consumers.release(flying.consumer, flying.message.item.bucket);
         Some(flying)
     }
 
@@ -166,8 +162,8 @@ impl<P: Clone> Group<P> {
         let Some(place) = mark.place else {
             return;
         };
-        let newly = i64::try_from(mark.seq).unwrap_or(i64::MAX)
-            - i64::try_from(self.checkpointed.seq).unwrap_or(i64::MAX);
+        let newly =
+            i64::try_from(mark.seq).unwrap_or(i64::MAX) - i64::try_from(self.checkpointed.seq).unwrap_or(i64::MAX);
         if newly < at_least {
             return;
         }

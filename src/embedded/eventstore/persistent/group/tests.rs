@@ -1,5 +1,6 @@
 //! The rules of a group, one by one, and invariants under random input.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
@@ -76,7 +77,11 @@ impl World {
 
     fn carry_out(&mut self, effect: Effect<u64>) {
         match effect {
-            Effect::Push { consumer, payload, retry_count } => {
+            Effect::Push {
+                consumer,
+                payload,
+                retry_count,
+            } => {
                 self.pushes.push((consumer.0, payload, retry_count));
             }
             Effect::Read { from, count } => {
@@ -124,13 +129,9 @@ impl World {
     }
 
     fn connect(&mut self, consumer: ConsumerId, limit: usize) -> Result<(), Refused> {
-        let outcome = self.group.connect(
-            consumer,
-            limit,
-            "<unknown>".into(),
-            "anonymous".into(),
-            self.now,
-        );
+        let outcome = self
+            .group
+            .connect(consumer, limit, "<unknown>".into(), "anonymous".into(), self.now);
         self.settle();
         outcome
     }
@@ -237,7 +238,13 @@ fn a_refused_record_comes_again_at_once_and_before_others() {
 
 #[test]
 fn retries_used_up_park_with_the_number() {
-    let mut world = World::of(Settings { max_retry_count: 2, ..settings() }, 1);
+    let mut world = World::of(
+        Settings {
+            max_retry_count: 2,
+            ..settings()
+        },
+        1,
+    );
     world.connect(A, 10).unwrap();
     for _ in 0..3 {
         world.nack(0, Nack::Retry);
@@ -249,7 +256,11 @@ fn retries_used_up_park_with_the_number() {
 
 #[test]
 fn zero_retries_park_at_the_first_time_out() {
-    let zero = Settings { max_retry_count: 0, message_timeout_ms: 0, ..settings() };
+    let zero = Settings {
+        max_retry_count: 0,
+        message_timeout_ms: 0,
+        ..settings()
+    };
     let mut world = World::of(zero, 1);
     world.connect(A, 10).unwrap();
     world.wait(1_000);
@@ -313,7 +324,13 @@ fn skip_and_stop_are_done_without_a_trace() {
 
 #[test]
 fn silence_is_a_retry_after_the_time_out() {
-    let mut world = World::of(Settings { message_timeout_ms: 1_500, ..settings() }, 1);
+    let mut world = World::of(
+        Settings {
+            message_timeout_ms: 1_500,
+            ..settings()
+        },
+        1,
+    );
     world.connect(A, 10).unwrap();
     world.wait(1_000);
     assert_eq!(world.seen(), [(0, 0)]);
@@ -339,12 +356,24 @@ fn what_a_gone_consumer_had_goes_to_the_next_one_retry_older() {
 
 #[test]
 fn no_more_consumers_than_allowed() {
-    let mut world = World::of(Settings { max_subscriber_count: 1, ..settings() }, 0);
+    let mut world = World::of(
+        Settings {
+            max_subscriber_count: 1,
+            ..settings()
+        },
+        0,
+    );
     world.connect(A, 1).unwrap();
     assert_eq!(world.connect(B, 1), Err(Refused::TooMany));
     world.disconnect(A);
     assert_eq!(world.connect(B, 1), Ok(()));
-    let mut closed = World::of(Settings { max_subscriber_count: -5, ..settings() }, 0);
+    let mut closed = World::of(
+        Settings {
+            max_subscriber_count: -5,
+            ..settings()
+        },
+        0,
+    );
     assert_eq!(closed.connect(A, 1), Err(Refused::TooMany));
 }
 
@@ -367,7 +396,11 @@ fn the_checkpoint_stands_before_the_oldest_not_done() {
 
 #[test]
 fn below_the_lower_bound_nothing_is_written_and_the_upper_bound_forces() {
-    let bounds = Settings { min_checkpoint_count: 3, max_checkpoint_count: 4, ..settings() };
+    let bounds = Settings {
+        min_checkpoint_count: 3,
+        max_checkpoint_count: 4,
+        ..settings()
+    };
     let mut world = World::of(bounds, 10);
     world.connect(A, 10).unwrap();
     world.ack(0);
@@ -412,7 +445,10 @@ fn a_passing_failure_is_tried_again_at_the_tick() {
 
 #[test]
 fn one_checkpoint_write_at_a_time() {
-    let eager = Settings { max_checkpoint_count: 1, ..settings() };
+    let eager = Settings {
+        max_checkpoint_count: 1,
+        ..settings()
+    };
     let mut group: Group<u64> = Group::new(eager, Defects::default(), None, 0);
     let page = Page {
         items: (0..3).map(item).collect(),
@@ -456,7 +492,10 @@ fn filtered_records_move_the_checkpoint_only_when_nothing_waits() {
     group.effects();
     group.tick(6_000);
     assert_eq!(group.effects(), [Effect::Checkpoint(Place::Stream(20))]);
-    let mut lossy = filtered(Defects { filtered_checkpoint: true, ..Defects::default() });
+    let mut lossy = filtered(Defects {
+        filtered_checkpoint: true,
+        ..Defects::default()
+    });
     assert_eq!(lossy.effects(), [Effect::Checkpoint(Place::Stream(20))]);
 }
 
@@ -464,7 +503,13 @@ fn filtered_records_move_the_checkpoint_only_when_nothing_waits() {
 fn a_record_left_for_a_full_consumer_holds_the_checkpoint_back() {
     for (defects, expected) in [
         (Defects::default(), 1),
-        (Defects { pinned_checkpoint: true, ..Defects::default() }, 3),
+        (
+            Defects {
+                pinned_checkpoint: true,
+                ..Defects::default()
+            },
+            3,
+        ),
     ] {
         let pinned = Settings {
             strategy: Strategy::Pinned,
@@ -489,10 +534,19 @@ fn a_record_left_for_a_full_consumer_holds_the_checkpoint_back() {
 fn the_same_id_twice_takes_two_slots_and_gives_two_back() {
     for (defects, free) in [
         (Defects::default(), 5),
-        (Defects { repeated_id_slots: true, ..Defects::default() }, 4),
+        (
+            Defects {
+                repeated_id_slots: true,
+                ..Defects::default()
+            },
+            4,
+        ),
     ] {
         let mut group: Group<u64> = Group::new(settings(), defects, None, 0);
-        let twin = Item { place: Place::Stream(1), ..item(0) };
+        let twin = Item {
+            place: Place::Stream(1),
+            ..item(0)
+        };
         let page = Page {
             items: vec![item(0), twin],
             skipped: 0,
@@ -512,7 +566,13 @@ fn the_same_id_twice_takes_two_slots_and_gives_two_back() {
 fn a_silent_consumer_does_not_stop_reading_unless_asked_to() {
     for (defects, read) in [
         (Defects::default(), 1_200),
-        (Defects { stall_without_acks: true, ..Defects::default() }, 480),
+        (
+            Defects {
+                stall_without_acks: true,
+                ..Defects::default()
+            },
+            480,
+        ),
     ] {
         let mut world = World::with(settings(), defects, None, 1_200);
         world.connect(A, 2_000).unwrap();
@@ -523,7 +583,11 @@ fn a_silent_consumer_does_not_stop_reading_unless_asked_to() {
 
 #[test]
 fn live_records_beyond_the_buffer_are_read_again_later() {
-    let small = Settings { history_buffer_size: 12, read_batch_size: 5, ..settings() };
+    let small = Settings {
+        history_buffer_size: 12,
+        read_batch_size: 5,
+        ..settings()
+    };
     let mut world = World::of(small, 0);
     assert_eq!(world.group.figures().status, "Live");
     world.append(12);
@@ -608,9 +672,9 @@ proptest! {
                     if action == Nack::Skip { done.insert(*n); }
                     world.nack(*n, action);
                 },
-                Step::Connect(who, limit) => if !connected.contains_key(&who) {
+                Step::Connect(who, limit) => if let Entry::Vacant(free) = connected.entry(who) {
                     next_id += 1;
-                    connected.insert(who, (ConsumerId(next_id), limit));
+                    free.insert((ConsumerId(next_id), limit));
                     world.connect(ConsumerId(next_id), limit).unwrap();
                 },
                 Step::Disconnect(who) => if let Some((id, _)) = connected.remove(&who) {
