@@ -8,10 +8,11 @@ mod server;
 use std::time::Duration;
 
 use eventstore::{
-    Client, Error, GetPersistentSubscriptionInfoOptions, ListPersistentSubscriptionsOptions, NakAction,
-    PersistentSubscription, PersistentSubscriptionEvent, PersistentSubscriptionOptions, PersistentSubscriptionStats,
-    PersistentSubscriptionToAllOptions, ReplayParkedMessagesOptions, ResolvedEvent, StreamPosition,
-    SubscribeToPersistentSubscriptionOptions, SubscriptionFilter,
+    Client, DeletePersistentSubscriptionOptions, Error, GetPersistentSubscriptionInfoOptions,
+    ListPersistentSubscriptionsOptions, NakAction, PersistentSubscription, PersistentSubscriptionEvent,
+    PersistentSubscriptionOptions, PersistentSubscriptionStats, PersistentSubscriptionToAllOptions,
+    ReplayParkedMessagesOptions, ResolvedEvent, StreamPosition, SubscribeToPersistentSubscriptionOptions,
+    SubscriptionFilter,
 };
 use memory::Memory;
 use server::Server;
@@ -74,9 +75,8 @@ async fn until(client: &Client, stream: &str, wanted: impl Fn(&PersistentSubscri
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    if tokio::time::timeout(PATIENCE, asking).await.is_err() {
-        panic!("never as wanted: {:?}", figures(client, stream).await);
-    }
+    let outcome = tokio::time::timeout(PATIENCE, asking).await;
+    assert!(outcome.is_ok(), "never as wanted: {:?}", figures(client, stream).await);
 }
 
 async fn create(client: &Client, stream: &str, options: &PersistentSubscriptionOptions) {
@@ -256,14 +256,14 @@ async fn errors_are_those_that_clients_tell_apart() {
     assert!(matches!(failed, Err(Error::ServerError(_))), "{failed:?}");
     let mut one = subscribe(&client, "s", 1).await;
     let two = client
-        .subscribe_to_persistent_subscription("s", "g", &Default::default())
+        .subscribe_to_persistent_subscription("s", "g", &SubscribeToPersistentSubscriptionOptions::default())
         .await;
     assert!(matches!(&two, Err(Error::Grpc { message, .. }) if message.starts_with("Maximum")));
     let list = ListPersistentSubscriptionsOptions::default();
     let unknown = client.list_persistent_subscriptions_for_stream("never", &list).await;
     assert!(matches!(unknown, Err(Error::ResourceNotFound)), "{unknown:?}");
     client
-        .delete_persistent_subscription("s", "g", &Default::default())
+        .delete_persistent_subscription("s", "g", &DeletePersistentSubscriptionOptions::default())
         .await
         .unwrap();
     let end = tokio::time::timeout(PATIENCE, one.next()).await.unwrap();
@@ -301,7 +301,7 @@ async fn deleting_forgets_the_checkpoint() {
     take_and_ack(&mut consumer, 3).await;
     until(&client, "s", |stats| stats.last_checkpointed_event_revision == Some(2)).await;
     client
-        .delete_persistent_subscription("s", "g", &Default::default())
+        .delete_persistent_subscription("s", "g", &DeletePersistentSubscriptionOptions::default())
         .await
         .unwrap();
     create(&client, "s", &from_start()).await;
@@ -341,7 +341,7 @@ async fn what_is_filtered_out_of_all_moves_the_checkpoint_only_when_nothing_wait
     assert_eq!(before.stats.read_buffer_count, 3);
     server.groups.restart().await.unwrap();
     let mut consumer = client
-        .subscribe_to_persistent_subscription_to_all("g", &Default::default())
+        .subscribe_to_persistent_subscription_to_all("g", &SubscribeToPersistentSubscriptionOptions::default())
         .await
         .unwrap();
     let seen = take_and_ack(&mut consumer, 3).await;
@@ -440,7 +440,7 @@ async fn many_consumers_share_a_backlog_and_nothing_is_left() {
     })
     .await;
     client
-        .delete_persistent_subscription("$ce-loan", "g", &Default::default())
+        .delete_persistent_subscription("$ce-loan", "g", &DeletePersistentSubscriptionOptions::default())
         .await
         .unwrap();
     let mut all = Vec::new();
