@@ -224,6 +224,33 @@ fn resumes_behind_the_checkpoint_and_not_at_the_start() {
 }
 
 #[test]
+fn what_a_page_repeats_is_not_delivered_again() {
+    let at = Some(Place::Stream(2));
+    let mut group: Group<u64> = Group::new(settings(), Defects::default(), at, 0);
+    for (records, next) in [(2..5, 5), (4..7, 7)] {
+        let page = Page {
+            items: records.map(item).collect(),
+            skipped: 0,
+            scanned_to: None,
+            next: From::At(Place::Stream(next)),
+            end: false,
+        };
+        group.page(page, 0);
+    }
+    group.effects();
+    group.connect(A, 10, String::new(), String::new(), 0).unwrap();
+    let pushed: Vec<u64> = group
+        .effects()
+        .into_iter()
+        .filter_map(|effect| match effect {
+            Effect::Push { payload, .. } => Some(payload),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(pushed, [3, 4, 5, 6]);
+}
+
+#[test]
 fn a_refused_record_comes_again_at_once_and_before_others() {
     let mut world = World::of(settings(), 6);
     world.connect(A, 3).unwrap();
