@@ -6,6 +6,8 @@ pub mod document;
 pub mod embedded;
 pub mod event;
 pub mod journal;
+#[cfg(feature = "daemon")]
+pub mod metrics;
 pub mod projection;
 pub mod projector;
 pub mod replica;
