@@ -8,9 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::event::Event;
 
 /// The state that one stream's events fold to, as a unit of consistency.
-pub trait Aggregate:
-    Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static
-{
+pub trait Aggregate: Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Streams are named `{CATEGORY}-{id}`; also the projection's name, its table's and its metrics' label.
     const CATEGORY: &'static str;
     /// Raised when `apply` or the state's shape changes; replicas of another schema are no snapshots.

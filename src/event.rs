@@ -52,8 +52,7 @@ pub struct RawEvent {
 /// `#[serde(rename)]`, `alias` and `other` work; without `#[serde(other)]` an unknown type is
 /// poison and quarantines its stream.
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// Version of the events' shape, written to the metadata of appended events as `$schema`-free
-    /// plain key `schema`.
+    /// Version of the events' shape, written to the metadata of appended events as `schema`.
     const SCHEMA: u32 = 1;
 
     /// Brings an event written by older code to today's type and shape. Runs on every read path
@@ -92,9 +91,7 @@ pub struct Recorded<E> {
 impl<E> Recorded<E> {
     /// The part of the stream name after the first `-`: the aggregate's id.
     pub fn aggregate_id(&self) -> &str {
-        self.stream
-            .split_once('-')
-            .map_or(&*self.stream, |(_, id)| id)
+        self.stream.split_once('-').map_or(&*self.stream, |(_, id)| id)
     }
 
     /// The metadata as `T`; `None` when it is empty or does not decode.

@@ -7,4 +7,5 @@ pub mod embedded;
 pub mod event;
 pub mod journal;
 pub mod projection;
+pub mod projector;
 pub mod replica;

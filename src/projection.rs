@@ -19,6 +19,7 @@ use crate::{
 
 mod merge;
 mod registry;
+pub mod run;
 mod source;
 
 pub use merge::MergePatch;
@@ -169,9 +170,7 @@ pub enum StoredState {
 
 /// A stored state that its projection's code cannot read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "read the stored state as the projection's view (raise its SCHEMA when the shape changed): {0}"
-)]
+#[error("read the stored state as the projection's view (raise its SCHEMA when the shape changed): {0}")]
 pub struct StateError(pub String);
 
 /// What of a view is stored: the view that readers see, and the untransformed state where they differ.
@@ -262,19 +261,15 @@ impl<P: Projection> Fold for Compiled<P> {
     }
 
     fn encode(&self, state: &State) -> Result<Encoded, FoldError> {
-        let view = guarded(|| ser::to_document(Self::view(state)))?
-            .map_err(|e| FoldError::Unstorable(e.to_string()))?;
+        let view =
+            guarded(|| ser::to_document(Self::view(state)))?.map_err(|e| FoldError::Unstorable(e.to_string()))?;
         Ok(Encoded { view, fold: None })
     }
 
     fn decode(&self, view: &StoredState, fold: Option<&StoredState>) -> Result<State, StateError> {
         let view: P::View = match fold.unwrap_or(view) {
-            StoredState::Document(document) => {
-                de::from_document(document).map_err(|e| StateError(e.to_string()))?
-            }
-            StoredState::Json(text) => {
-                serde_json::from_slice(text).map_err(|e| StateError(e.to_string()))?
-            }
+            StoredState::Document(document) => de::from_document(document).map_err(|e| StateError(e.to_string()))?,
+            StoredState::Json(text) => serde_json::from_slice(text).map_err(|e| StateError(e.to_string()))?,
         };
         Ok(State::new(view))
     }

@@ -43,6 +43,26 @@ pub struct Quarantine {
     pub by: Arc<str>,
 }
 
+/// How the reason of a mark begins that says that stream and replica have diverged.
+const DIVERGED: &str = "diverged: ";
+
+impl Quarantine {
+    /// The mark of a replica whose stream is not the one that it was folded from. It stands before
+    /// every revision.
+    pub fn diverged(what: &str, stream: &str, by: Arc<str>) -> Self {
+        let reason = format!(
+            "{DIVERGED}{what}; a store was restored or reset: check that the event store is the right one, \
+             then rebuild with `projector redrive --from-start {stream}`"
+        );
+        Self { at: 0, reason, by }
+    }
+
+    /// Whether the mark says so.
+    pub fn is_diverged(&self) -> bool {
+        self.reason.starts_with(DIVERGED)
+    }
+}
+
 /// A command that landed: its id and the revisions of its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Landed {
@@ -178,9 +198,7 @@ pub enum StoreError {
         remedy: String,
     },
     /// The stored item is not one of ours or not readable as one.
-    #[error(
-        "read the item `{stream}` of table `{table}`: {problem}; delete the item or run `projector rebuild`"
-    )]
+    #[error("read the item `{stream}` of table `{table}`: {problem}; delete the item or run `projector rebuild`")]
     Corrupt {
         /// The table.
         table: String,
@@ -219,14 +237,21 @@ impl StoreError {
     }
 }
 
+/// An aggregate with a mark, as it is noted beside the replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marked {
+    /// Its stream.
+    pub stream: Arc<str>,
+    /// Whether it has diverged, else it is quarantined.
+    pub diverged: bool,
+    /// The fingerprint of the code that left the mark.
+    pub by: Arc<str>,
+}
+
 /// One table of replicas, of one (projection, schema).
 pub trait ReplicaStore: Clone + Send + Sync + 'static {
     /// One replica. `consistent`: not older than any put acknowledged before.
-    fn get(
-        &self,
-        stream: &str,
-        consistent: bool,
-    ) -> impl Future<Output = Result<Option<Replica>, StoreError>> + Send;
+    fn get(&self, stream: &str, consistent: bool) -> impl Future<Output = Result<Option<Replica>, StoreError>> + Send;
 
     /// Many replicas, strongly consistent or not, in the order asked for.
     fn get_many(
@@ -234,6 +259,14 @@ pub trait ReplicaStore: Clone + Send + Sync + 'static {
         streams: &[Arc<str>],
         consistent: bool,
     ) -> impl Future<Output = Result<Vec<Option<Replica>>, StoreError>> + Send;
+
+    /// The aggregates that are noted as marked. A hint, for metrics and for code that wants to try
+    /// them again: the replica's own mark decides.
+    fn marks(&self) -> impl Future<Output = Result<Vec<Marked>, StoreError>> + Send;
+
+    /// Notes an aggregate's mark, or that it has none any more.
+    fn note_mark(&self, stream: &str, mark: Option<&Quarantine>)
+    -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Puts when the demand is met.
     fn put(&self, put: &Put) -> impl Future<Output = Result<PutOutcome, StoreError>> + Send;

@@ -157,10 +157,7 @@ pub trait Feed: Clone + Send + Sync + 'static {
     type Subscription: Subscription;
 
     /// Creates the group when it is missing and compares it when it is there; changes nothing else.
-    fn ensure(
-        &self,
-        group: &GroupSpec,
-    ) -> impl Future<Output = Result<Ensured, JournalError>> + Send;
+    fn ensure(&self, group: &GroupSpec) -> impl Future<Output = Result<Ensured, JournalError>> + Send;
 
     /// Connects with at most `buffer` deliveries in flight.
     fn subscribe(
@@ -170,16 +167,19 @@ pub trait Feed: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Subscription, JournalError>> + Send;
 
     /// What the server says of the group.
-    fn info(
-        &self,
-        group: &GroupSpec,
-    ) -> impl Future<Output = Result<GroupInfo, JournalError>> + Send;
+    fn info(&self, group: &GroupSpec) -> impl Future<Output = Result<GroupInfo, JournalError>> + Send;
 
     /// The newest entry of the source; `None` when there is none.
-    fn head(
+    fn head(&self, source: &Source) -> impl Future<Output = Result<Option<Head>, JournalError>> + Send;
+
+    /// Since when the source itself stands still while the log grows, as far as this user may see:
+    /// a category whose links (`$by_category`) lag behind its streams. `head` is the source's newest
+    /// entry.
+    fn stalled(
         &self,
         source: &Source,
-    ) -> impl Future<Output = Result<Option<Head>, JournalError>> + Send;
+        head: Option<&Head>,
+    ) -> impl Future<Output = Result<Option<DateTime<Utc>>, JournalError>> + Send;
 
     /// Reads the source itself for entries after `after` (exclusive; `None`: from the start), at
     /// most `max`, as a group would hand them over. For lag, and for whoever audits a group.

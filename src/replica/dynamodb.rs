@@ -1,1 +1,517 @@
-//! x
+//! Replicas in DynamoDB: the [`ReplicaStore`] of one table, by conditional puts.
+//!
+//! Keeps invariant 2: what a put demands is DynamoDB's to decide, in one request, and a refusal
+//! hands back the item that is stored. A put whose reply is lost is never guessed at: it is read
+//! back, or sent again under the same demand, which refuses it when it had landed.
+//!
+//! The SDK's own retries are off. Each call has one loop here, every attempt of which an observer
+//! sees; throttled puts go back to the caller at once, so that whoever paces writes sees the
+//! throttling when it happens and a hot key does not sit on a write slot.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use aws_sdk_dynamodb::{
+    Client,
+    config::http::HttpResponse,
+    error::SdkError,
+    operation::put_item::PutItemError,
+    types::{
+        AttributeValue, ConsumedCapacity, KeysAndAttributes, ReturnConsumedCapacity,
+        ReturnValuesOnConditionCheckFailure,
+    },
+};
+use backon::{BackoffBuilder, ExponentialBuilder};
+use chrono::{DateTime, SubsecRound, Utc};
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::time::Instant;
+
+use super::{
+    Demand, Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError,
+    item::{self, attribute as a},
+};
+
+mod attributes;
+mod connect;
+mod failure;
+mod marks;
+mod observe;
+mod table;
+
+pub use connect::{ConnectError, DynamoSettings, connect};
+pub use observe::{Attempt, AttemptOutcome, Operation, StoreObserver};
+pub use table::{Creation, TableInfo, Tables, table_name};
+
+use attributes::{Item, NotOurs};
+use failure::{Failure, classify};
+
+/// First wait after a failed attempt. DynamoDB answers in milliseconds; the SDK's own second is
+/// an age for it.
+const FIRST_WAIT: Duration = Duration::from_millis(25);
+/// Longest wait between attempts: an outage is noticed to be over within about this.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// How often a put meets a transaction or another region's write on its item before it gives up.
+/// Each holds the item for milliseconds.
+const CONFLICTS: u32 = 8;
+/// DynamoDB's limit on keys in one BatchGetItem ("Quotas").
+pub const BATCH: usize = 100;
+/// Batches of one call under way at once: enough to hide a round trip, too few to drain a table.
+const BATCHES_AT_ONCE: usize = 4;
+
+/// One (projection, schema)'s table.
+#[derive(Clone)]
+pub struct DynamoTable {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Client,
+    name: String,
+    projection: Arc<str>,
+    schema: u32,
+    /// Bound on one call with all its attempts.
+    operation_timeout: Duration,
+    observer: Arc<dyn StoreObserver>,
+}
+
+impl DynamoTable {
+    /// The table `name` of `projection` at `schema`. Makes no call (see [`Tables`] for creating
+    /// and checking). `operation_timeout` bounds one call with all its attempts.
+    pub fn new(
+        client: Client,
+        name: impl Into<String>,
+        projection: impl Into<Arc<str>>,
+        schema: u32,
+        operation_timeout: Duration,
+        observer: Arc<dyn StoreObserver>,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                client,
+                name: name.into(),
+                projection: projection.into(),
+                schema,
+                operation_timeout,
+                observer,
+            }),
+        }
+    }
+
+    /// The table's name.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+}
+
+impl ReplicaStore for DynamoTable {
+    async fn get(&self, stream: &str, consistent: bool) -> Result<Option<Replica>, StoreError> {
+        if item::check_key(stream).is_err() {
+            // Nothing can be stored under it.
+            return Ok(None);
+        }
+        let mut retry = Retry::new(self.inner.operation_timeout);
+        loop {
+            match self.inner.get_once(stream, consistent).await {
+                Ok(item) => return item.map(|i| self.inner.replica(stream, i)).transpose(),
+                Err(failure) => retry.wait(failure, &self.inner.name).await?,
+            }
+        }
+    }
+
+    async fn get_many(&self, streams: &[Arc<str>], consistent: bool) -> Result<Vec<Option<Replica>>, StoreError> {
+        let mut wanted: Vec<&Arc<str>> = streams
+            .iter()
+            .filter(|stream| item::check_key(stream).is_ok())
+            .collect();
+        // A key named twice is refused by DynamoDB.
+        wanted.sort_unstable();
+        wanted.dedup();
+        let chunks: Vec<Vec<String>> = wanted
+            .chunks(BATCH)
+            .map(|chunk| chunk.iter().map(ToString::to_string).collect())
+            .collect();
+        let found: Vec<Vec<(String, Item)>> = stream::iter(chunks)
+            .map(|keys| self.inner.get_batch(keys, consistent))
+            .buffer_unordered(BATCHES_AT_ONCE)
+            .try_collect()
+            .await?;
+        let mut replicas = HashMap::with_capacity(wanted.len());
+        for (stream, item) in found.into_iter().flatten() {
+            let replica = self.inner.replica(&stream, item)?;
+            replicas.insert(stream, replica);
+        }
+        let mut out: Vec<Option<Replica>> = Vec::with_capacity(streams.len());
+        for (index, stream) in streams.iter().enumerate() {
+            out.push(match replicas.remove(&**stream) {
+                Some(replica) => Some(replica),
+                // Asked for twice: the first took it. Rare, so looked for and not prepared for.
+                None => streams[..index]
+                    .iter()
+                    .position(|earlier| earlier == stream)
+                    .and_then(|at| out[at].clone()),
+            });
+        }
+        Ok(out)
+    }
+
+    async fn put(&self, put: &Put) -> Result<PutOutcome, StoreError> {
+        self.inner.put(put).await
+    }
+
+    async fn marks(&self) -> Result<Vec<Marked>, StoreError> {
+        self.inner.marks().await
+    }
+
+    async fn note_mark(&self, stream: &str, mark: Option<&Quarantine>) -> Result<(), StoreError> {
+        self.inner.note_mark(stream, mark).await
+    }
+}
+
+impl Inner {
+    fn replica(&self, stream: &str, item: Item) -> Result<Replica, StoreError> {
+        attributes::replica(item, &self.projection, self.schema).map_err(|e| match e {
+            NotOurs::Foreign { projection, schema } => StoreError::Setup {
+                table: self.name.clone(),
+                problem: format!(
+                    "its item `{stream}` belongs to projection `{projection}`, schema {schema}, and not to `{}`, schema {}",
+                    self.projection, self.schema
+                ),
+                remedy: "give each projection and schema a table of its own (another prefix or name)"
+                    .to_owned(),
+            },
+            NotOurs::Corrupt(problem) => StoreError::Corrupt {
+                table: self.name.clone(),
+                stream: stream.to_owned(),
+                problem,
+            },
+        })
+    }
+
+    fn observe(
+        &self,
+        operation: Operation,
+        outcome: AttemptOutcome,
+        capacity: Option<&ConsumedCapacity>,
+        began: Instant,
+    ) {
+        self.observer.attempt(&Attempt {
+            table: &self.name,
+            operation,
+            outcome,
+            capacity: capacity.and_then(ConsumedCapacity::capacity_units).unwrap_or_default(),
+            latency: began.elapsed(),
+        });
+    }
+
+    async fn get_once(&self, stream: &str, consistent: bool) -> Result<Option<Item>, Failure> {
+        let began = Instant::now();
+        let reply = self
+            .client
+            .get_item()
+            .table_name(&self.name)
+            .key(a::KEY, AttributeValue::S(stream.to_owned()))
+            .consistent_read(consistent)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
+            .send()
+            .await;
+        let operation = Operation::GetItem;
+        match reply {
+            Ok(reply) => {
+                self.observe(operation, AttemptOutcome::Done, reply.consumed_capacity(), began);
+                Ok(reply.item)
+            }
+            Err(error) => {
+                let failure = classify(operation, &error);
+                self.observe(operation, failure.outcome(), None, began);
+                Err(failure)
+            }
+        }
+    }
+
+    /// At most [`BATCH`] different keys. An item is missing only when DynamoDB has answered for
+    /// its key: a key that comes back unprocessed is asked for again.
+    async fn get_batch(&self, keys: Vec<String>, consistent: bool) -> Result<Vec<(String, Item)>, StoreError> {
+        let key = |stream: String| HashMap::from([(a::KEY.to_owned(), AttributeValue::S(stream))]);
+        let mut waiting: Vec<Item> = keys.into_iter().map(key).collect();
+        let mut found = Vec::with_capacity(waiting.len());
+        let mut retry = Retry::new(self.operation_timeout);
+        while !waiting.is_empty() {
+            let asked = waiting.len();
+            match self.get_batch_once(waiting.clone(), consistent).await {
+                Ok((items, unprocessed)) => {
+                    for item in items {
+                        match item.get(a::KEY) {
+                            Some(AttributeValue::S(stream)) => found.push((stream.clone(), item)),
+                            _ => {
+                                return Err(StoreError::Setup {
+                                    table: self.name.clone(),
+                                    problem: "its items have no text attribute `pk`".to_owned(),
+                                    remedy: "create it anew with `projector provision`".to_owned(),
+                                });
+                            }
+                        }
+                    }
+                    waiting = unprocessed;
+                    if waiting.len() < asked {
+                        // A reply holds 16 MB at most; the rest is no sign of throttling.
+                        retry = Retry::new(self.operation_timeout);
+                    } else {
+                        let failure = Failure::Throttled(super::Throttle::Table);
+                        retry.wait(failure, &self.name).await?;
+                    }
+                }
+                Err(failure) => retry.wait(failure, &self.name).await?,
+            }
+        }
+        Ok(found)
+    }
+
+    async fn get_batch_once(&self, keys: Vec<Item>, consistent: bool) -> Result<(Vec<Item>, Vec<Item>), Failure> {
+        let began = Instant::now();
+        let operation = Operation::BatchGetItem;
+        let request = KeysAndAttributes::builder()
+            .set_keys(Some(keys))
+            .consistent_read(consistent)
+            .build()
+            .map_err(|e| Failure::Unavailable(format!("{operation}: {e}")))?;
+        let reply = self
+            .client
+            .batch_get_item()
+            .request_items(&self.name, request)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
+            .send()
+            .await;
+        match reply {
+            Ok(mut reply) => {
+                let items = reply
+                    .responses
+                    .as_mut()
+                    .and_then(|tables| tables.remove(&self.name))
+                    .unwrap_or_default();
+                let unprocessed = reply
+                    .unprocessed_keys
+                    .as_mut()
+                    .and_then(|tables| tables.remove(&self.name))
+                    .map(|rest| rest.keys)
+                    .unwrap_or_default();
+                let outcome = if unprocessed.is_empty() {
+                    AttemptOutcome::Done
+                } else {
+                    AttemptOutcome::Partial
+                };
+                self.observe(operation, outcome, reply.consumed_capacity().first(), began);
+                Ok((items, unprocessed))
+            }
+            Err(error) => {
+                let failure = classify(operation, &error);
+                self.observe(operation, failure.outcome(), None, began);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn put(&self, put: &Put) -> Result<PutOutcome, StoreError> {
+        item::check_key(&put.stream).map_err(|e| StoreError::Setup {
+            table: self.name.clone(),
+            problem: e.to_string(),
+            remedy: "leave the stream out by the source's filter".to_owned(),
+        })?;
+        // One time for all attempts, as it is stored: it tells our put from another's like it.
+        let projected_at = Utc::now().trunc_subsecs(3);
+        let mut retry = Retry::new(self.operation_timeout);
+        let mut conflicts = 0;
+        // Whether an attempt may have landed without our knowing.
+        let mut in_doubt = false;
+        loop {
+            if in_doubt && let Some(outcome) = self.read_back(put, projected_at, &mut retry).await? {
+                return Ok(outcome);
+            }
+            match self.put_once(put, projected_at).await {
+                Ok(Sent::Done) => {
+                    if let Some(promoted) = put.body.promoted()
+                        && promoted.left_out > 0
+                        && !put.header.deleted
+                    {
+                        self.observer.left_out(&self.name, promoted.left_out);
+                    }
+                    return Ok(PutOutcome::Done);
+                }
+                Ok(Sent::Refused(stored)) => {
+                    let stored = match stored {
+                        Some(item) => Some(self.replica(&put.stream, item)?),
+                        None => None,
+                    };
+                    if in_doubt && stored.as_ref().is_some_and(|s| is_ours(s, put, projected_at)) {
+                        return Ok(PutOutcome::Done);
+                    }
+                    return Ok(PutOutcome::Refused(stored.map(Box::new)));
+                }
+                // Whoever paces writes is to see it now.
+                Err(failure @ Failure::Throttled(_)) => return Err(failure.into_error(&self.name)),
+                Err(failure) => {
+                    match &failure {
+                        Failure::Unavailable(_) => in_doubt = true,
+                        Failure::Conflict(_) => conflicts += 1,
+                        _ => {}
+                    }
+                    if conflicts > CONFLICTS {
+                        return Err(failure.into_error(&self.name));
+                    }
+                    retry.wait(failure, &self.name).await?;
+                }
+            }
+        }
+    }
+
+    /// Looks whether a put whose reply was lost has landed. `None`: it has not, or that cannot be
+    /// said by reading; then it is sent again, and its demand decides.
+    async fn read_back(
+        &self,
+        put: &Put,
+        projected_at: DateTime<Utc>,
+        retry: &mut Retry,
+    ) -> Result<Option<PutOutcome>, StoreError> {
+        let began = Instant::now();
+        loop {
+            match self.get_once(&put.stream, true).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(item)) => {
+                    let stored = self.replica(&put.stream, item)?;
+                    if !is_ours(&stored, put, projected_at) {
+                        return Ok(None);
+                    }
+                    self.observe(Operation::PutItem, AttemptOutcome::Recovered, None, began);
+                    return Ok(Some(PutOutcome::Done));
+                }
+                Err(Failure::Throttled(_)) => return Ok(None),
+                Err(failure) => retry.wait(failure, &self.name).await?,
+            }
+        }
+    }
+
+    async fn put_once(&self, put: &Put, projected_at: DateTime<Utc>) -> Result<Sent, Failure> {
+        let item = attributes::item(put, &self.projection, self.schema, projected_at);
+        let request = self
+            .client
+            .put_item()
+            .table_name(&self.name)
+            .set_item(Some(item))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total);
+        let request = match put.demand {
+            Demand::Absent => request
+                .condition_expression("attribute_not_exists(#pk)")
+                .expression_attribute_names("#pk", a::KEY),
+            // A comparison with an attribute that is not there is false: nothing of another make
+            // is put over.
+            Demand::Older { generation } => request
+                .condition_expression("attribute_exists(#pk) AND #generation = :generation AND #version < :version")
+                .expression_attribute_names("#pk", a::KEY)
+                .expression_attribute_names("#generation", a::GENERATION)
+                .expression_attribute_names("#version", a::VERSION)
+                .expression_attribute_values(":generation", attributes::number(generation))
+                .expression_attribute_values(":version", attributes::version(put.header.version)),
+            Demand::Exactly { generation, version } => request
+                .condition_expression("attribute_exists(#pk) AND #generation = :generation AND #version = :version")
+                .expression_attribute_names("#pk", a::KEY)
+                .expression_attribute_names("#generation", a::GENERATION)
+                .expression_attribute_names("#version", a::VERSION)
+                .expression_attribute_values(":generation", attributes::number(generation))
+                .expression_attribute_values(":version", attributes::version(version)),
+        };
+        let began = Instant::now();
+        let operation = Operation::PutItem;
+        match request.send().await {
+            Ok(reply) => {
+                self.observe(operation, AttemptOutcome::Done, reply.consumed_capacity(), began);
+                Ok(Sent::Done)
+            }
+            Err(error) => match refused(error) {
+                Ok(stored) => {
+                    self.observe(operation, AttemptOutcome::Refused, None, began);
+                    // Something is there, or the put would not have been refused; a server that
+                    // does not hand it back is asked.
+                    let stored = match stored {
+                        None if put.demand == Demand::Absent => self.get_once(&put.stream, true).await?,
+                        stored => stored,
+                    };
+                    Ok(Sent::Refused(stored))
+                }
+                Err(error) => {
+                    let failure = classify(operation, &error);
+                    self.observe(operation, failure.outcome(), None, began);
+                    Err(failure)
+                }
+            },
+        }
+    }
+}
+
+/// What one attempt of a put came to.
+enum Sent {
+    Done,
+    Refused(Option<Item>),
+}
+
+/// The stored item when a condition was not met; else the error again.
+fn refused(error: SdkError<PutItemError, HttpResponse>) -> Result<Option<Item>, SdkError<PutItemError, HttpResponse>> {
+    match error {
+        SdkError::ServiceError(context) if context.err().is_conditional_check_failed_exception() => {
+            Ok(match context.into_err() {
+                PutItemError::ConditionalCheckFailedException(refusal) => refusal.item,
+                _ => None,
+            })
+        }
+        error => Err(error),
+    }
+}
+
+/// Whether what is stored is exactly this put: version, generation, event and time of the put.
+fn is_ours(stored: &Replica, put: &Put, projected_at: DateTime<Utc>) -> bool {
+    let id = |header: &super::Header| header.event.as_ref().map(|event| event.id);
+    stored.header.version == put.header.version
+        && stored.header.generation == put.header.generation
+        && id(&stored.header) == id(&put.header)
+        && stored.projected_at == Some(projected_at)
+}
+
+/// One call's attempts: jittered waits up to its deadline.
+struct Retry {
+    deadline: Instant,
+    waits: <ExponentialBuilder as BackoffBuilder>::Backoff,
+    /// Credentials that ran out are looked up anew once, and then it is somebody's to act.
+    credentials_tried: bool,
+}
+
+impl Retry {
+    fn new(bound: Duration) -> Self {
+        Self {
+            deadline: Instant::now() + bound,
+            waits: ExponentialBuilder::new()
+                .with_min_delay(FIRST_WAIT)
+                .with_max_delay(LONGEST_WAIT)
+                .without_max_times()
+                .with_jitter()
+                .with_jitter_seed(fastrand::u64(..))
+                .build(),
+            credentials_tried: false,
+        }
+    }
+
+    /// Waits before the next attempt, or gives the failure back when there is to be none.
+    async fn wait(&mut self, failure: Failure, table: &str) -> Result<(), StoreError> {
+        match &failure {
+            Failure::Setup { .. } => return Err(failure.into_error(table)),
+            Failure::Credentials { .. } if self.credentials_tried => {
+                return Err(failure.into_error(table));
+            }
+            Failure::Credentials { .. } => self.credentials_tried = true,
+            _ => {}
+        }
+        let wait = self.waits.next().unwrap_or(LONGEST_WAIT);
+        if Instant::now() + wait >= self.deadline {
+            return Err(failure.into_error(table));
+        }
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+}

@@ -1,1 +1,4 @@
-//! x
+//! The integration tests: one binary, over the real protocols.
+
+mod dynamodb;
+mod support;

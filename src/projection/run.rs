@@ -1,0 +1,212 @@
+//! Folding a run of events onto a replica: the one place where a version grows.
+//!
+//! Keeps invariant 1: header and state move together, by the same events, whoever folds (the
+//! daemon, a command, a query, the command line).
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{Change, Fold, FoldError, State};
+use crate::{
+    event::RawEvent,
+    replica::{Header, Landed, LastEvent},
+};
+
+/// The metadata member that names the command that an event carries out.
+pub const COMMAND_ID: &str = "commandId";
+
+/// How many commands an aggregate's replica remembers unless the settings say otherwise: what a
+/// busy aggregate takes within the minutes in which callers still repeat a command, at 60 bytes each.
+pub const COMMANDS_KEPT: usize = 32;
+
+/// What a run of events came to.
+#[derive(Clone, Debug)]
+pub struct Folded {
+    /// The replica's header after the last event that could be folded.
+    pub header: Header,
+    /// The state after it.
+    pub state: State,
+    /// Whether any event changed the state.
+    pub changed: bool,
+    /// How many events were folded.
+    pub applied: usize,
+    /// Which event (by index) could not be, and why.
+    pub stopped: Option<(usize, FoldError)>,
+}
+
+/// Folds `events`, which follow `base` without a hole, as far as they can be folded.
+/// `keep`: how many command ids an aggregate's header remembers.
+pub fn fold_run(fold: &dyn Fold, base: (Header, State), events: &[RawEvent], keep: usize) -> Folded {
+    let (mut header, mut state) = base.clone();
+    let mut changed = false;
+    for (index, event) in events.iter().enumerate() {
+        match fold.apply(&mut state, event) {
+            Ok(change) => {
+                changed |= change == Change::Put;
+                advance(&mut header, event, if fold.keeps_commands() { keep } else { 0 });
+            }
+            Err(error) => {
+                // The code may have left the state half changed: fold the good events once more.
+                if matches!(error, FoldError::Panicked(_) | FoldError::Failed(_)) {
+                    let good = fold_run(fold, base, &events[..index], keep);
+                    return Folded {
+                        stopped: Some((index, error)),
+                        ..good
+                    };
+                }
+                return Folded {
+                    header,
+                    state,
+                    changed,
+                    applied: index,
+                    stopped: Some((index, error)),
+                };
+            }
+        }
+    }
+    Folded {
+        header,
+        state,
+        changed,
+        applied: events.len(),
+        stopped: None,
+    }
+}
+
+fn advance(header: &mut Header, event: &RawEvent, keep: usize) {
+    if header.version.is_none() {
+        header.first = event.revision;
+    }
+    header.version = Some(event.revision);
+    header.event = Some(LastEvent {
+        id: event.id,
+        kind: event.kind.clone(),
+        at: event.created,
+    });
+    if keep == 0 {
+        return;
+    }
+    let Some(command) = command_of(event) else { return };
+    match header.commands.last_mut() {
+        Some(last) if last.command == command => last.last = event.revision,
+        _ => header.commands.push(Landed {
+            command,
+            first: event.revision,
+            last: event.revision,
+        }),
+    }
+    let surplus = header.commands.len().saturating_sub(keep);
+    header.commands.drain(..surplus);
+}
+
+/// The command that an event's metadata names.
+pub fn command_of(event: &RawEvent) -> Option<Uuid> {
+    #[derive(Deserialize)]
+    struct Named {
+        #[serde(rename = "commandId")]
+        command: Option<Uuid>,
+    }
+    // Most metadata names none; a search is cheaper than a parse.
+    let named = event
+        .metadata
+        .windows(COMMAND_ID.len())
+        .any(|window| window == COMMAND_ID.as_bytes());
+    named
+        .then(|| serde_json::from_slice::<Named>(&event.metadata).ok()?.command)
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use chrono::DateTime;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::{aggregate::Aggregate, event::Event, projection::Compiled};
+
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    struct Sum(i64);
+
+    #[derive(Serialize, Deserialize)]
+    enum Added {
+        Added(i64),
+    }
+    impl Event for Added {}
+
+    impl Aggregate for Sum {
+        const CATEGORY: &'static str = "sum";
+        type Event = Added;
+        fn apply(&mut self, Added::Added(n): Added) {
+            self.0 += n;
+            assert!(n != 13, "thirteen");
+        }
+    }
+
+    fn event(revision: u64, body: &str, command: Option<u128>) -> RawEvent {
+        let metadata = command
+            .map(|id| format!(r#"{{"commandId":"{}"}}"#, Uuid::from_u128(id)))
+            .unwrap_or_default();
+        RawEvent {
+            stream: "sum-1".into(),
+            revision,
+            id: Uuid::from_u128(u128::from(revision) + 100),
+            kind: "Added".into(),
+            json: true,
+            data: Bytes::copy_from_slice(body.as_bytes()),
+            metadata: Bytes::from(metadata),
+            created: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    fn run(events: &[RawEvent], keep: usize) -> Folded {
+        let fold = Compiled::<Sum>::new("test");
+        fold_run(&fold, (Header::new(), fold.initial()), events, keep)
+    }
+
+    #[test]
+    fn header_and_state_move_together() {
+        let folded = run(&[event(4, "1", None), event(5, "2", None)], 8);
+        assert_eq!(folded.state.get(), Some(&Sum(3)));
+        assert_eq!((folded.header.first, folded.header.version), (4, Some(5)));
+        assert_eq!(folded.header.event.unwrap().id, Uuid::from_u128(105));
+        assert!(folded.stopped.is_none() && folded.changed);
+    }
+
+    #[test]
+    fn a_bad_event_leaves_the_good_prefix() {
+        for bad in ["\"x\"", "13"] {
+            let folded = run(
+                &[
+                    event(0, "1", None),
+                    event(1, "2", None),
+                    event(2, bad, None),
+                    event(3, "4", None),
+                ],
+                8,
+            );
+            assert_eq!(folded.state.get(), Some(&Sum(3)), "{bad}");
+            assert_eq!((folded.header.version, folded.applied), (Some(1), 2));
+            assert_eq!(folded.stopped.as_ref().unwrap().0, 2);
+        }
+    }
+
+    #[test]
+    fn the_last_commands_are_remembered_with_their_revisions() {
+        let events = [
+            event(0, "1", Some(1)),
+            event(1, "1", Some(1)),
+            event(2, "1", None),
+            event(3, "1", Some(2)),
+            event(4, "1", Some(3)),
+        ];
+        let landed = run(&events, 2).header.commands;
+        let expected = [(2, 3, 3), (3, 4, 4)].map(|(id, first, last)| Landed {
+            command: Uuid::from_u128(id),
+            first,
+            last,
+        });
+        assert_eq!(landed, expected);
+        assert_eq!(run(&events[..2], 2).header.commands[0].last, 1);
+    }
+}

@@ -1,0 +1,24 @@
+//! The engine: from deliveries to durable replicas.
+//!
+//! [`lane`] is the pure machine for one stream of one projection; everything that waits is
+//! around it.
+
+pub mod lane;
+pub mod meter;
+
+#[cfg(feature = "daemon")]
+pub mod bases;
+#[cfg(feature = "daemon")]
+pub mod effects;
+#[cfg(feature = "daemon")]
+pub mod engine;
+#[cfg(feature = "daemon")]
+mod held;
+#[cfg(feature = "daemon")]
+pub mod lag;
+#[cfg(feature = "daemon")]
+pub mod pace;
+#[cfg(feature = "daemon")]
+pub mod session;
+#[cfg(feature = "daemon")]
+pub mod status;

@@ -1,0 +1,956 @@
+//! The lane: one stream of one projection, from deliveries in any order to durable puts.
+//!
+//! A pure state machine (invariant 6). [`Lane::next`] says what is to be done, [`Lane::apply`]
+//! takes what came of it, [`Lane::verdicts`] what may be acknowledged. It keeps invariants 1 to 4
+//! for its stream: a delivery is a hint, the stream read at the leader is the truth, and nothing
+//! is acknowledged before it is settled.
+
+use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
+
+use crate::{
+    event::{RawEvent, Revision},
+    journal::{Presence, ReadLimit, Slice, Standing},
+    projection::{FoldError, State, run::fold_run},
+    replica::{Demand, Header, Put, PutOutcome, Quarantine, item::Body},
+};
+
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+pub use types::{
+    Arrival, Base, Effect, Form, Next, OnDeletion, OnLostHistory, OnRevival, Outcome, PutKind, Rules, Tally, Token,
+    Verdict,
+};
+
+/// Deliveries of one revision that wait.
+#[derive(Debug, Default)]
+struct Waiting {
+    event: Option<RawEvent>,
+    tokens: Vec<Token>,
+}
+
+/// What an effect under way is for; `high`: the newest delivery that was there when it began.
+#[derive(Clone, Copy, Debug)]
+enum UnderWay {
+    Load {
+        fresh: bool,
+        high: Token,
+    },
+    ReadOn {
+        from: Revision,
+        high: Token,
+    },
+    /// Is the replica's last event still the stream's event at that revision?
+    Check {
+        at: Revision,
+    },
+    /// Which revision is the first that can be read?
+    Probe,
+    Look {
+        high: Token,
+        hinted: bool,
+    },
+    Put {
+        kind: PutKind,
+        high: Token,
+    },
+}
+
+/// Folding since the last put.
+#[derive(Debug)]
+struct Run {
+    /// Where it began; to find the event that makes a state unstorable.
+    header: Header,
+    state: State,
+    events: Vec<RawEvent>,
+}
+
+/// The machine for one stream.
+#[derive(Debug)]
+pub struct Lane {
+    stream: Arc<str>,
+    rules: Arc<Rules>,
+    base: Option<Base>,
+    waiting: BTreeMap<Revision, Waiting>,
+    /// Deliveries that only say that something happened to the stream.
+    hints: Vec<Token>,
+    /// Deliveries of hints that were looked at; settled with whatever follows from the look.
+    acting: Vec<Token>,
+    /// Deliveries at or below the version that do not fit the replica.
+    suspects: Vec<(Revision, Waiting)>,
+    newest: Token,
+    behind: bool,
+    under_way: Option<UnderWay>,
+    /// The state differs from what is stored.
+    changed: bool,
+    /// The next put is an administrative one.
+    administrative: Option<PutKind>,
+    run: Option<Run>,
+    /// Read on although no delivery asks for it.
+    read_wanted: bool,
+    /// The stream was read since the last put: put before reading again.
+    read_since_put: bool,
+    look_wanted: bool,
+    load_wanted: bool,
+    probe_wanted: bool,
+    /// What could not be found in the stream up to this token is not there.
+    unreadable: Option<Token>,
+    /// A mark that other code left is being tried: it stays until the stream was read to its end,
+    /// for deliveries behind it were settled by it.
+    retrying: bool,
+    /// The newest delivery that was there when the quarantine mark was last read from the store.
+    mark_read: Option<Token>,
+    last_put: Option<Duration>,
+    dirty_since: Option<Duration>,
+    verdicts: Vec<Verdict>,
+    tally: Tally,
+}
+
+impl Lane {
+    /// A lane with nothing to do.
+    pub fn new(stream: Arc<str>, rules: Arc<Rules>) -> Self {
+        Self {
+            stream,
+            rules,
+            base: None,
+            waiting: BTreeMap::new(),
+            hints: Vec::new(),
+            acting: Vec::new(),
+            suspects: Vec::new(),
+            newest: 0,
+            behind: false,
+            under_way: None,
+            changed: false,
+            administrative: None,
+            run: None,
+            read_wanted: false,
+            read_since_put: false,
+            look_wanted: false,
+            load_wanted: false,
+            probe_wanted: false,
+            unreadable: None,
+            retrying: false,
+            mark_read: None,
+            last_put: None,
+            dirty_since: None,
+            verdicts: Vec::new(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Its stream.
+    pub fn stream(&self) -> &Arc<str> {
+        &self.stream
+    }
+
+    /// Takes a delivery. `behind`: its event is old enough that reading the stream on will settle
+    /// deliveries that have not come yet.
+    pub fn deliver(&mut self, token: Token, arrival: Arrival, behind: bool) {
+        self.newest = self.newest.max(token);
+        self.behind |= behind;
+        let (revision, event) = match arrival {
+            Arrival::Moved => return self.hints.push(token),
+            Arrival::Revision(revision) => (revision, None),
+            Arrival::Event(event) => (event.revision, Some(event)),
+        };
+        let waiting = self.waiting.entry(revision).or_default();
+        waiting.tokens.push(token);
+        if event.is_some() {
+            waiting.event = event;
+        }
+    }
+
+    /// What may be acknowledged or parked since the last call.
+    pub fn verdicts(&mut self) -> Vec<Verdict> {
+        mem::take(&mut self.verdicts)
+    }
+
+    /// What was done since the last call.
+    pub fn tally(&mut self) -> Tally {
+        mem::take(&mut self.tally)
+    }
+
+    /// Deliveries that are not settled.
+    pub fn unsettled(&self) -> usize {
+        self.waiting.values().map(|w| w.tokens.len()).sum::<usize>()
+            + self.hints.len()
+            + self.acting.len()
+            + self.suspects.iter().map(|(_, w)| w.tokens.len()).sum::<usize>()
+    }
+
+    /// The base to keep when the lane is put away: only one that holds nothing unsaved.
+    pub fn into_base(self) -> Option<Base> {
+        let clean = self.under_way.is_none() && !self.changed && self.administrative.is_none();
+        self.base.filter(|base| clean && !base.rebase)
+    }
+
+    /// The replica at hand, if it is known.
+    pub fn base(&self) -> Option<&Base> {
+        self.base.as_ref()
+    }
+
+    /// Whether an effect is under way, and of which kind.
+    pub fn busy(&self) -> Option<&'static str> {
+        self.under_way.map(|u| match u {
+            UnderWay::Load { .. } => "loading",
+            UnderWay::Put { .. } => "writing",
+            _ => "reading",
+        })
+    }
+
+    /// What is to be done next. `now`: time since an epoch that never changes.
+    pub fn next(&mut self, now: Duration) -> Next {
+        if self.under_way.is_some() {
+            return Next::Busy;
+        }
+        if self.base.is_none() {
+            if self.unsettled() == 0 {
+                return Next::Idle;
+            }
+            return self.load(false);
+        }
+        if self.load_wanted {
+            return self.load(true);
+        }
+        if let Some(next) = self.heed_mark() {
+            return next;
+        }
+        self.settle();
+        if let Some(at) = self.suspicion() {
+            self.under_way = Some(UnderWay::Check { at });
+            return Next::Do(Effect::Read {
+                from: at,
+                limit: ReadLimit {
+                    events: 1,
+                    ..self.rules.read
+                },
+            });
+        }
+        self.fold_in_hand();
+        self.settle();
+        if matches!(self.administrative, Some(PutKind::Quarantine(_) | PutKind::Diverged)) {
+            return self.put(now);
+        }
+        if self.probe_wanted {
+            return self.probe();
+        }
+        if self.look_wanted || !self.hints.is_empty() {
+            return self.look();
+        }
+        if self.wants_read() {
+            return self.read_on();
+        }
+        if self.changed || self.administrative.is_some() {
+            return self.put(now);
+        }
+        self.verdicts.extend(self.acting.drain(..).map(Verdict::Ack));
+        self.behind = false;
+        self.flush_or_idle(now)
+    }
+
+    /// Takes what came of the effect under way. `now` as in [`Lane::next`].
+    ///
+    /// # Panics
+    /// When no effect is under way or the outcome is another effect's: a fault of the caller's.
+    pub fn apply(&mut self, outcome: Outcome, now: Duration) {
+        let under_way = self
+            .under_way
+            .take()
+            .expect("an outcome belongs to an effect under way");
+        match (under_way, outcome) {
+            (UnderWay::Load { fresh: false, .. }, Outcome::Cached(base)) => self.base = Some(*base),
+            (UnderWay::Load { fresh, high }, Outcome::Loaded(replica)) => {
+                self.rebase_on(Base::from_stored(&*self.rules.fold, replica.map(|r| *r)));
+                self.mark_read = fresh.then_some(high);
+            }
+            (UnderWay::ReadOn { from, high }, Outcome::Read(slice)) => self.read(from, high, slice),
+            (UnderWay::Check { at }, Outcome::Read(slice)) => self.checked(at, &slice),
+            (UnderWay::Probe, Outcome::Read(slice)) => self.probed(&slice),
+            (UnderWay::Look { high, hinted }, Outcome::Looked(standing)) => self.looked(&standing, high, hinted),
+            (UnderWay::Put { kind, high }, Outcome::Put(PutOutcome::Done)) => self.stored(kind, high, now),
+            (UnderWay::Put { high, .. }, Outcome::Put(PutOutcome::Refused(stored))) => {
+                self.rebase_on(Base::from_stored(&*self.rules.fold, stored.map(|r| *r)));
+                // What a refused put hands back is as fresh as a strongly consistent read.
+                self.mark_read = Some(high);
+            }
+            (under_way, outcome) => panic!("{under_way:?} does not end with {outcome:?}"),
+        }
+    }
+
+    fn clear_suspects(&mut self) {
+        let tokens = self.suspects.drain(..).flat_map(|(_, waiting)| waiting.tokens);
+        self.verdicts.extend(tokens.map(Verdict::Ack));
+    }
+
+    /// On another base, what did not fit may fit.
+    fn reconsider_suspects(&mut self) {
+        for (revision, mut suspect) in self.suspects.drain(..) {
+            let waiting = self.waiting.entry(revision).or_default();
+            waiting.tokens.append(&mut suspect.tokens);
+            waiting.event = waiting.event.take().or(suspect.event);
+        }
+    }
+
+    fn known(&mut self) -> &mut Base {
+        self.base
+            .as_mut()
+            .expect("every caller has seen that the base is known")
+    }
+
+    fn load(&mut self, fresh: bool) -> Next {
+        self.load_wanted = false;
+        self.under_way = Some(UnderWay::Load {
+            fresh,
+            high: self.newest,
+        });
+        Next::Do(Effect::Load { fresh })
+    }
+
+    /// Forgets what was folded and decided on another base; deliveries stay as they are.
+    fn rebase_on(&mut self, base: Base) {
+        // A state that is folded anew is put when it has caught up with what it replaces.
+        self.read_wanted = base.rebase && !base.header.deleted;
+        self.base = Some(base);
+        self.changed = false;
+        self.administrative = None;
+        self.run = None;
+        self.read_since_put = false;
+        self.probe_wanted = false;
+        self.retrying = false;
+        self.unreadable = None;
+        self.dirty_since = None;
+        self.reconsider_suspects();
+        // What followed from a look was lost with the old base: look again.
+        let mut again = mem::take(&mut self.acting);
+        self.hints.append(&mut again);
+    }
+
+    /// A stored mark settles what stands behind it, unless other code left it: then this code tries.
+    fn heed_mark(&mut self) -> Option<Next> {
+        if self.administrative.is_some() {
+            return None;
+        }
+        let mark = self.known().header.quarantine.clone()?;
+        if self.probe_wanted {
+            return Some(self.probe());
+        }
+        self.verdicts.extend(self.acting.drain(..).map(Verdict::Ack));
+        if self.unsettled() == 0 {
+            return Some(Next::Idle);
+        }
+        if self.mark_read < Some(self.newest) {
+            return Some(self.load(true));
+        }
+        let diverged = mark.is_diverged();
+        if !diverged && *mark.by != *self.rules.fold.fingerprint() {
+            let base = self.known();
+            base.header.quarantine = None;
+            self.administrative = Some(PutKind::Repair);
+            self.unreadable = None;
+            self.read_wanted = true;
+            self.retrying = true;
+            return None;
+        }
+        for (revision, waiting) in mem::take(&mut self.waiting) {
+            let park = revision == mark.at && !diverged;
+            self.verdicts.extend(waiting.tokens.into_iter().map(|token| {
+                if park {
+                    Verdict::Park(token, mark.reason.clone())
+                } else {
+                    Verdict::Ack(token)
+                }
+            }));
+        }
+        self.clear_suspects();
+        if diverged {
+            self.verdicts.extend(self.hints.drain(..).map(Verdict::Ack));
+        }
+        if self.hints.is_empty() {
+            return Some(Next::Idle);
+        }
+        // A deletion ends the wait for the event that could not be folded.
+        Some(self.look())
+    }
+
+    fn probe(&mut self) -> Next {
+        self.under_way = Some(UnderWay::Probe);
+        Next::Do(Effect::Read {
+            from: 0,
+            limit: ReadLimit {
+                events: 1,
+                ..self.rules.read
+            },
+        })
+    }
+
+    fn look(&mut self) -> Next {
+        // What follows from the look is decided on the store's own word, not on a cached base.
+        if !self.hints.is_empty()
+            && self.mark_read < Some(self.newest)
+            && !self.changed
+            && self.administrative.is_none()
+        {
+            return self.load(true);
+        }
+        self.look_wanted = false;
+        let hinted = !self.hints.is_empty();
+        self.acting.append(&mut self.hints);
+        self.under_way = Some(UnderWay::Look {
+            high: self.newest,
+            hinted,
+        });
+        Next::Do(Effect::Look)
+    }
+
+    /// Settles deliveries that what is durable covers, and those that the stream no longer has.
+    fn settle(&mut self) {
+        let unreadable = self.unreadable.take();
+        if self.base.as_ref().is_some_and(|base| base.header.version.is_none()) {
+            self.reconsider_suspects();
+        }
+        let Some(base) = self.base.as_ref() else {
+            return;
+        };
+        let anew = base.rebase && !base.header.deleted;
+        let unsaved = self.changed || self.administrative.is_some();
+        let header = if unsaved {
+            base.stored.as_ref().unwrap_or(&base.header)
+        } else {
+            &base.header
+        };
+        let covered = match (anew, unsaved) {
+            // What is stored is about to be replaced: it covers nothing.
+            (true, _) => None,
+            (false, true) => base.durable(),
+            // All that is folded and not stored changed nothing.
+            (false, false) => base.header.version,
+        };
+        if let Some(covered) = covered {
+            let above = self.waiting.split_off(&(covered + 1));
+            for (revision, waiting) in mem::replace(&mut self.waiting, above) {
+                if suspicious(header, revision, waiting.event.as_ref()) {
+                    self.suspects.push((revision, waiting));
+                } else {
+                    self.tally.settled_without_write += waiting.tokens.len() as u64;
+                    self.verdicts.extend(waiting.tokens.into_iter().map(Verdict::Ack));
+                }
+            }
+        }
+        let Some(high) = unreadable else { return };
+        let version = base.header.version;
+        // What was folded before it comes first.
+        if unsaved {
+            self.unreadable = Some(high);
+            return;
+        }
+        for (_, waiting) in self.waiting.range_mut(crate::event::next_after(version)..) {
+            let (gone, newer): (Vec<_>, Vec<_>) = waiting.tokens.drain(..).partition(|token| *token <= high);
+            waiting.tokens = newer;
+            self.tally.settled_without_write += gone.len() as u64;
+            self.verdicts.extend(gone.into_iter().map(Verdict::Ack));
+        }
+        self.waiting.retain(|_, waiting| !waiting.tokens.is_empty());
+    }
+
+    /// The version to compare with the stream, when deliveries do not fit the replica.
+    fn suspicion(&self) -> Option<Revision> {
+        if self.suspects.is_empty() || self.administrative.is_some() {
+            return None;
+        }
+        self.base.as_ref().and_then(|base| base.header.version)
+    }
+
+    fn fold_in_hand(&mut self) {
+        let reads_on = self.behind && !self.read_since_put;
+        let base = self.known();
+        let (rebase, deleted, mut next) = (base.rebase, base.header.deleted, base.next());
+        if rebase || deleted || reads_on || self.read_wanted || self.administrative.is_some() {
+            return;
+        }
+        let mut events = Vec::new();
+        while let Some(event) = self.waiting.get(&next).and_then(|w| w.event.clone()) {
+            events.push(event);
+            next += 1;
+            if events.len() >= self.rules.read.events {
+                break;
+            }
+        }
+        if !events.is_empty() {
+            self.fold(events, false);
+        }
+    }
+
+    fn wants_read(&self) -> bool {
+        let Some(base) = self.base.as_ref() else {
+            return false;
+        };
+        if self.read_since_put && (self.changed || self.administrative.is_some()) {
+            // A fresh start is put only when it is not behind what it replaces.
+            return base.rebase && self.read_wanted && base.header.version < base.durable();
+        }
+        let searched = self.unreadable.unwrap_or(0);
+        self.read_wanted
+            || self
+                .waiting
+                .range(base.next()..)
+                .any(|(_, w)| w.tokens.iter().any(|token| *token > searched))
+    }
+
+    fn read_on(&mut self) -> Next {
+        let limit = self.rules.read;
+        let high = self.newest;
+        let base = self.known();
+        // One event more, the first time: it shows whether this is still the stream it was.
+        let from = match base.header.version {
+            Some(version) if !base.verified && !base.rebase => version,
+            _ if base.rebase && base.header.deleted => 0,
+            version => crate::event::next_after(version),
+        };
+        self.under_way = Some(UnderWay::ReadOn { from, high });
+        Next::Do(Effect::Read {
+            from,
+            limit: ReadLimit {
+                events: limit.events.max(2),
+                ..limit
+            },
+        })
+    }
+
+    fn read(&mut self, from: Revision, high: Token, slice: Slice) {
+        if slice.presence != Presence::Present {
+            self.read_wanted = false;
+            self.behind = false;
+            if self.known().header.deleted {
+                self.unreadable = Some(high);
+            } else {
+                self.look_wanted = true;
+            }
+            return;
+        }
+        let Slice { mut events, end, .. } = slice;
+        let base = self.known();
+        if base.header.version == Some(from) && !base.rebase {
+            match events.first() {
+                Some(first) if first.revision == from => {
+                    if base.header.event.as_ref().is_some_and(|e| e.id != first.id) {
+                        return self.diverged(&format!(
+                            "the stream has another event at revision {from} than the replica was folded from"
+                        ));
+                    }
+                    events.remove(0);
+                }
+                // The replica's last event cannot be read any more; what is above it can.
+                Some(_) => {}
+                None => self.look_wanted = true,
+            }
+            self.known().verified = true;
+        }
+        self.tally.gap_reads += 1;
+        self.tally.gap_events += events.len() as u64;
+        let base = self.known();
+        if base.header.deleted && !events.is_empty() {
+            base.header.deleted = false;
+            if self.rules.restarts() {
+                self.start_anew();
+                return;
+            }
+        }
+        let Some(from_scratch) = self.mind_lost_history(&events, end) else {
+            return;
+        };
+        if !events.is_empty() {
+            self.read_since_put = true;
+            self.fold(events, from_scratch);
+        }
+        if end {
+            self.unreadable = Some(high);
+            self.read_wanted = false;
+            self.behind = false;
+        }
+    }
+
+    /// Deals with history that can no longer be read and that the replica does not cover. Says
+    /// whether folding starts from nothing; `None` when it does not go on.
+    fn mind_lost_history(&mut self, events: &[RawEvent], end: bool) -> Option<bool> {
+        let policy = self.rules.on_lost_history;
+        let on_purpose = self.administrative.is_some();
+        let base = self.known();
+        let next = base.next();
+        let lost = match events.first() {
+            Some(first) => first.revision > next,
+            // Nothing to fold anew from, and the stored state cannot be used. Starting anew on
+            // purpose, nothing readable is an answer.
+            None => end && base.rebase && !on_purpose && base.header.version.is_none() && base.durable().is_some(),
+        };
+        if !lost {
+            return Some(false);
+        }
+        if policy == OnLostHistory::Partial && !events.is_empty() {
+            return Some(base.header.version.is_some());
+        }
+        let readable = events
+            .first()
+            .map_or("nothing".to_owned(), |e| format!("revision {} on", e.revision));
+        self.read_wanted = false;
+        self.poisoned(
+            next,
+            &FoldError::Failed(format!(
+                "revisions from {next} on cannot be read any more, only {readable}"
+            )),
+            "lost_history",
+        );
+        None
+    }
+
+    /// Folds events that follow the base, or, `from_scratch`, that follow nothing that is left.
+    fn fold(&mut self, events: Vec<RawEvent>, from_scratch: bool) {
+        let (fold, commands) = (self.rules.fold.clone(), self.rules.commands);
+        let base = self.known();
+        let start = if from_scratch {
+            (types::restarted(&base.header), fold.initial())
+        } else {
+            (base.header.clone(), base.state.clone())
+        };
+        let folded = fold_run(&*fold, start.clone(), &events, commands);
+        let applied = folded.applied;
+        let stopped = folded.stopped.map(|(index, error)| (events[index].revision, error));
+        // With not even one event folded the replica stays at its last good version.
+        if applied > 0 {
+            base.header = folded.header;
+            base.state = folded.state;
+            // From scratch the version still rises, so the put stays a fold's own.
+            self.changed |= folded.changed || from_scratch || base.rebase;
+            self.tally.applied += applied as u64;
+            if from_scratch {
+                self.run = None;
+            }
+            let run = self.run.get_or_insert_with(|| Run {
+                header: start.0,
+                state: start.1,
+                events: Vec::new(),
+            });
+            run.events.extend(events.into_iter().take(applied));
+            if !self.changed {
+                self.run = None;
+            }
+        }
+        if let Some((revision, error)) = stopped {
+            self.read_wanted = false;
+            self.poisoned(revision, &error, error.class());
+        }
+    }
+
+    fn poisoned(&mut self, at: Revision, error: &FoldError, class: &'static str) {
+        let by: Arc<str> = self.rules.fold.fingerprint().into();
+        let reason = format!("failed to {error} (revision {at})");
+        self.known().header.quarantine = Some(Quarantine { at, reason, by });
+        self.administrative = Some(PutKind::Quarantine(class));
+    }
+
+    fn diverged(&mut self, what: &str) {
+        let by: Arc<str> = self.rules.fold.fingerprint().into();
+        let stream = self.stream.clone();
+        let run = self.run.take();
+        let base = self.known();
+        // What was folded ahead of the store was folded on something that is not this stream.
+        if let Some(run) = run {
+            base.header = run.header;
+            base.state = run.state;
+        }
+        base.header.quarantine = Some(Quarantine::diverged(what, &stream, by));
+        self.changed = false;
+        self.read_wanted = false;
+        self.look_wanted = false;
+        self.probe_wanted = false;
+        self.unreadable = None;
+        self.administrative = Some(PutKind::Diverged);
+    }
+
+    fn checked(&mut self, at: Revision, slice: &Slice) {
+        match slice.events.first() {
+            Some(event) if event.revision == at => {
+                let same = self.known().header.event.as_ref().is_none_or(|e| e.id == event.id);
+                if same {
+                    self.known().verified = true;
+                    self.clear_suspects();
+                } else {
+                    self.diverged(&format!(
+                        "the stream has another event at revision {at} than the replica was folded from"
+                    ));
+                }
+            }
+            // Truncated, or the stream is shorter than the replica: the look tells which.
+            _ => {
+                let suspects = self.suspects.drain(..).flat_map(|(_, waiting)| waiting.tokens);
+                self.acting.extend(suspects);
+                self.look_wanted = true;
+            }
+        }
+    }
+
+    fn probed(&mut self, slice: &Slice) {
+        self.probe_wanted = false;
+        let restarts = self.rules.restarts();
+        let first = slice.events.first().map(|event| event.revision);
+        let base = self.known();
+        let mark = base.header.quarantine.as_ref();
+        let outlived = mark.is_some_and(|mark| first.is_none_or(|first| first > mark.at));
+        let anew = restarts && base.header.version.is_some() && first.is_none_or(|first| first > base.header.first);
+        if outlived {
+            base.header.quarantine = None;
+            self.retrying = true;
+        }
+        if anew {
+            self.start_anew();
+        } else if outlived {
+            self.administrative = Some(PutKind::Repair);
+            self.unreadable = None;
+            self.read_wanted = true;
+        }
+    }
+
+    /// Folds from the first readable event; what was folded so far is replaced when that is done.
+    fn start_anew(&mut self) {
+        let fold = self.rules.fold.clone();
+        self.known().restart(&*fold);
+        self.administrative = Some(PutKind::Repair);
+        self.run = None;
+        self.unreadable = None;
+        self.read_since_put = false;
+        self.read_wanted = true;
+    }
+
+    fn looked(&mut self, standing: &Standing, high: Token, hinted: bool) {
+        let fold = self.rules.fold.clone();
+        let (restarts, removes) = (self.rules.restarts(), self.rules.on_deletion == OnDeletion::Remove);
+        let stale = self.mark_read < Some(high);
+        let base = self.known();
+        match standing {
+            Standing::Live(newest) => {
+                let newest = newest.as_ref().map(|n| n.revision);
+                if newest.is_some() && newest < base.header.version && !base.rebase {
+                    let text = newest.map_or_else(String::new, |n| n.to_string());
+                    return self.diverged(&format!(
+                        "the stream ends at revision {text}, before the replica's version"
+                    ));
+                }
+                if base.header.deleted {
+                    if newest > base.header.version {
+                        self.read_wanted = true;
+                    } else {
+                        // Its old events are readable again.
+                        base.header.deleted = false;
+                        let dropped = base.rebase;
+                        self.administrative = Some(PutKind::Repair);
+                        if restarts || dropped {
+                            self.start_anew();
+                        }
+                    }
+                } else {
+                    // A deletion and a revival may have gone by unseen.
+                    let marked = base.header.quarantine.is_some();
+                    let known = base.header.version.is_some();
+                    self.probe_wanted = marked || (restarts && known && hinted);
+                    // An item stands against a task that still holds events from before.
+                    self.read_wanted |= restarts && hinted && !known;
+                }
+            }
+            Standing::SoftDeleted | Standing::Tombstoned => {
+                if !base.header.deleted || base.header.quarantine.is_some() {
+                    base.header.deleted = true;
+                    base.header.quarantine = None;
+                    if removes {
+                        base.state = fold.initial();
+                    }
+                    self.administrative = Some(PutKind::Deletion);
+                } else if stale {
+                    // Another task may have written since: only the store's own word settles.
+                    self.load_wanted = true;
+                }
+                self.read_wanted = false;
+                self.unreadable = Some(high);
+            }
+            Standing::Missing => {
+                if base.durable().is_some() || base.header.version.is_some() {
+                    return self.diverged("the stream is not in the event store");
+                }
+                self.read_wanted = false;
+                self.unreadable = Some(high);
+            }
+        }
+    }
+
+    fn stored(&mut self, kind: PutKind, high: Token, now: Duration) {
+        let removes = self.rules.on_deletion == OnDeletion::Remove;
+        if matches!(kind, PutKind::Quarantine(_) | PutKind::Diverged) {
+            self.read_wanted = false;
+        }
+        let run = self.run.take();
+        self.tally
+            .durable
+            .extend(run.into_iter().flat_map(|run| run.events).map(|event| event.created));
+        self.changed = false;
+        self.administrative = None;
+        self.read_since_put = false;
+        self.last_put = Some(now);
+        self.dirty_since = None;
+        self.mark_read = Some(high);
+        let goes_on = self.retrying && self.read_wanted;
+        let base = self.known();
+        base.stored = Some(base.header.clone());
+        // A state that was dropped is not one to fold on.
+        base.rebase = base.header.deleted && removes && base.header.version.is_some();
+        if goes_on {
+            base.header.quarantine = None;
+            self.administrative = Some(PutKind::Repair);
+        } else if self.retrying && kind == PutKind::Repair {
+            // Another task may have settled a delivery by the mark after the stream was read and
+            // before the mark was cleared: what came in between is read now.
+            self.read_wanted = true;
+        }
+        self.retrying = goes_on;
+    }
+
+    fn put(&mut self, now: Duration) -> Next {
+        if let (None, Some(last)) = (self.administrative, self.last_put) {
+            let due = last + self.rules.min_write_interval;
+            if now < due {
+                return Next::WaitUntil(due);
+            }
+        }
+        if self.retrying && self.read_wanted && self.administrative == Some(PutKind::Repair) {
+            let base = self.known();
+            let at = base.next();
+            base.header.quarantine = Some(Quarantine {
+                at,
+                reason: "being folded again".into(),
+                by: "".into(),
+            });
+        }
+        let body = match self.body() {
+            Ok(body) => body,
+            Err(error) => self.back_to_storable(&error),
+        };
+        let rebase = self.known().rebase;
+        let kind = match self.administrative {
+            Some(kind) => kind,
+            None if rebase => PutKind::Repair,
+            None => PutKind::Fold,
+        };
+        let base = self.known();
+        let demand = match &base.stored {
+            None => Demand::Absent,
+            Some(stored) if kind == PutKind::Fold => Demand::Older {
+                generation: stored.generation,
+            },
+            Some(stored) => {
+                base.header.generation = stored.generation + 1;
+                Demand::Exactly {
+                    generation: stored.generation,
+                    version: stored.version,
+                }
+            }
+        };
+        let header = base.header.clone();
+        self.under_way = Some(UnderWay::Put {
+            kind,
+            high: self.newest,
+        });
+        Next::Do(Effect::Put(
+            Box::new(Put {
+                stream: self.stream.clone(),
+                header,
+                body,
+                demand,
+            }),
+            kind,
+        ))
+    }
+
+    fn body(&self) -> Result<Body, FoldError> {
+        let base = self.base.as_ref().expect("a put has a base");
+        form_of(&self.rules, &self.stream, &base.header, &base.state)
+    }
+
+    /// Folds again from where the run began, up to the last event whose state can be stored, and
+    /// quarantines the one after it.
+    fn back_to_storable(&mut self, error: &FoldError) -> Body {
+        let Some(run) = self.run.take() else {
+            // Stored before and not storable now (a limit was lowered): keep nothing, fold anew later.
+            let next = self.known().next();
+            self.poisoned(next, error, error.class());
+            return Body::Nothing;
+        };
+        let rules = self.rules.clone();
+        let (mut good, mut bad) = (0, run.events.len());
+        let at = |n: usize| {
+            fold_run(
+                &*rules.fold,
+                (run.header.clone(), run.state.clone()),
+                &run.events[..n],
+                rules.commands,
+            )
+        };
+        let mut best = (run.header.clone(), run.state.clone());
+        let mut body = form_of(&rules, &self.stream, &best.0, &best.1).unwrap_or(Body::Nothing);
+        while bad - good > 1 {
+            let middle = usize::midpoint(good, bad);
+            let folded = at(middle);
+            match form_of(&rules, &self.stream, &folded.header, &folded.state) {
+                Ok(storable) => {
+                    good = middle;
+                    body = storable;
+                    best = (folded.header, folded.state);
+                }
+                Err(_) => bad = middle,
+            }
+        }
+        let blamed = run.events.get(good).map_or(self.known().next(), |event| event.revision);
+        let base = self.known();
+        (base.header, base.state) = best;
+        self.run = Some(Run {
+            header: run.header,
+            state: run.state,
+            events: run.events.into_iter().take(good).collect(),
+        });
+        self.read_wanted = false;
+        self.poisoned(blamed, error, error.class());
+        body
+    }
+
+    /// Nothing is left to do but to store, in time, a version that moved without a change.
+    fn flush_or_idle(&mut self, now: Duration) -> Next {
+        let base = self.known();
+        if base.rebase || base.header.version == base.durable() {
+            self.run = None;
+            return Next::Idle;
+        }
+        let due = *self.dirty_since.get_or_insert(now) + self.rules.keep_flush;
+        if now < due {
+            return Next::WaitUntil(due);
+        }
+        self.put(now)
+    }
+}
+
+/// Whether a delivery at or below the version does not look like one of the events folded in.
+fn suspicious(header: &Header, revision: Revision, event: Option<&RawEvent>) -> bool {
+    let (Some(event), Some(last)) = (event, header.event.as_ref()) else {
+        return false;
+    };
+    if header.version == Some(revision) {
+        event.id != last.id
+    } else {
+        event.created > last.at
+    }
+}
+
+fn form_of(rules: &Rules, stream: &str, header: &Header, state: &State) -> Result<Body, FoldError> {
+    let dropped = header.deleted && rules.on_deletion == OnDeletion::Remove;
+    if header.version.is_none() || dropped {
+        return Ok(Body::Nothing);
+    }
+    (rules.form)(stream, header, rules.fold.encode(state)?)
+}

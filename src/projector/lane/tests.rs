@@ -1,0 +1,630 @@
+//! The lane against a model of everything around it: two tasks with their own caches, a group
+//! that shuffles, repeats and loses deliveries, a store that refuses and loses replies, other
+//! writers, truncation, deletion and revival. After every step invariants 1 to 3 are checked
+//! against the stream itself; at the end everything must be settled and the replica right.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    document::Document,
+    journal::Newest,
+    projection::{Change, Encoded, Fold, Source, StateError, StoredState},
+    replica::{Replica, item::Promotions},
+};
+
+/// What an event of the model does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Put,
+    Keep,
+    /// Only code of fingerprint `new` knows it.
+    New,
+    /// Makes a state that cannot be stored, and the next event one that can.
+    Heavy,
+}
+
+/// Collects the revisions of the events that change something.
+struct Collect(&'static str);
+
+impl Fold for Collect {
+    fn name(&self) -> &'static str {
+        "collect"
+    }
+    fn schema(&self) -> u32 {
+        1
+    }
+    fn source(&self) -> Source {
+        Source::Category("s".into())
+    }
+    fn fingerprint(&self) -> &str {
+        self.0
+    }
+    fn keeps_commands(&self) -> bool {
+        false
+    }
+    fn initial(&self) -> State {
+        State::new(Vec::<u64>::new())
+    }
+    fn apply(&self, state: &mut State, event: &RawEvent) -> Result<Change, FoldError> {
+        let state: &mut Vec<u64> = state.get_mut().unwrap();
+        match &*event.kind {
+            "Keep" => return Ok(Change::Keep),
+            "New" if self.0 != "new" => return Err(FoldError::UnknownKind("New".into())),
+            _ => state.push(event.revision),
+        }
+        Ok(Change::Put)
+    }
+    fn encode(&self, state: &State) -> Result<Encoded, FoldError> {
+        let list = state
+            .get::<Vec<u64>>()
+            .unwrap()
+            .iter()
+            .map(|n| Document::Number(n.to_string().into()))
+            .collect();
+        Ok(Encoded {
+            view: Document::List(list),
+            fold: None,
+        })
+    }
+    fn decode(&self, view: &StoredState, _: Option<&StoredState>) -> Result<State, StateError> {
+        match view {
+            StoredState::Document(document) => Ok(State::new(
+                numbers(document).ok_or_else(|| StateError("no list".into()))?,
+            )),
+            StoredState::Json(_) => Err(StateError("json".into())),
+        }
+    }
+}
+
+fn numbers(document: &Document) -> Option<Vec<u64>> {
+    let Document::List(list) = document else {
+        return None;
+    };
+    list.iter()
+        .map(|n| {
+            if let Document::Number(n) = n {
+                n.parse().ok()
+            } else {
+                None
+            }
+        })
+        .collect()
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Append(Kind),
+    Truncate(u8),
+    Delete,
+    Revive,
+    Deliver {
+        task: u8,
+        pick: u8,
+    },
+    Step {
+        task: u8,
+        lose_reply: bool,
+    },
+    Crash {
+        task: u8,
+    },
+    /// Somebody writes administratively.
+    Bump,
+    /// Somebody writes a state that this code cannot read.
+    Garble,
+    /// The table is emptied.
+    Wipe,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        6 => prop_oneof![6 => Just(Kind::Put), 2 => Just(Kind::Keep), 1 => Just(Kind::New), 1 => Just(Kind::Heavy)].prop_map(Op::Append),
+        1 => (0u8..20).prop_map(Op::Truncate),
+        1 => Just(Op::Delete),
+        1 => Just(Op::Revive),
+        10 => (0u8..2, any::<u8>()).prop_map(|(task, pick)| Op::Deliver { task, pick }),
+        14 => (0u8..2, any::<bool>()).prop_map(|(task, lose_reply)| Op::Step { task, lose_reply }),
+        1 => (0u8..2).prop_map(|task| Op::Crash { task }),
+        1 => Just(Op::Bump),
+        1 => Just(Op::Garble),
+        1 => Just(Op::Wipe),
+    ];
+    prop::collection::vec(op, 1..120)
+}
+
+struct Task {
+    rules: Arc<Rules>,
+    lane: Lane,
+    cache: Option<Base>,
+    /// Which entries the tokens stand for.
+    tokens: BTreeMap<Token, usize>,
+    effect: Option<Effect>,
+}
+
+struct World {
+    log: Vec<RawEvent>,
+    kinds: Vec<Kind>,
+    readable_from: u64,
+    deleted: bool,
+    /// Entries of the feed: an event's revision, or a deletion.
+    entries: Vec<Option<u64>>,
+    unsettled: BTreeSet<usize>,
+    stored: Option<Replica>,
+    tasks: Vec<Task>,
+    next_token: Token,
+    clock: Duration,
+    /// The store lost data that it had acknowledged: what was settled no longer is.
+    wiped: bool,
+    /// A state was made unreadable; when its history goes too, nothing can make it right.
+    garbled: bool,
+    /// This task cleared a mark and has yet to read what others settled by it meanwhile.
+    clearing: Option<usize>,
+    on_deletion: OnDeletion,
+    on_revival: OnRevival,
+}
+
+fn time(n: u64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_700_000_000 + n as i64, 0).unwrap()
+}
+
+impl World {
+    fn new(on_deletion: OnDeletion, on_revival: OnRevival, same_code: bool) -> Self {
+        let stream: Arc<str> = "s-1".into();
+        let tasks = ["new", if same_code { "new" } else { "old" }]
+            .into_iter()
+            .map(|fingerprint| {
+                let rules = Arc::new(Rules {
+                    fold: Arc::new(Collect(fingerprint)),
+                    form: Arc::new(|_: &str, _: &Header, encoded: Encoded| {
+                        Ok(Body::Native {
+                            view: encoded.view,
+                            fold: None,
+                            bytes: 1,
+                            promoted: Promotions::default(),
+                        })
+                    }),
+                    on_deletion,
+                    on_revival,
+                    on_lost_history: OnLostHistory::Partial,
+                    read: ReadLimit {
+                        events: 3,
+                        bytes: 1 << 20,
+                    },
+                    behind_after: Duration::from_secs(5),
+                    min_write_interval: Duration::ZERO,
+                    keep_flush: Duration::from_secs(30),
+                    commands: 4,
+                });
+                Task {
+                    lane: Lane::new(stream.clone(), rules.clone()),
+                    rules,
+                    cache: None,
+                    tokens: BTreeMap::new(),
+                    effect: None,
+                }
+            })
+            .collect();
+        Self {
+            log: Vec::new(),
+            kinds: Vec::new(),
+            readable_from: 0,
+            deleted: false,
+            entries: Vec::new(),
+            unsettled: BTreeSet::new(),
+            stored: None,
+            tasks,
+            next_token: 1,
+            clock: Duration::ZERO,
+            wiped: false,
+            garbled: false,
+            clearing: None,
+            on_deletion,
+            on_revival,
+        }
+    }
+
+    fn append(&mut self, kind: Kind) {
+        let revision = self.log.len() as u64;
+        if self.deleted {
+            self.deleted = false;
+            self.readable_from = revision;
+        }
+        self.kinds.push(kind);
+        self.log.push(RawEvent {
+            stream: "s-1".into(),
+            revision,
+            id: Uuid::from_u128(u128::from(revision) + 1),
+            kind: format!("{kind:?}").into(),
+            json: true,
+            data: Bytes::new(),
+            metadata: Bytes::new(),
+            created: time(revision),
+        });
+        self.unsettled.insert(self.entries.len());
+        self.entries.push(Some(revision));
+    }
+
+    fn readable(&self) -> &[RawEvent] {
+        if self.deleted {
+            &[]
+        } else {
+            &self.log[(self.readable_from as usize).min(self.log.len())..]
+        }
+    }
+
+    fn deliver(&mut self, task: usize, entry: usize) {
+        let token = self.next_token;
+        self.next_token += 1;
+        let arrival = match self.entries[entry] {
+            None => Arrival::Moved,
+            Some(revision) => self
+                .readable()
+                .iter()
+                .find(|e| e.revision == revision)
+                .map_or(Arrival::Revision(revision), |e| Arrival::Event(e.clone())),
+        };
+        let behind = token.is_multiple_of(3);
+        let task = &mut self.tasks[task];
+        task.tokens.insert(token, entry);
+        task.lane.deliver(token, arrival, behind);
+    }
+
+    /// Does one thing that a task's lane wants; says whether it wanted anything.
+    fn step(&mut self, index: usize, lose_reply: bool) -> Result<bool, TestCaseError> {
+        let now = self.clock;
+        let task = &mut self.tasks[index];
+        let effect = match task.effect.take() {
+            Some(effect) => effect,
+            None => match task.lane.next(now) {
+                Next::Do(effect) => effect,
+                Next::WaitUntil(at) => {
+                    self.clock = at;
+                    self.verdicts(index)?;
+                    return Ok(true);
+                }
+                Next::Busy => unreachable!("the model runs each effect to its end"),
+                Next::Idle => {
+                    self.verdicts(index)?;
+                    let task = &mut self.tasks[index];
+                    let lane = std::mem::replace(&mut task.lane, Lane::new("s-1".into(), task.rules.clone()));
+                    prop_assert_eq!(lane.unsettled(), 0, "an idle lane holds deliveries");
+                    if let Some(base) = lane.into_base() {
+                        task.cache = Some(base);
+                    }
+                    return Ok(false);
+                }
+            },
+        };
+        self.verdicts(index)?;
+        let outcome = match &effect {
+            Effect::Load { fresh } => match self.tasks[index].cache.clone() {
+                Some(base) if !fresh => Outcome::Cached(Box::new(base)),
+                _ => Outcome::Loaded(self.stored.clone().map(Box::new)),
+            },
+            Effect::Read { from, limit } => {
+                if self.clearing == Some(index) {
+                    self.clearing = None;
+                }
+                Outcome::Read(self.read(*from, *limit))
+            }
+            Effect::Look => Outcome::Looked(self.look()),
+            Effect::Put(put, _) => {
+                let outcome = self.put(index, put)?;
+                if lose_reply && outcome == PutOutcome::Done {
+                    // Whoever does the I/O tries again, and finds its own put.
+                    self.tasks[index].effect = Some(effect.clone());
+                    return Ok(true);
+                }
+                Outcome::Put(outcome)
+            }
+        };
+        self.tasks[index].lane.apply(outcome, now);
+        self.verdicts(index)?;
+        Ok(true)
+    }
+
+    fn read(&self, from: u64, limit: ReadLimit) -> Slice {
+        if self.deleted || self.log.is_empty() {
+            return Slice {
+                events: Vec::new(),
+                end: true,
+                presence: Presence::Absent,
+            };
+        }
+        let all: Vec<_> = self.readable().iter().filter(|e| e.revision >= from).cloned().collect();
+        let end = all.len() <= limit.events;
+        Slice {
+            events: all.into_iter().take(limit.events).collect(),
+            end,
+            presence: Presence::Present,
+        }
+    }
+
+    fn look(&self) -> Standing {
+        if self.deleted {
+            return Standing::SoftDeleted;
+        }
+        if self.log.is_empty() {
+            return Standing::Missing;
+        }
+        Standing::Live(self.readable().last().map(|e| Newest {
+            revision: e.revision,
+            id: e.id,
+            created: e.created,
+        }))
+    }
+
+    fn put(&mut self, index: usize, put: &Put) -> Result<PutOutcome, TestCaseError> {
+        let met = match (put.demand, &self.stored) {
+            (Demand::Absent, None) => true,
+            (Demand::Older { generation }, Some(s)) => {
+                s.header.generation == generation && s.header.version < put.header.version
+            }
+            (Demand::Exactly { generation, version }, Some(s)) => {
+                s.header.generation == generation && s.header.version == version
+            }
+            _ => false,
+        };
+        if !met {
+            return Ok(PutOutcome::Refused(self.stored.clone().map(Box::new)));
+        }
+        if let (Some(s), Demand::Exactly { .. }) = (&self.stored, put.demand) {
+            prop_assert!(
+                put.header.generation > s.header.generation,
+                "an administrative write kept the generation"
+            );
+        }
+        if put.header.quarantine.is_none() && self.stored.as_ref().is_some_and(|s| s.header.quarantine.is_some()) {
+            self.clearing = Some(index);
+        }
+        let view = match &put.body {
+            Body::Native { view, .. } => Some(StoredState::Document(view.clone())),
+            _ => None,
+        };
+        self.stored = Some(Replica {
+            header: put.header.clone(),
+            view,
+            fold: None,
+            projected_at: None,
+            bytes: 1,
+        });
+        self.check_replica()?;
+        Ok(PutOutcome::Done)
+    }
+
+    /// Invariant 1: the replica is the fold of `first..=version`.
+    fn check_replica(&self) -> Result<(), TestCaseError> {
+        let Some(stored) = &self.stored else {
+            return Ok(());
+        };
+        let Some(version) = stored.header.version else {
+            return Ok(());
+        };
+        let Some(StoredState::Document(view)) = &stored.view else {
+            prop_assert!(
+                stored.header.deleted && self.on_deletion == OnDeletion::Remove,
+                "a state is missing"
+            );
+            return Ok(());
+        };
+        let expected: Vec<u64> = (stored.header.first..=version)
+            .filter(|r| self.kinds[*r as usize] != Kind::Keep)
+            .collect();
+        prop_assert_eq!(
+            numbers(view),
+            Some(expected),
+            "not the fold of {}..={}",
+            stored.header.first,
+            version
+        );
+        prop_assert_eq!(
+            stored.header.event.as_ref().map(|e| e.id),
+            Some(self.log[version as usize].id)
+        );
+        Ok(())
+    }
+
+    /// Invariant 3, as design and protocol put it.
+    fn settled(&self, revision: u64) -> bool {
+        let version = self.stored.as_ref().and_then(|s| s.header.version);
+        let from = crate::event::next_after(version);
+        if from > revision {
+            return true;
+        }
+        if self
+            .stored
+            .as_ref()
+            .and_then(|s| s.header.quarantine.as_ref())
+            .is_some_and(|m| m.at <= revision)
+        {
+            return true;
+        }
+        if self.clearing.is_some() {
+            return true;
+        }
+        // Nothing readable but what changes nothing.
+        self.readable()
+            .iter()
+            .filter(|e| e.revision >= from && e.revision <= revision)
+            .all(|e| &*e.kind == "Keep")
+    }
+
+    fn verdicts(&mut self, index: usize) -> Result<(), TestCaseError> {
+        for verdict in self.tasks[index].lane.verdicts() {
+            let (Verdict::Ack(token) | Verdict::Park(token, _)) = verdict;
+            let entry = self.tasks[index].tokens[&token];
+            if let (Some(revision), false) = (self.entries[entry], self.wiped) {
+                prop_assert!(
+                    self.settled(revision),
+                    "revision {} was acknowledged before it was settled",
+                    revision
+                );
+            }
+            self.unsettled.remove(&entry);
+        }
+        Ok(())
+    }
+
+    fn crash(&mut self, index: usize) {
+        if self.clearing == Some(index) {
+            // The one gap that is left to whoever reads behind the group.
+            self.clearing = None;
+            self.wiped = true;
+        }
+        let task = &mut self.tasks[index];
+        task.lane = Lane::new("s-1".into(), task.rules.clone());
+        task.effect = None;
+        task.tokens.clear();
+        task.cache = None;
+    }
+
+    fn run(&mut self, op: &Op) -> Result<(), TestCaseError> {
+        match *op {
+            Op::Append(kind) => self.append(kind),
+            Op::Truncate(n) => self.readable_from = self.readable_from.max(u64::from(n)).min(self.log.len() as u64),
+            Op::Delete if !self.deleted && !self.log.is_empty() => {
+                self.deleted = true;
+                self.unsettled.insert(self.entries.len());
+                self.entries.push(None);
+            }
+            Op::Revive if self.deleted => self.append(Kind::Put),
+            Op::Delete | Op::Revive => {}
+            Op::Deliver { task, pick } if !self.entries.is_empty() => {
+                // Mostly what is not settled; now and then something again that is.
+                let open: Vec<_> = self.unsettled.iter().copied().collect();
+                let entry = if open.is_empty() || pick > 220 {
+                    usize::from(pick) % self.entries.len()
+                } else {
+                    open[usize::from(pick) % open.len()]
+                };
+                self.deliver(usize::from(task), entry);
+            }
+            Op::Deliver { .. } => {}
+            Op::Step { task, lose_reply } => {
+                self.step(usize::from(task), lose_reply)?;
+            }
+            Op::Crash { task } => self.crash(usize::from(task)),
+            Op::Bump => {
+                if let Some(stored) = &mut self.stored {
+                    stored.header.generation += 1;
+                }
+            }
+            Op::Garble => {
+                // Only where all history is there to fold anew from.
+                if let (Some(stored), 0) = (&mut self.stored, self.readable_from)
+                    && stored.view.is_some()
+                    && !self.deleted
+                {
+                    stored.view = Some(StoredState::Json(Vec::new()));
+                    stored.header.generation += 1;
+                    self.garbled = true;
+                }
+            }
+            Op::Wipe => {
+                self.stored = None;
+                self.wiped = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Delivers what is left until nothing is, as a group does.
+    fn finish(&mut self) -> Result<(), TestCaseError> {
+        // The old task leaves, as in a rolling deployment; the new one sees the stream once more.
+        self.crash(1);
+        if !self.deleted {
+            self.append(Kind::Put);
+        }
+        for _ in 0..200 {
+            for entry in self.unsettled.clone() {
+                self.deliver(0, entry);
+            }
+            let mut steps = 0;
+            while self.step(0, false)? {
+                steps += 1;
+                prop_assert!(steps < 2000, "the lane does not come to rest: {:?}", self.tasks[0].lane);
+            }
+            if self.unsettled.is_empty() {
+                break;
+            }
+        }
+        prop_assert!(self.unsettled.is_empty(), "left unsettled: {:?}", self.unsettled);
+        if self.log.is_empty() {
+            return Ok(());
+        }
+        let header = self.stored.as_ref().map(|s| s.header.clone()).unwrap_or_default();
+        if header
+            .quarantine
+            .as_ref()
+            .is_some_and(|m| m.reason.contains("cannot be read any more"))
+            && self.garbled
+        {
+            return Ok(());
+        }
+        prop_assert_eq!(&header.quarantine, &None, "a mark is left");
+        if !self.wiped {
+            prop_assert_eq!(header.deleted, self.deleted, "the deletion is not known");
+        }
+        if !self.deleted {
+            prop_assert_eq!(
+                header.version,
+                Some(self.log.len() as u64 - 1),
+                "the replica is not the whole stream's"
+            );
+            if self.on_revival == OnRevival::Restart && !self.wiped && self.entries.contains(&None) {
+                let first_after = self
+                    .entries
+                    .iter()
+                    .rposition(Option::is_none)
+                    .and_then(|i| self.entries[i..].iter().flatten().next().copied());
+                prop_assert!(
+                    Some(header.first) >= first_after,
+                    "did not start anew after the last deletion: {:?} < {:?}",
+                    header.first,
+                    first_after
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn scenario(ops: &[Op], on_deletion: OnDeletion, on_revival: OnRevival, same_code: bool) -> Result<(), TestCaseError> {
+    let mut world = World::new(on_deletion, on_revival, same_code);
+    for op in ops {
+        world.run(op)?;
+    }
+    world.finish()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 200_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn replicas_are_right_whatever_happens(
+        ops in ops(),
+        on_deletion in prop_oneof![Just(OnDeletion::Keep), Just(OnDeletion::Remove)],
+        on_revival in prop_oneof![Just(OnRevival::Continue), Just(OnRevival::Restart)],
+        same_code in any::<bool>(),
+    ) {
+        scenario(&ops, on_deletion, on_revival, same_code)?;
+    }
+}
+
+/// A short run for every build; `PROPTEST_CASES` makes it a campaign.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(2_000)
+}

@@ -1,0 +1,270 @@
+//! What goes into a lane and what comes out: deliveries, effects, outcomes, verdicts.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+
+use crate::{
+    event::{RawEvent, Revision, Version, next_after},
+    journal::{ReadLimit, Slice, Standing},
+    projection::{Encoded, Fold, FoldError, State},
+    replica::{Header, Put, PutOutcome, Replica, item::Body},
+};
+
+/// Names one delivery between the session and its lane. Tokens rise in order of arrival.
+pub type Token = u64;
+
+/// What to do with a replica whose stream was deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDeletion {
+    /// Keep the state for readers, marked as deleted.
+    Keep,
+    /// Drop the state; a marker stays, so that nothing late resurrects it.
+    Remove,
+}
+
+/// How a replica goes on when its deleted stream comes to life again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRevival {
+    /// Fold on.
+    Continue,
+    /// Start anew from the first readable revision.
+    Restart,
+}
+
+/// What to do when history below the first readable revision is gone and no replica covers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnLostHistory {
+    /// Start at the first readable revision; `first` says so.
+    Partial,
+    /// Quarantine the aggregate.
+    Quarantine,
+}
+
+/// Checks that a state can be stored, and in which form: see [`crate::replica::item`].
+pub type Form = Arc<dyn Fn(&str, &Header, Encoded) -> Result<Body, FoldError> + Send + Sync>;
+
+/// What all lanes of one projection share.
+#[derive(Clone)]
+pub struct Rules {
+    /// The projection.
+    pub fold: Arc<dyn Fold>,
+    /// Checks a state before a put.
+    pub form: Form,
+    /// Policy for deletions.
+    pub on_deletion: OnDeletion,
+    /// Policy for revivals.
+    pub on_revival: OnRevival,
+    /// Policy for lost history.
+    pub on_lost_history: OnLostHistory,
+    /// A read's bounds; also the most that is folded between two puts.
+    pub read: ReadLimit,
+    /// A delivery whose event is at least this old means that the stream is worth reading on.
+    pub behind_after: Duration,
+    /// At least this long between two puts of one replica; zero for none.
+    pub min_write_interval: Duration,
+    /// A version that moved without a change of state is stored after this time at the latest.
+    pub keep_flush: Duration,
+    /// How many command ids a replica keeps.
+    pub commands: usize,
+}
+
+impl Rules {
+    /// Whether a stream that comes to life again starts anew. Dropping the state leaves nothing to
+    /// fold on, and what was dropped must not depend on who was watching.
+    pub(super) fn restarts(&self) -> bool {
+        self.on_revival == OnRevival::Restart || self.on_deletion == OnDeletion::Remove
+    }
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rules")
+            .field("projection", &self.fold.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A delivery, reduced to what concerns its lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// An event, in hand.
+    Event(RawEvent),
+    /// This revision, whose event the group could not hand over.
+    Revision(Revision),
+    /// The stream was deleted, or something like it.
+    Moved,
+}
+
+/// One thing to be done for a lane, by whoever does I/O.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Get the replica; `fresh`: strongly consistent and past every cache.
+    Load {
+        /// Whether caches and eventually consistent reads will not do.
+        fresh: bool,
+    },
+    /// Read the stream at the leader.
+    Read {
+        /// From this revision, inclusive.
+        from: Revision,
+        /// At most this much.
+        limit: ReadLimit,
+    },
+    /// See at the leader how the stream stands.
+    Look,
+    /// Put the replica.
+    Put(Box<Put>, PutKind),
+}
+
+/// What a put is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutKind {
+    /// A fold's put.
+    Fold,
+    /// A quarantine mark; the class of the error that caused it.
+    Quarantine(&'static str),
+    /// A mark of divergence.
+    Diverged,
+    /// A deletion marker.
+    Deletion,
+    /// Any other administrative write: a mark cleared, a fresh start, a deletion taken back.
+    Repair,
+}
+
+/// What came of an effect. Outages are not among them: whoever does the I/O tries again.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The base from a cache.
+    Cached(Box<Base>),
+    /// The replica from the store.
+    Loaded(Option<Box<Replica>>),
+    /// The stream's events.
+    Read(Slice),
+    /// How the stream stands.
+    Looked(Standing),
+    /// What became of the put.
+    Put(PutOutcome),
+}
+
+/// What is to become of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Settled: acknowledge.
+    Ack(Token),
+    /// Set aside with a reason; a durable mark stands before it.
+    Park(Token, String),
+}
+
+/// What a lane wants next.
+#[derive(Clone, Debug)]
+pub enum Next {
+    /// This done; its outcome handed to [`super::Lane::apply`].
+    Do(Effect),
+    /// Nothing until the outcome of the effect under way.
+    Busy,
+    /// Nothing until this long after the lane's epoch, unless a delivery comes.
+    WaitUntil(Duration),
+    /// Nothing at all: the lane can be put away.
+    Idle,
+}
+
+/// A replica as a lane goes on from it: what is stored, and what is folded in memory.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// The stored item's header; `None` when there is no item.
+    pub stored: Option<Header>,
+    /// All that is folded into `state`; at `stored` or ahead of it.
+    pub header: Header,
+    /// The state.
+    pub state: State,
+    /// The state does not continue what is stored (it could not be read, was dropped, or starts
+    /// anew): the next put replaces what is stored, as an administrative write.
+    pub rebase: bool,
+    /// The stream was seen to have the replica's last event at its version.
+    pub verified: bool,
+    /// Size of the stored item, for caches.
+    pub bytes: usize,
+}
+
+impl Base {
+    /// The base that a stored replica is. A state that the code cannot read is folded anew.
+    pub fn from_stored(fold: &dyn Fold, stored: Option<Replica>) -> Self {
+        let Some(replica) = stored else {
+            return Self {
+                stored: None,
+                header: Header::new(),
+                state: fold.initial(),
+                rebase: false,
+                verified: true,
+                bytes: 0,
+            };
+        };
+        let state = match (&replica.view, replica.header.version) {
+            (Some(view), _) => fold.decode(view, replica.fold.as_ref()).ok(),
+            // Marked before any event was folded: there is nothing yet to read.
+            (None, None) => Some(fold.initial()),
+            (None, Some(_)) => None,
+        };
+        let bytes = replica.bytes;
+        let stored = Some(replica.header.clone());
+        let mut header = replica.header;
+        let (state, rebase) = state.map_or_else(|| (fold.initial(), true), |state| (state, false));
+        // A dropped state of a deleted stream is as it should be until the stream comes back.
+        if rebase && !header.deleted {
+            header = restarted(&header);
+        }
+        let verified = header.version.is_none();
+        Self {
+            stored,
+            header,
+            state,
+            rebase,
+            verified,
+            bytes,
+        }
+    }
+
+    /// Starts anew from the stream's first readable event.
+    pub(super) fn restart(&mut self, fold: &dyn Fold) {
+        self.header = restarted(&self.header);
+        self.state = fold.initial();
+        self.rebase = true;
+        self.verified = true;
+    }
+
+    /// The version that is durable.
+    pub fn durable(&self) -> Version {
+        self.stored.as_ref().and_then(|h| h.version)
+    }
+
+    /// The first revision that is not folded in.
+    pub fn next(&self) -> Revision {
+        next_after(self.header.version)
+    }
+}
+
+/// The header of a replica that is folded anew: nothing folded, everything administrative kept.
+pub(super) fn restarted(header: &Header) -> Header {
+    Header {
+        generation: header.generation,
+        deleted: header.deleted,
+        quarantine: header.quarantine.clone(),
+        ..Header::new()
+    }
+}
+
+/// What a lane did since it was last asked, for metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Events folded.
+    pub applied: u64,
+    /// Deliveries settled with no put of their own: covered already, or nothing to do.
+    pub settled_without_write: u64,
+    /// Reads that filled a hole or read on.
+    pub gap_reads: u64,
+    /// Events that such reads brought.
+    pub gap_events: u64,
+    /// When the events that became durable were created.
+    pub durable: Vec<DateTime<Utc>>,
+}

@@ -1,0 +1,140 @@
+//! What the engine counts, as a port: the engine knows what happened, not how it is exposed.
+//!
+//! Labels come from these enums alone, so their number is bounded; no stream name is ever one.
+
+use std::time::Duration;
+
+/// Something that happened, once or more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Count {
+    /// Deliveries taken.
+    Received,
+    /// Events folded.
+    Applied,
+    /// Deliveries settled with no put of their own.
+    SettledWithoutWrite,
+    /// Deliveries that concern no stream.
+    Skipped,
+    /// Deliveries parked behind a quarantine mark.
+    Parked,
+    /// Reads of streams that filled a hole or read on.
+    GapReads,
+    /// Events that such reads brought.
+    GapEvents,
+    /// A put became of this.
+    Write(WriteOutcome),
+    /// Quarantine marks made.
+    Quarantined,
+    /// Marks of divergence made.
+    Diverged,
+    /// The subscription ended and was made again.
+    Reconnect(EndReason),
+    /// A panic was survived.
+    Panic,
+    /// Bases found in the cache.
+    CacheHit,
+    /// Bases that had to be loaded.
+    CacheMiss,
+}
+
+/// What became of one attempt to put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WriteOutcome {
+    /// Durable.
+    Done,
+    /// The stored item was not what the put demanded.
+    Refused,
+    /// Throttled; tried again.
+    Throttled,
+    /// No or no clear answer; tried again.
+    Unavailable,
+    /// The table or the rights to it are not set up; tried again.
+    Setup,
+}
+
+/// Why a connection to a group ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndReason {
+    /// The server ended it or went away.
+    Disconnected,
+    /// A store was away for too long: it was given up so that redelivery burns no retries.
+    StoreOutage,
+    /// Nothing moved although there was work.
+    Watchdog,
+    /// A panic.
+    Panic,
+    /// Too many quarantines for one reason.
+    QuarantineStorm,
+    /// The process is asked to stop.
+    Stopping,
+}
+
+/// How long something took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Timing {
+    /// One attempt to put.
+    Write,
+    /// From an event's creation to its being durable in a replica.
+    DurableAge,
+}
+
+/// How something stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Level {
+    /// Entries of the source that are not settled, as far as can be told.
+    LagEvents,
+    /// Age in seconds of the oldest entry of the source that is not settled.
+    LagSeconds,
+    /// The feed's last checkpoint: a revision, or a commit position of `$all`.
+    Checkpoint,
+    /// The newest entry of the source, likewise.
+    Newest,
+    /// Messages that the group has parked.
+    ParkedMessages,
+    /// Deliveries in flight over all consumers of the group.
+    GroupInFlight,
+    /// Deliveries that this process holds.
+    Holding,
+    /// Age in seconds of the oldest delivery that this process holds.
+    OldestHeldSeconds,
+    /// Lanes that wait for nothing but time.
+    LanesWaiting,
+    /// Lanes that load their replica.
+    LanesLoading,
+    /// Lanes that read their stream.
+    LanesReading,
+    /// Lanes that put their replica.
+    LanesWriting,
+    /// 1 while connected to the group.
+    SubscriptionUp,
+    /// Puts that may be in flight at once.
+    WriteLimit,
+    /// Quarantined aggregates of the projection.
+    Quarantined,
+    /// Diverged aggregates of the projection.
+    Diverged,
+    /// Bytes of replicas in the cache.
+    CacheBytes,
+    /// 1 while the source's own projection (`$by_category`) stands still while the log grows.
+    SourceStalled,
+}
+
+/// Takes what the engine counts, for one projection.
+pub trait Meter: Send + Sync + 'static {
+    /// `n` more of `count`.
+    fn count(&self, count: Count, n: u64);
+    /// Once more, it took `took`.
+    fn observe(&self, timing: Timing, took: Duration);
+    /// It stands at `value` now.
+    fn set(&self, level: Level, value: f64);
+}
+
+/// Counts nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoMeter;
+
+impl Meter for NoMeter {
+    fn count(&self, _: Count, _: u64) {}
+    fn observe(&self, _: Timing, _: Duration) {}
+    fn set(&self, _: Level, _: f64) {}
+}

@@ -1,0 +1,566 @@
+//! One connection to a group: deliveries into lanes, lanes' effects out to the stores, settled
+//! deliveries acknowledged.
+//!
+//! The loop waits in one place (`select`) and changes state in plain functions. Keeps invariant 3
+//! on the group's side (an acknowledgement is sent for a lane's verdict and for nothing else) and
+//! invariant 5 (what a lane waits for, it alone waits for).
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::Utc;
+use futures::FutureExt as _;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+use uuid::Uuid;
+
+use super::{
+    bases::Bases,
+    effects::Stores,
+    held::Deliveries,
+    lane::{Arrival, Base, Effect, Lane, Next, Outcome, PutKind, Rules, Token, Verdict},
+    meter::{Count, EndReason, Level, Meter, Timing},
+    pace::Pace,
+};
+use crate::{
+    journal::{
+        Journal, JournalError,
+        feed::{Delivery, GroupSpec, Nack, Said, Subscription},
+    },
+    replica::{Replica, ReplicaStore, item},
+};
+
+/// Deliveries taken in one turn of the loop before lanes move and acknowledgements go out: enough
+/// to batch both, few enough that the first of them does not wait for long.
+const TURN: usize = 256;
+/// How often time alone moves things: outage, watchdog, gauges.
+const TICK: Duration = Duration::from_millis(500);
+/// `BatchGetItem`'s limit.
+const LOAD_BATCH: usize = 100;
+/// Batches of cold replicas read at once; more gains nothing while each fills by itself.
+const LOADS: usize = 4;
+/// The time in which quarantines for one reason are counted as one storm.
+const STORM_WINDOW: Duration = Duration::from_secs(60);
+
+/// What a session needs to know of its projection.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// The fold and its policies.
+    pub rules: Arc<Rules>,
+    /// The group.
+    pub group: GroupSpec,
+    /// Deliveries in flight at most.
+    pub buffer: usize,
+    /// Reads of streams in flight at most.
+    pub reads: usize,
+    /// Puts in flight at most; fewer while the table throttles.
+    pub writes: usize,
+    /// A store may be away for this long before the subscription is given up.
+    pub outage_after: Duration,
+    /// Nothing moves for this long although there is work: subscribe again.
+    pub watchdog_after: Duration,
+    /// Quarantines for one reason within a minute that stop the projection.
+    pub quarantine_limit: usize,
+    /// How long a stop may take.
+    pub drain: Duration,
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub enum End {
+    /// The server ended it or went away.
+    Disconnected(JournalError),
+    /// A store was away for too long.
+    StoreOutage(String),
+    /// Nothing moved although there was work.
+    Watchdog,
+    /// Too many quarantines for one reason; the text says which.
+    Storm(String),
+    /// As asked. `left`: deliveries that could not be settled in time.
+    Stopped {
+        /// Deliveries not settled; they will be delivered again.
+        left: usize,
+    },
+}
+
+impl End {
+    /// The label for metrics.
+    pub fn reason(&self) -> EndReason {
+        match self {
+            Self::Disconnected(_) => EndReason::Disconnected,
+            Self::StoreOutage(_) => EndReason::StoreOutage,
+            Self::Watchdog => EndReason::Watchdog,
+            Self::Storm(_) => EndReason::QuarantineStorm,
+            Self::Stopped { .. } => EndReason::Stopping,
+        }
+    }
+}
+
+/// What a session tells the outside while it runs.
+pub trait Report: Send + 'static {
+    /// Called each tick: deliveries held, and whether anything moved since the last tick.
+    fn tick(&mut self, holding: usize, moved: bool);
+    /// Whether the source is known to have entries that are not settled.
+    fn work_waits(&self) -> bool;
+    /// Marked streams to look at again: other code left the mark.
+    fn marks_to_try(&mut self) -> Vec<Arc<str>>;
+}
+
+enum Done {
+    One {
+        stream: Arc<str>,
+        class: Class,
+        outcome: Outcome,
+    },
+    Loaded(Vec<(Arc<str>, Option<Replica>)>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Load,
+    Read,
+    Write,
+}
+
+enum Input {
+    Delivered(Result<Delivery, JournalError>),
+    Done(Result<Done, tokio::task::JoinError>),
+    Time,
+    Stop,
+}
+
+/// One connection and all that hangs on it.
+pub struct Session<Sub, J, S, R> {
+    spec: Arc<Spec>,
+    sub: Sub,
+    stores: Stores<J, S>,
+    bases: Bases,
+    report: R,
+    lanes: HashMap<Arc<str>, Lane>,
+    deliveries: Deliveries,
+    touched: Vec<Arc<str>>,
+    cold: VecDeque<Arc<str>>,
+    reads: VecDeque<(Arc<str>, Effect)>,
+    writes: VecDeque<(Arc<str>, Effect)>,
+    running: JoinSet<Done>,
+    loading: usize,
+    reading: usize,
+    writing: usize,
+    pace: Pace,
+    timers: BTreeSet<(Duration, Arc<str>)>,
+    acks: Vec<Uuid>,
+    parks: Vec<(Uuid, String)>,
+    epoch: Instant,
+    next_tick: Instant,
+    storms: HashMap<&'static str, VecDeque<Instant>>,
+    moved: bool,
+    last_moved: Instant,
+    stopping: Option<Instant>,
+}
+
+impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, S, R> {
+    /// A session on a fresh connection.
+    pub fn new(spec: Arc<Spec>, sub: Sub, stores: Stores<J, S>, bases: Bases, report: R) -> Self {
+        let now = Instant::now();
+        let pace = Pace::new(spec.writes);
+        Self {
+            spec,
+            sub,
+            stores,
+            bases,
+            report,
+            lanes: HashMap::new(),
+            deliveries: Deliveries::default(),
+            touched: Vec::new(),
+            cold: VecDeque::new(),
+            reads: VecDeque::new(),
+            writes: VecDeque::new(),
+            running: JoinSet::new(),
+            loading: 0,
+            reading: 0,
+            writing: 0,
+            pace,
+            timers: BTreeSet::new(),
+            acks: Vec::new(),
+            parks: Vec::new(),
+            epoch: now,
+            next_tick: now + TICK,
+            storms: HashMap::new(),
+            moved: false,
+            last_moved: now,
+            stopping: None,
+        }
+    }
+
+    /// Runs until the connection ends or `stop` asks for it.
+    pub async fn run(mut self, stop: CancellationToken) -> End {
+        let end = loop {
+            let input = self.select(&stop).await;
+            let mut end = self.apply(input);
+            for _ in 1..TURN {
+                if end.is_some() || self.stopping.is_some() {
+                    break;
+                }
+                let Some(delivered) = self.sub.next().now_or_never() else {
+                    break;
+                };
+                end = self.apply(Input::Delivered(delivered));
+            }
+            while end.is_none() {
+                let Some(done) = self.running.try_join_next() else {
+                    break;
+                };
+                end = self.apply(Input::Done(done));
+            }
+            let end = end.or_else(|| self.advance());
+            self.dispatch();
+            let flushed = self.flush().await;
+            if let Some(end) = end {
+                break end;
+            }
+            if let Err(error) = flushed {
+                break End::Disconnected(error);
+            }
+            if let Some(deadline) = self.stopping
+                && (self.deliveries.len() == 0 || Instant::now() >= deadline)
+            {
+                break End::Stopped {
+                    left: self.deliveries.len(),
+                };
+            }
+        };
+        self.running.abort_all();
+        self.spec_gauges(0);
+        end
+    }
+
+    async fn select(&mut self, stop: &CancellationToken) -> Input {
+        let timer = self.timers.first().map(|(at, _)| self.epoch + *at);
+        let wake = timer.map_or(self.next_tick, |at| at.min(self.next_tick));
+        tokio::select! {
+            delivered = self.sub.next(), if self.stopping.is_none() => Input::Delivered(delivered),
+            Some(done) = self.running.join_next(), if !self.running.is_empty() => Input::Done(done),
+            () = tokio::time::sleep_until(wake.into()) => Input::Time,
+            () = stop.cancelled(), if self.stopping.is_none() => Input::Stop,
+        }
+    }
+
+    fn apply(&mut self, input: Input) -> Option<End> {
+        match input {
+            Input::Delivered(Ok(delivery)) => self.deliver(delivery),
+            Input::Delivered(Err(error)) => return Some(End::Disconnected(error)),
+            Input::Done(Ok(done)) => self.done(done),
+            Input::Done(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Input::Done(Err(_)) => {}
+            Input::Stop => {
+                info!(
+                    projection = self.spec.rules.fold.name(),
+                    holding = self.deliveries.len(),
+                    "finishing what is held"
+                );
+                self.stopping = Some(Instant::now() + self.spec.drain);
+            }
+            Input::Time => return self.time(),
+        }
+        None
+    }
+
+    fn deliver(&mut self, delivery: Delivery) {
+        self.meter().count(Count::Received, 1);
+        self.moved = true;
+        let (stream, arrival) = match delivery.said {
+            Said::Event(event) => (event.stream.clone(), Arrival::Event(event)),
+            Said::Moved {
+                stream,
+                revision: Some(revision),
+            } => (stream, Arrival::Revision(revision)),
+            Said::Moved { stream, revision: None } => (stream, Arrival::Moved),
+            Said::Nothing => {
+                self.meter().count(Count::Skipped, 1);
+                self.acks.push(delivery.ack);
+                return;
+            }
+        };
+        if let Err(error) = item::check_key(&stream) {
+            // Nothing can stand under such a name, not even a mark: it must not stop the others.
+            warn!(%stream, %error, "parked: the stream can have no replica");
+            self.parks.push((delivery.ack, format!("failed to {error}")));
+            return;
+        }
+        let age = (Utc::now() - delivery.at).to_std().unwrap_or_default();
+        let behind = age >= self.spec.rules.behind_after;
+        let token = self.deliveries.take(Some(delivery.ack));
+        self.hand_over(stream, token, arrival, behind);
+    }
+
+    fn hand_over(&mut self, stream: Arc<str>, token: Token, arrival: Arrival, behind: bool) {
+        let rules = &self.spec.rules;
+        let lane = self
+            .lanes
+            .entry(stream.clone())
+            .or_insert_with(|| Lane::new(stream.clone(), rules.clone()));
+        lane.deliver(token, arrival, behind);
+        self.touched.push(stream);
+    }
+
+    fn done(&mut self, done: Done) {
+        let now = self.epoch.elapsed();
+        match done {
+            Done::One { stream, class, outcome } => {
+                match class {
+                    Class::Load => self.loading -= 1,
+                    Class::Read => self.reading -= 1,
+                    Class::Write => {
+                        self.writing -= 1;
+                        self.pace.answered(self.stores.table_trouble.take_throttles());
+                    }
+                }
+                if let Some(lane) = self.lanes.get_mut(&stream) {
+                    lane.apply(outcome, now);
+                    self.touched.push(stream);
+                }
+            }
+            Done::Loaded(replicas) => {
+                self.loading -= 1;
+                for (stream, replica) in replicas {
+                    if let Some(lane) = self.lanes.get_mut(&stream) {
+                        lane.apply(Outcome::Loaded(replica.map(Box::new)), now);
+                        self.touched.push(stream);
+                    }
+                }
+            }
+        }
+        self.moved = true;
+    }
+
+    /// Lets every lane that something happened to go on.
+    fn advance(&mut self) -> Option<End> {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        for stream in touched {
+            if let Some(end) = self.advance_lane(&stream) {
+                return Some(end);
+            }
+        }
+        None
+    }
+
+    fn advance_lane(&mut self, stream: &Arc<str>) -> Option<End> {
+        let now = self.epoch.elapsed();
+        loop {
+            let lane = self.lanes.get_mut(stream)?;
+            let next = lane.next(now);
+            let (verdicts, tally) = (lane.verdicts(), lane.tally());
+            self.settle(verdicts);
+            let meter = self.meter();
+            meter.count(Count::Applied, tally.applied);
+            meter.count(Count::SettledWithoutWrite, tally.settled_without_write);
+            meter.count(Count::GapReads, tally.gap_reads);
+            meter.count(Count::GapEvents, tally.gap_events);
+            let written = Utc::now();
+            for created in tally.durable {
+                meter.observe(Timing::DurableAge, (written - created).to_std().unwrap_or_default());
+            }
+            match next {
+                Next::Do(Effect::Load { fresh: false }) => {
+                    if let Some(base) = self.bases.take(stream) {
+                        self.meter().count(Count::CacheHit, 1);
+                        let lane = self.lanes.get_mut(stream)?;
+                        lane.apply(Outcome::Cached(Box::new(base)), now);
+                        continue;
+                    }
+                    self.meter().count(Count::CacheMiss, 1);
+                    self.cold.push_back(stream.clone());
+                }
+                Next::Do(Effect::Put(put, kind)) => {
+                    if let Some(end) = self.mark(stream, kind, put.header.quarantine.as_ref().map(|m| &*m.reason)) {
+                        return Some(end);
+                    }
+                    self.writes.push_back((stream.clone(), Effect::Put(put, kind)));
+                }
+                Next::Do(effect) => self.reads.push_back((stream.clone(), effect)),
+                Next::WaitUntil(at) => {
+                    self.timers.insert((at, stream.clone()));
+                }
+                Next::Busy => {}
+                Next::Idle => {
+                    let base: Option<Base> = self.lanes.remove(stream).and_then(Lane::into_base);
+                    if let Some(base) = base {
+                        self.bases.keep(stream.clone(), base);
+                    }
+                }
+            }
+            return None;
+        }
+    }
+
+    /// Counts a mark that is about to be made; too many for one reason stop the projection first.
+    fn mark(&mut self, stream: &str, kind: PutKind, reason: Option<&str>) -> Option<End> {
+        let class = match kind {
+            PutKind::Quarantine(class) => class,
+            PutKind::Diverged => "diverged",
+            _ => return None,
+        };
+        let now = Instant::now();
+        let storm = self.storms.entry(class).or_default();
+        storm.retain(|at| now - *at < STORM_WINDOW);
+        storm.push_back(now);
+        if storm.len() > self.spec.quarantine_limit {
+            let reason = reason.unwrap_or_default();
+            return Some(End::Storm(format!(
+                "{} aggregates within a minute are to be quarantined for `{class}`, the last one `{stream}`: {reason}; \
+                 the projection stopped before marking more: deploy code that folds them, or raise `quarantine_limit`",
+                storm.len()
+            )));
+        }
+        let count = if kind == PutKind::Diverged {
+            Count::Diverged
+        } else {
+            Count::Quarantined
+        };
+        self.meter().count(count, 1);
+        error!(
+            projection = self.spec.rules.fold.name(),
+            stream, reason, "quarantined: the replica stays at its last good version"
+        );
+        None
+    }
+
+    fn settle(&mut self, verdicts: Vec<Verdict>) {
+        for verdict in verdicts {
+            match verdict {
+                Verdict::Ack(token) => self.acks.extend(self.deliveries.settle(token)),
+                Verdict::Park(token, reason) => {
+                    self.parks
+                        .extend(self.deliveries.settle(token).map(|ack| (ack, reason)));
+                }
+            }
+        }
+    }
+
+    /// Starts as many effects as may be in flight.
+    fn dispatch(&mut self) {
+        while self.loading < LOADS && !self.cold.is_empty() {
+            let batch: Vec<_> = self.cold.drain(..self.cold.len().min(LOAD_BATCH)).collect();
+            let stores = self.stores.clone();
+            self.loading += 1;
+            self.running.spawn(async move {
+                let replicas = stores.load_many(&batch).await;
+                Done::Loaded(batch.into_iter().zip(replicas).collect())
+            });
+        }
+        while self.reading < self.spec.reads
+            && let Some((stream, effect)) = self.reads.pop_front()
+        {
+            let class = if matches!(effect, Effect::Load { .. }) {
+                Class::Load
+            } else {
+                Class::Read
+            };
+            match class {
+                Class::Load => self.loading += 1,
+                _ => self.reading += 1,
+            }
+            self.start(stream, class, effect);
+        }
+        while self.writing < self.pace.limit()
+            && let Some((stream, effect)) = self.writes.pop_front()
+        {
+            self.writing += 1;
+            self.start(stream, Class::Write, effect);
+        }
+    }
+
+    fn start(&mut self, stream: Arc<str>, class: Class, effect: Effect) {
+        let stores = self.stores.clone();
+        self.running.spawn(async move {
+            let outcome = stores.carry_out(&stream, effect).await;
+            Done::One { stream, class, outcome }
+        });
+    }
+
+    async fn flush(&mut self) -> Result<(), JournalError> {
+        if !self.acks.is_empty() {
+            self.moved = true;
+            self.sub.ack(std::mem::take(&mut self.acks)).await?;
+        }
+        for (id, reason) in std::mem::take(&mut self.parks) {
+            self.meter().count(Count::Parked, 1);
+            self.sub.nack(vec![id], Nack::Park, reason).await?;
+        }
+        Ok(())
+    }
+
+    fn time(&mut self) -> Option<End> {
+        let now = self.epoch.elapsed();
+        while let Some((at, stream)) = self.timers.first().cloned() {
+            if at > now {
+                break;
+            }
+            self.timers.remove(&(at, stream.clone()));
+            self.touched.push(stream);
+        }
+        if Instant::now() < self.next_tick {
+            return None;
+        }
+        self.next_tick = Instant::now() + TICK;
+        self.tick()
+    }
+
+    fn tick(&mut self) -> Option<End> {
+        if self.moved {
+            self.last_moved = Instant::now();
+        }
+        let holding = self.deliveries.len();
+        self.report.tick(
+            holding,
+            std::mem::take(&mut self.moved) || (holding == 0 && !self.report.work_waits()),
+        );
+        self.spec_gauges(holding);
+        for stream in self.report.marks_to_try() {
+            debug!(%stream, "looking at a mark that other code left");
+            let token = self.deliveries.take(None);
+            self.hand_over(stream, token, Arrival::Moved, false);
+        }
+        for trouble in [&self.stores.journal_trouble, &self.stores.table_trouble] {
+            if let Some((away, what)) = trouble.away()
+                && away >= self.spec.outage_after
+            {
+                return Some(End::StoreOutage(what));
+            }
+        }
+        let idle = self.lanes.is_empty() && holding == 0;
+        if idle && self.report.work_waits() && self.last_moved.elapsed() >= self.spec.watchdog_after {
+            warn!(
+                projection = self.spec.rules.fold.name(),
+                "the source is ahead and nothing comes: subscribing again"
+            );
+            return Some(End::Watchdog);
+        }
+        None
+    }
+
+    fn spec_gauges(&self, holding: usize) {
+        let meter = self.meter();
+        meter.set(Level::Holding, holding as f64);
+        meter.set(
+            Level::OldestHeldSeconds,
+            self.deliveries.oldest().unwrap_or_default().as_secs_f64(),
+        );
+        meter.set(Level::LanesWaiting, self.timers.len() as f64);
+        meter.set(Level::LanesLoading, (self.loading + self.cold.len()) as f64);
+        meter.set(Level::LanesReading, (self.reading + self.reads.len()) as f64);
+        meter.set(Level::LanesWriting, (self.writing + self.writes.len()) as f64);
+        meter.set(Level::WriteLimit, self.pace.limit() as f64);
+        meter.set(Level::CacheBytes, self.bases.bytes() as f64);
+    }
+
+    fn meter(&self) -> Arc<dyn Meter> {
+        self.stores.meter.clone()
+    }
+}

@@ -1,0 +1,4 @@
+//! What the tests stand on: stores to talk to, and faults between them and us.
+
+pub(crate) mod dynamo;
+pub(crate) mod proxy;
