@@ -6,8 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use eventstore::{
-    AppendToStreamOptions, Error, EventData, ExpectedRevision, ReadEvent, ReadStreamOptions,
-    StreamPosition,
+    AppendToStreamOptions, Error, EventData, ExpectedRevision, ReadEvent, ReadStreamOptions, StreamPosition,
 };
 
 use self::{
@@ -16,10 +15,7 @@ use self::{
     link::{Factory, Failure},
     text::DELETED,
 };
-use super::{
-    Appended, Expected, Journal, JournalError, NewEvent, Newest, Presence, ReadLimit, Slice,
-    Standing,
-};
+use super::{Appended, Expected, Journal, JournalError, NewEvent, Newest, Presence, ReadLimit, Slice, Standing};
 use crate::event::Revision;
 
 #[cfg(feature = "daemon")]
@@ -35,6 +31,8 @@ mod settings;
 #[cfg(feature = "daemon")]
 mod sources;
 #[cfg(feature = "daemon")]
+mod stall;
+#[cfg(feature = "daemon")]
 mod subscription;
 mod text;
 
@@ -42,9 +40,7 @@ mod text;
 pub use bulk::Imported;
 #[cfg(feature = "daemon")]
 pub use groups::{Parked, pinned_is_safe};
-pub use settings::{
-    DEFAULT_IDLE_RENEW, DEFAULT_OPERATION_TIMEOUT, EsdbSettings, SettingsError, redacted,
-};
+pub use settings::{DEFAULT_IDLE_RENEW, DEFAULT_OPERATION_TIMEOUT, EsdbSettings, SettingsError, redacted};
 #[cfg(feature = "daemon")]
 pub use subscription::GroupSubscription;
 
@@ -100,9 +96,9 @@ impl EventStore {
         let version = link.info.version();
         Ok(Server {
             version: (version.major(), version.minor(), version.patch()),
-            groups_on_all: link.info.contains_features(
-                eventstore::operations::Features::PERSISTENT_SUBSCRIPITON_TO_ALL,
-            ),
+            groups_on_all: link
+                .info
+                .contains_features(eventstore::operations::Features::PERSISTENT_SUBSCRIPITON_TO_ALL),
         })
     }
 
@@ -131,12 +127,7 @@ impl EventStore {
     }
 
     /// Reads until `limit`, the end, or a step that takes too long.
-    async fn collect(
-        &self,
-        stream: &str,
-        options: &ReadStreamOptions,
-        limit: ReadLimit,
-    ) -> Result<Slice, Failure> {
+    async fn collect(&self, stream: &str, options: &ReadStreamOptions, limit: ReadLimit) -> Result<Slice, Failure> {
         let step = self.factory.operation_timeout;
         let found = self
             .factory
@@ -163,8 +154,7 @@ impl EventStore {
                                 return Ok(slice);
                             }
                         }
-                        ReadEvent::FirstStreamPosition(_) | ReadEvent::LastAllStreamPosition(_) => {
-                        }
+                        ReadEvent::FirstStreamPosition(_) | ReadEvent::LastAllStreamPosition(_) => {}
                     }
                 }
                 // All that was asked for came: whether more stands behind it, the server tells
@@ -205,22 +195,14 @@ impl EventStore {
 }
 
 /// One step of a read; too slow a one is the client's own word for that.
-async fn within<T>(
-    limit: Duration,
-    step: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
+async fn within<T>(limit: Duration, step: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::time::timeout(limit, step)
         .await
         .unwrap_or(Err(Error::DeadlineExceeded))
 }
 
 impl Journal for EventStore {
-    async fn read(
-        &self,
-        stream: &str,
-        from: Revision,
-        limit: ReadLimit,
-    ) -> Result<Slice, JournalError> {
+    async fn read(&self, stream: &str, from: Revision, limit: ReadLimit) -> Result<Slice, JournalError> {
         let limit = ReadLimit {
             events: limit.events.max(1),
             ..limit
@@ -252,13 +234,7 @@ impl Journal for EventStore {
         Ok(match metadata.presence {
             // Its stream was tombstoned between the two reads.
             Presence::Tombstoned => Standing::Tombstoned,
-            _ if metadata
-                .events
-                .first()
-                .is_some_and(|m| is_soft_deletion(&m.data)) =>
-            {
-                Standing::SoftDeleted
-            }
+            _ if metadata.events.first().is_some_and(|m| is_soft_deletion(&m.data)) => Standing::SoftDeleted,
             _ => Standing::Missing,
         })
     }
@@ -334,10 +310,7 @@ fn is_soft_deletion(metadata: &[u8]) -> bool {
 impl super::feed::Feed for EventStore {
     type Subscription = GroupSubscription;
 
-    async fn ensure(
-        &self,
-        group: &super::feed::GroupSpec,
-    ) -> Result<super::feed::Ensured, JournalError> {
+    async fn ensure(&self, group: &super::feed::GroupSpec) -> Result<super::feed::Ensured, JournalError> {
         self.ensure_group(group).await
     }
 
@@ -349,18 +322,20 @@ impl super::feed::Feed for EventStore {
         self.subscribe_to(group, buffer).await
     }
 
-    async fn info(
-        &self,
-        group: &super::feed::GroupSpec,
-    ) -> Result<super::feed::GroupInfo, JournalError> {
+    async fn info(&self, group: &super::feed::GroupSpec) -> Result<super::feed::GroupInfo, JournalError> {
         self.info_of(group).await
     }
 
-    async fn head(
+    async fn head(&self, source: &crate::projection::Source) -> Result<Option<super::feed::Head>, JournalError> {
+        self.head_of(source).await
+    }
+
+    async fn stalled(
         &self,
         source: &crate::projection::Source,
-    ) -> Result<Option<super::feed::Head>, JournalError> {
-        self.head_of(source).await
+        head: Option<&super::feed::Head>,
+    ) -> Result<Option<chrono::DateTime<chrono::Utc>>, JournalError> {
+        self.stalled_since(source, head).await
     }
 
     async fn entries(

@@ -57,10 +57,7 @@ impl EventStore {
             }
             let deadline = self.factory.operation_timeout;
             let expected = Expected::from(version);
-            match self
-                .append(stream, expected, events.clone(), deadline)
-                .await
-            {
+            match self.append(stream, expected, events.clone(), deadline).await {
                 Ok(appended) => {
                     return Ok(Imported {
                         version: appended.revision,
@@ -70,9 +67,7 @@ impl EventStore {
                 Err(error @ JournalError::WrongExpected { .. }) => last = error,
                 Err(error) => return Err(error),
             }
-            version = self
-                .leave_out(stream, after, &mut events, &mut found)
-                .await?;
+            version = self.leave_out(stream, after, &mut events, &mut found).await?;
         }
         Err(last)
     }

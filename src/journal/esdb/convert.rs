@@ -3,6 +3,7 @@
 //! Keeps invariant 4: whatever cannot be told from a delivery alone (a link that leads nowhere,
 //! a deletion) says only that a stream moved; the stream is then read.
 
+#[cfg(feature = "daemon")]
 use std::sync::Arc;
 
 use eventstore::RecordedEvent;
@@ -50,12 +51,7 @@ pub(super) fn delivery(resolved: ResolvedEvent, retry: u32) -> Option<Delivery> 
         (None, Some(link)) => moved_by_link(&link.data),
         (None, None) => return None,
     };
-    Some(Delivery {
-        ack,
-        retry,
-        at,
-        said,
-    })
+    Some(Delivery { ack, retry, at, said })
 }
 
 #[cfg(feature = "daemon")]
@@ -160,16 +156,10 @@ mod tests {
         let Said::Event(event) = got.said else {
             panic!("{got:?}")
         };
-        assert_eq!(
-            (&*event.stream, event.revision, &*event.kind),
-            ("a-1", 4, "A")
-        );
+        assert_eq!((&*event.stream, event.revision, &*event.kind), ("a-1", 4, "A"));
         assert_eq!(event.created.timestamp_subsec_nanos(), 500);
         assert!(event.json);
-        assert_eq!(
-            of(Some(record("a-1", 4, "A", "{}", 5)), None).ack,
-            Uuid::from_u128(5)
-        );
+        assert_eq!(of(Some(record("a-1", 4, "A", "{}", 5)), None).ack, Uuid::from_u128(5));
     }
 
     #[test]
@@ -193,10 +183,7 @@ mod tests {
     fn deletions_come_through_their_own_events_too() {
         let metadata = || record("$$a-1", 0, "$metadata", "{}", 1);
         assert_eq!(of(Some(metadata()), None).said, moved_to("a-1", None));
-        assert_eq!(
-            of(Some(metadata()), Some(link("0@$$a-1"))).said,
-            moved_to("a-1", None)
-        );
+        assert_eq!(of(Some(metadata()), Some(link("0@$$a-1"))).said, moved_to("a-1", None));
         let tombstone = record("a-1", DELETED, "$streamDeleted", "", 1);
         assert_eq!(of(Some(tombstone), None).said, moved_to("a-1", None));
         let other = record("$settings", 0, "$settings", "{}", 1);

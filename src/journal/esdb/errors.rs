@@ -10,6 +10,10 @@ use super::super::JournalError;
 
 /// What was tried, for the error's text and for the right that it needs.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(feature = "daemon"),
+    expect(dead_code, reason = "without the daemon nobody asks for groups or `$all`")
+)]
 pub(super) enum Doing<'a> {
     Connect,
     Read(&'a str),
@@ -81,9 +85,7 @@ impl Doing<'_> {
                 "{who} needs to be in `$ops` or `$admins` to manage group `{group}` on `{feed}`: add it there, or let an operator run `projector provision` for this group once"
             ),
             Self::ReadParked { .. } => {
-                format!(
-                    "{who} needs to be in `$admins`; the server lets nobody else read parked messages"
-                )
+                format!("{who} needs to be in `$admins`; the server lets nobody else read parked messages")
             }
         }
     }
@@ -125,24 +127,19 @@ fn never_sent(status: &str) -> bool {
 
 pub(super) fn health(error: &Error) -> Health {
     match error {
-        Error::ConnectionClosed | Error::GrpcConnectionError(_) | Error::InitializationError(_) => {
-            Health::Dead
-        }
+        Error::ConnectionClosed | Error::GrpcConnectionError(_) | Error::InitializationError(_) => Health::Dead,
         Error::ServerError(status) if is_faulted(status) => Health::Fine,
         Error::ServerError(status) if is_not_ready(status) => Health::Busy,
         Error::ServerError(status) if came_from_the_server(status) => Health::Busy,
         Error::ServerError(_) => Health::NodeGone,
-        Error::DeadlineExceeded => Health::Busy,
-        Error::IllegalStateError(_) => Health::Busy,
+        Error::DeadlineExceeded | Error::IllegalStateError(_) => Health::Busy,
         _ => Health::Fine,
     }
 }
 
 /// A status text without the header dump that the client puts behind it.
 pub(super) fn brief(status: &str) -> &str {
-    status
-        .split_once(", details: [")
-        .map_or(status, |(head, _)| head)
+    status.split_once(", details: [").map_or(status, |(head, _)| head)
 }
 
 /// What `error` means for anything but an append.
@@ -170,23 +167,19 @@ pub(super) fn explain(error: &Error, doing: Doing<'_>, user: Option<&str>) -> Jo
             action,
         },
         Error::ResourceNotFound => match doing {
-            Doing::Consume { feed, group }
-            | Doing::Inspect { feed, group }
-            | Doing::Manage { feed, group, .. } => JournalError::NoGroup {
-                feed: feed.to_owned(),
-                group: group.to_owned(),
-            },
+            Doing::Consume { feed, group } | Doing::Inspect { feed, group } | Doing::Manage { feed, group, .. } => {
+                JournalError::NoGroup {
+                    feed: feed.to_owned(),
+                    group: group.to_owned(),
+                }
+            }
             _ => refused("it does not exist"),
         },
         Error::ResourceDeleted => match doing {
-            Doing::Read(stream) | Doing::Append(stream) => {
-                JournalError::Tombstoned(stream.to_owned())
-            }
+            Doing::Read(stream) | Doing::Append(stream) => JournalError::Tombstoned(stream.to_owned()),
             _ => refused("the stream that it reads is tombstoned, gone for good"),
         },
-        Error::UnsupportedFeature => {
-            refused("this server does not know how; EventStoreDB 24.10 or later is needed")
-        }
+        Error::UnsupportedFeature => refused("this server does not know how; EventStoreDB 24.10 or later is needed"),
         Error::WrongExpectedVersion { current, .. } => JournalError::WrongExpected {
             current: match current {
                 CurrentRevision::Current(revision) => Some(*revision),
@@ -194,9 +187,9 @@ pub(super) fn explain(error: &Error, doing: Doing<'_>, user: Option<&str>) -> Jo
             },
         },
         Error::Grpc { code, message } => grpc(&format!("{code:?}"), message, &action),
-        Error::ResourceAlreadyExists
-        | Error::InternalParsingError(_)
-        | Error::InternalClientError => refused(&error.to_string()),
+        Error::ResourceAlreadyExists | Error::InternalParsingError(_) | Error::InternalClientError => {
+            refused(&error.to_string())
+        }
     }
 }
 
@@ -206,11 +199,7 @@ fn grpc(code: &str, message: &str, action: &str) -> JournalError {
     match code {
         // The server may take it another time: a write that timed out, a full house.
         "Aborted" | "Cancelled" | "ResourceExhausted" => JournalError::Unavailable(text),
-        "FailedPrecondition"
-            if message
-                .to_ascii_lowercase()
-                .contains("maximum subscriptions") =>
-        {
+        "FailedPrecondition" if message.to_ascii_lowercase().contains("maximum subscriptions") => {
             JournalError::Unavailable(text)
         }
         _ => JournalError::Refused(text),
@@ -222,16 +211,12 @@ pub(super) fn explain_append(error: &Error, stream: &str, user: Option<&str>) ->
     let doing = Doing::Append(stream);
     let unknown = |why: &str| JournalError::OutcomeUnknown(format!("{}: {why}", doing.action()));
     match error {
-        Error::ServerError(status) if never_sent(status) || is_not_ready(status) => {
-            explain(error, doing, user)
-        }
+        Error::ServerError(status) if never_sent(status) || is_not_ready(status) => explain(error, doing, user),
         Error::ServerError(status) => unknown(brief(status)),
         Error::DeadlineExceeded => unknown("the server took too long"),
         Error::IllegalStateError(why) => unknown(why),
         Error::InternalParsingError(_) | Error::InternalClientError => unknown(&error.to_string()),
-        Error::Grpc { code, message }
-            if matches!(format!("{code:?}").as_str(), "Aborted" | "Cancelled") =>
-        {
+        Error::Grpc { code, message } if matches!(format!("{code:?}").as_str(), "Aborted" | "Cancelled") => {
             unknown(message)
         }
         _ => explain(error, doing, user),

@@ -62,10 +62,7 @@ fn a_group_that_failed_for_good_is_not_an_outage() {
     assert!(said.to_string().contains("provision"), "{said}");
     assert!(!said.to_string().contains("MetadataMap"), "{said}");
     assert!(explain(&server(NOT_READY), doing, None).is_transient());
-    assert_eq!(
-        explain(&Error::ResourceNotFound, doing, None).class(),
-        "no_group"
-    );
+    assert_eq!(explain(&Error::ResourceNotFound, doing, None).class(), "no_group");
 }
 
 #[test]
@@ -102,14 +99,8 @@ fn a_denial_names_right_group_and_remedy() {
         Doing::Read("$settings"),
         Doing::ReadAll,
         Doing::Append("a-1"),
-        Doing::Inspect {
-            feed: "f",
-            group: "g",
-        },
-        Doing::ReadParked {
-            feed: "f",
-            group: "g",
-        },
+        Doing::Inspect { feed: "f", group: "g" },
+        Doing::ReadParked { feed: "f", group: "g" },
     ] {
         assert!(of(doing, Some("bob")).contains("`bob`"));
     }

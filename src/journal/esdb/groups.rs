@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use eventstore::{
-    DeletePersistentSubscriptionOptions, Error, GetPersistentSubscriptionInfoOptions,
-    PersistentSubscriptionInfo, PersistentSubscriptionOptions, PersistentSubscriptionSettings,
-    PersistentSubscriptionToAllOptions, Position, ReadStreamOptions, ReplayParkedMessagesOptions,
-    RevisionOrPosition, StreamPosition, SubscriptionFilter, SystemConsumerStrategy,
+    DeletePersistentSubscriptionOptions, Error, GetPersistentSubscriptionInfoOptions, PersistentSubscriptionInfo,
+    PersistentSubscriptionOptions, PersistentSubscriptionSettings, PersistentSubscriptionToAllOptions, Position,
+    ReadStreamOptions, ReplayParkedMessagesOptions, RevisionOrPosition, StreamPosition, SubscriptionFilter,
+    SystemConsumerStrategy,
 };
 use serde::Deserialize;
 
@@ -76,9 +76,7 @@ impl EventStore {
                 let options = &options;
                 self.factory
                     .call(Some(limit), |client| async move {
-                        client
-                            .update_persistent_subscription_to_all(name, options)
-                            .await
+                        client.update_persistent_subscription_to_all(name, options).await
                     })
                     .await
             }
@@ -90,9 +88,7 @@ impl EventStore {
                 let options = &options;
                 self.factory
                     .call(Some(limit), |client| async move {
-                        client
-                            .update_persistent_subscription(feed, name, options)
-                            .await
+                        client.update_persistent_subscription(feed, name, options).await
                     })
                     .await
             }
@@ -121,15 +117,9 @@ impl EventStore {
         self.factory
             .call(Some(limit), |client| async move {
                 match source {
-                    Source::All(_) => {
-                        client
-                            .delete_persistent_subscription_to_all(group, options)
-                            .await
-                    }
+                    Source::All(_) => client.delete_persistent_subscription_to_all(group, options).await,
                     Source::Category(_) | Source::Stream(_) => {
-                        client
-                            .delete_persistent_subscription(feed, group, options)
-                            .await
+                        client.delete_persistent_subscription(feed, group, options).await
                     }
                 }
             })
@@ -173,12 +163,7 @@ impl EventStore {
     }
 
     /// What the group has parked, newest first, at most `max`.
-    pub async fn parked(
-        &self,
-        source: &Source,
-        group: &str,
-        max: usize,
-    ) -> Result<Vec<Parked>, JournalError> {
+    pub async fn parked(&self, source: &Source, group: &str, max: usize) -> Result<Vec<Parked>, JournalError> {
         let feed = source.feed();
         let stream = format!("$persistentsubscription-{feed}::{group}-parked");
         let options = ReadStreamOptions::default()
@@ -201,12 +186,9 @@ impl EventStore {
     async fn strategy(&self, wanted: Strategy) -> Result<SystemConsumerStrategy, JournalError> {
         Ok(match wanted {
             Strategy::Pinned => SystemConsumerStrategy::Pinned,
-            Strategy::DispatchToSingle => SystemConsumerStrategy::DispatchToSingle,
             Strategy::RoundRobin => SystemConsumerStrategy::RoundRobin,
-            Strategy::Auto if pinned_is_safe(self.connect().await?.version) => {
-                SystemConsumerStrategy::Pinned
-            }
-            Strategy::Auto => SystemConsumerStrategy::DispatchToSingle,
+            Strategy::Auto if pinned_is_safe(self.connect().await?.version) => SystemConsumerStrategy::Pinned,
+            Strategy::Auto | Strategy::DispatchToSingle => SystemConsumerStrategy::DispatchToSingle,
         })
     }
 
@@ -259,14 +241,14 @@ impl EventStore {
         // is all that a plain user's projector needs.
         match self.group_info(&group.source, &group.name).await {
             Ok(info) => self.compare(group, &info).await,
-            Err(JournalError::NoGroup { .. }) => match self.create(group).await? {
-                true => Ok(Ensured::Created),
-                // Another task was faster.
-                false => {
-                    let info = self.group_info(&group.source, &group.name).await?;
-                    self.compare(group, &info).await
+            Err(JournalError::NoGroup { .. }) => {
+                if self.create(group).await? {
+                    return Ok(Ensured::Created);
                 }
-            },
+                // Another task was faster.
+                let info = self.group_info(&group.source, &group.name).await?;
+                self.compare(group, &info).await
+            }
             Err(error) => Err(error),
         }
     }
@@ -279,8 +261,7 @@ impl EventStore {
         let Some(found) = &info.settings else {
             return Ok(Ensured::Same);
         };
-        let wanted: PersistentSubscriptionSettings<u64> =
-            settings(group, self.strategy(group.strategy).await?);
+        let wanted: PersistentSubscriptionSettings<u64> = settings(group, self.strategy(group.strategy).await?);
         let differences = differences(&wanted, found);
         Ok(if differences.is_empty() {
             Ensured::Same
@@ -305,11 +286,7 @@ impl EventStore {
                 let options = &options;
                 self.factory
                     .call(Some(limit), |client| async move {
-                        already(
-                            client
-                                .create_persistent_subscription_to_all(name, options)
-                                .await,
-                        )
+                        already(client.create_persistent_subscription_to_all(name, options).await)
                     })
                     .await
             }
@@ -321,11 +298,7 @@ impl EventStore {
                 let options = &options;
                 self.factory
                     .call(Some(limit), |client| async move {
-                        already(
-                            client
-                                .create_persistent_subscription(feed, name, options)
-                                .await,
-                        )
+                        already(client.create_persistent_subscription(feed, name, options).await)
                     })
                     .await
             }
@@ -409,9 +382,7 @@ fn check(group: &GroupSpec) -> Result<(), JournalError> {
         ("checkpoint interval", group.checkpoint_after),
     ] {
         if value < Duration::from_millis(1) || i32::try_from(value.as_millis()).is_err() {
-            return wrong(format!(
-                "{name} is {value:?}, and must be from 1 ms to 24 days"
-            ));
+            return wrong(format!("{name} is {value:?}, and must be from 1 ms to 24 days"));
         }
     }
     if let Source::All(filter) = &group.source {
@@ -437,10 +408,7 @@ pub(super) fn resolves_links(source: &Source) -> bool {
     }
 }
 
-fn settings<P>(
-    group: &GroupSpec,
-    strategy: SystemConsumerStrategy,
-) -> PersistentSubscriptionSettings<P> {
+fn settings<P>(group: &GroupSpec, strategy: SystemConsumerStrategy) -> PersistentSubscriptionSettings<P> {
     PersistentSubscriptionSettings {
         resolve_link_tos: resolves_links(&group.source),
         // The client's default is the end, which loses everything written before.
@@ -539,23 +507,17 @@ fn differences(
 
 /// A source's filter as the server takes it. Deletions of a stream stand in `$$STREAM`.
 fn server_filter(filter: &Filter) -> SubscriptionFilter {
-    let prefixes = |to: SubscriptionFilter, list: Vec<String>| {
-        list.iter().fold(to, SubscriptionFilter::add_prefix)
-    };
+    let prefixes = |to: SubscriptionFilter, list: Vec<String>| list.iter().fold(to, SubscriptionFilter::add_prefix);
     match filter {
         Filter::StreamPrefix(list) => prefixes(
             SubscriptionFilter::on_stream_name(),
-            list.iter()
-                .flat_map(|p| [p.to_string(), format!("$${p}")])
-                .collect(),
+            list.iter().flat_map(|p| [p.to_string(), format!("$${p}")]).collect(),
         ),
         Filter::KindPrefix(list) => prefixes(
             SubscriptionFilter::on_event_type(),
             list.iter().map(ToString::to_string).collect(),
         ),
-        Filter::StreamRegex(regex) => {
-            SubscriptionFilter::on_stream_name().regex(sources::whole_name(regex))
-        }
+        Filter::StreamRegex(regex) => SubscriptionFilter::on_stream_name().regex(sources::whole_name(regex)),
         Filter::KindRegex(regex) => SubscriptionFilter::on_event_type().regex(regex),
     }
     .max(FILTER_WINDOW)

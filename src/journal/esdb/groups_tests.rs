@@ -43,16 +43,13 @@ fn pinned_where_its_checkpoints_are_right() {
 #[test]
 fn a_group_starts_at_the_beginning_and_checkpoints_every_event() {
     let category = group(Source::Category("a".into()));
-    let made: PersistentSubscriptionSettings<u64> =
-        settings(&category, SystemConsumerStrategy::Pinned);
+    let made: PersistentSubscriptionSettings<u64> = settings(&category, SystemConsumerStrategy::Pinned);
     assert_eq!(made.start_from, StreamPosition::Start);
     assert_eq!(made.checkpoint_lower_bound, 1);
     assert!(made.resolve_link_tos);
     assert!(!resolves_links(&Source::Stream("a-1".into())));
     assert!(resolves_links(&Source::Stream("$et-A".into())));
-    assert!(!resolves_links(&Source::All(Filter::KindPrefix(vec![
-        "A".into()
-    ]))));
+    assert!(!resolves_links(&Source::All(Filter::KindPrefix(vec!["A".into()]))));
 }
 
 #[test]
@@ -79,41 +76,23 @@ fn settings_that_the_server_takes_and_then_fails_on_are_refused() {
     let mut spec = group(Source::Category("a".into()));
     assert_eq!(check(&spec), Ok(()));
     spec.read_batch = spec.history_buffer;
-    assert!(
-        check(&spec)
-            .unwrap_err()
-            .to_string()
-            .contains("read batch 1000")
-    );
+    assert!(check(&spec).unwrap_err().to_string().contains("read batch 1000"));
     spec.read_batch = 0;
     assert!(check(&spec).unwrap_err().to_string().contains("above 0"));
     spec.read_batch = 1;
     spec.message_timeout = Duration::ZERO;
-    assert!(
-        check(&spec)
-            .unwrap_err()
-            .to_string()
-            .contains("message timeout")
-    );
+    assert!(check(&spec).unwrap_err().to_string().contains("message timeout"));
     let comma = group(Source::All(Filter::StreamPrefix(vec!["a,b".into()])));
     assert!(check(&comma).unwrap_err().to_string().contains("comma"));
     let regex = group(Source::All(Filter::StreamRegex("(".into())));
-    assert!(
-        check(&regex)
-            .unwrap_err()
-            .to_string()
-            .contains("regular expression")
-    );
+    assert!(check(&regex).unwrap_err().to_string().contains("regular expression"));
 }
 
 #[test]
 fn filters_take_deletions_along() {
     let of = |filter: &Filter| format!("{:?}", server_filter(filter));
     let prefixes = of(&Filter::StreamPrefix(vec!["a-".into(), "b-".into()]));
-    assert!(
-        prefixes.contains(r#"["a-", "$$a-", "b-", "$$b-"]"#),
-        "{prefixes}"
-    );
+    assert!(prefixes.contains(r#"["a-", "$$a-", "b-", "$$b-"]"#), "{prefixes}");
     let kinds = of(&Filter::KindPrefix(vec!["A".into()]));
     assert!(
         kinds.contains(r#"["A"]"#) && kinds.contains("based_on_stream: false"),

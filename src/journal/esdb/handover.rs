@@ -107,15 +107,11 @@ fn client_settings(
         // −1 means off to the client.
         (
             "keep_alive_interval",
-            target
-                .keep_alive_interval_ms
-                .map_or(Value::Number(-1), millis),
+            target.keep_alive_interval_ms.map_or(Value::Number(-1), millis),
         ),
         (
             "keep_alive_timeout",
-            target
-                .keep_alive_timeout_ms
-                .map_or(Value::Number(-1), millis),
+            target.keep_alive_timeout_ms.map_or(Value::Number(-1), millis),
         ),
         ("connection_name", text(&target.connection_name)),
     ];
@@ -202,11 +198,7 @@ impl IntoDeserializer<'_, ValueError> for Value {
 
 /// How a certificate setting is shown: its path, or that it is inline.
 fn shown(value: &str) -> &str {
-    if is_inline_pem(value) {
-        "inline PEM"
-    } else {
-        value
-    }
+    if is_inline_pem(value) { "inline PEM" } else { value }
 }
 
 fn pem(key: &str, value: &str) -> Result<Vec<u8>, SettingsError> {
@@ -214,19 +206,11 @@ fn pem(key: &str, value: &str) -> Result<Vec<u8>, SettingsError> {
         // An environment variable often carries its line ends as the two characters `\n`.
         return Ok(value.replace("\\n", "\n").into_bytes());
     }
-    fs::read(value).map_err(|error| {
-        SettingsError::new(
-            key,
-            value,
-            format!("a readable file, or the PEM text itself ({error})"),
-        )
-    })
+    fs::read(value)
+        .map_err(|error| SettingsError::new(key, value, format!("a readable file, or the PEM text itself ({error})")))
 }
 
-fn check_certificates(
-    key: &str,
-    value: &str,
-) -> Result<Vec<CertificateDer<'static>>, SettingsError> {
+fn check_certificates(key: &str, value: &str) -> Result<Vec<CertificateDer<'static>>, SettingsError> {
     let text = pem(key, value)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match certificates {
@@ -262,13 +246,7 @@ fn check_key(value: &str) -> Result<(), SettingsError> {
     PrivateKeyDer::from_pem_slice(&pem("user key", value)?)
         .map(drop)
         // The parser's error names what is wrong with the form, never the content.
-        .map_err(|error| {
-            SettingsError::new(
-                "user key",
-                shown(value),
-                format!("a private key in PEM ({error})"),
-            )
-        })
+        .map_err(|error| SettingsError::new("user key", shown(value), format!("a private key in PEM ({error})")))
 }
 
 fn as_path(key: &str, value: &str, files: &mut Vec<PemFile>) -> Result<String, SettingsError> {

@@ -19,10 +19,7 @@ fn everything_reaches_the_client() {
     .unwrap();
     let s = &made.settings;
     assert_eq!(s.hosts().len(), 2);
-    assert_eq!(
-        (s.hosts()[1].host.as_str(), s.hosts()[1].port),
-        ("[::1]", 2)
-    );
+    assert_eq!((s.hosts()[1].host.as_str(), s.hosts()[1].port), ("[::1]", 2));
     assert!(!s.is_secure_mode_enabled() && !s.is_dns_discovery_enabled());
     assert_eq!(s.node_preference(), eventstore::NodePreference::Random);
     assert_eq!(s.discovery_interval(), Duration::from_millis(10));
@@ -46,10 +43,7 @@ fn everything_reaches_the_client() {
 #[test]
 fn without_tls_no_platform_certificates_are_touched() {
     let made = handover(&EsdbSettings::new("esdb://h?tls=false")).unwrap();
-    assert_eq!(
-        made.settings.tls_ca_file().map(String::as_str),
-        Some("/dev/null")
-    );
+    assert_eq!(made.settings.tls_ca_file().map(String::as_str), Some("/dev/null"));
     let made = handover(&EsdbSettings::new("esdb://h")).unwrap();
     assert_eq!(made.settings.tls_ca_file(), None);
 }
@@ -101,10 +95,7 @@ fn inline_pem_becomes_a_private_file_for_as_long_as_it_is_needed() {
     let path = made.settings.tls_ca_file().unwrap().clone();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), ca);
     let (_, key) = made.settings.user_certificate().unwrap();
-    assert_eq!(
-        std::fs::metadata(key).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(std::fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
     let key = key.clone();
     drop(made);
     assert!(!Path::new(&path).exists() && !Path::new(&key).exists());

@@ -94,10 +94,7 @@ impl Failure {
             Self::Timeout(limit) => {
                 JournalError::Unavailable(format!("{}: no answer within {limit:?}", doing.action()))
             }
-            Self::Panic(what) => JournalError::Unavailable(format!(
-                "{}: the client gave up ({what})",
-                doing.action()
-            )),
+            Self::Panic(what) => JournalError::Unavailable(format!("{}: the client gave up ({what})", doing.action())),
         }
     }
 
@@ -105,12 +102,10 @@ impl Failure {
         match self {
             Self::NoLink(error) => error,
             Self::Client(error) => explain_append(&error, stream, user),
-            lost @ (Self::Timeout(_) | Self::Panic(_)) => {
-                match lost.explain(Doing::Append(stream), user) {
-                    JournalError::Unavailable(what) => JournalError::OutcomeUnknown(what),
-                    other => other,
-                }
-            }
+            lost @ (Self::Timeout(_) | Self::Panic(_)) => match lost.explain(Doing::Append(stream), user) {
+                JournalError::Unavailable(what) => JournalError::OutcomeUnknown(what),
+                other => other,
+            },
         }
     }
 }
@@ -126,8 +121,7 @@ pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 impl Link {
     pub(super) fn touch(&self) {
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner) =
-            (Instant::now(), SystemTime::now());
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), SystemTime::now());
     }
 
     /// Anything that the server says proves that the connection carries.
@@ -197,15 +191,15 @@ impl Factory {
             let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
             match &*building {
                 Some(running) if running.peek().is_none() => running.clone(),
-                // Somebody's may have ended between the look above and the lock.
-                _ => match self.at_hand() {
-                    Some(link) => return Ok(link),
-                    None => {
-                        let started = self.start();
-                        *building = Some(started.clone());
-                        started
+                _ => {
+                    // Somebody's may have ended between the look above and the lock.
+                    if let Some(link) = self.at_hand() {
+                        return Ok(link);
                     }
-                },
+                    let started = self.start();
+                    *building = Some(started.clone());
+                    started
+                }
             }
         };
         building.await
@@ -213,10 +207,7 @@ impl Factory {
 
     fn at_hand(&self) -> Option<Arc<Link>> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        current
-            .as_ref()
-            .filter(|link| link.usable(self.idle_renew))
-            .cloned()
+        current.as_ref().filter(|link| link.usable(self.idle_renew)).cloned()
     }
 
     fn start(self: &Arc<Self>) -> Building {
@@ -244,8 +235,7 @@ impl Factory {
                 self.failures.store(0, Ordering::Relaxed);
                 self.built.fetch_add(1, Ordering::Relaxed);
                 let link = Arc::new(link);
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) =
-                    Some(Arc::clone(&link));
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&link));
                 Ok(link)
             }
             Err(error) => {
@@ -262,19 +252,15 @@ impl Factory {
         let provider_before = rustls::crypto::CryptoProvider::get_default().is_some();
         let settings = &self.handover.settings;
         let attempt = async {
-            if self.target.is_cluster() {
-                self.learn_nodes().await?;
-            }
             let client = Client::new(settings.clone())?;
             // The first exchange, and with it the connection that later calls use.
             let info = self.guard.during(true, client.server_info()).await?;
+            if self.target.is_cluster() {
+                self.learn_nodes(&client).await?;
+            }
             Ok((client, info))
         };
-        let outcome = tokio::time::timeout(
-            self.operation_timeout,
-            AssertUnwindSafe(attempt).catch_unwind(),
-        )
-        .await;
+        let outcome = tokio::time::timeout(self.operation_timeout, AssertUnwindSafe(attempt).catch_unwind()).await;
         let error = match outcome {
             Ok(Ok(Ok((client, info)))) => {
                 CLIENT_WORKS.store(true, Ordering::Relaxed);
@@ -312,15 +298,10 @@ impl Factory {
         }
     }
 
-    /// In a cluster the client chooses a node by itself and does not say which; another of its
-    /// faces does.
-    async fn learn_nodes(&self) -> Result<(), Error> {
-        let scout = operations::Client::new(self.handover.settings.clone());
-        let chosen = self
-            .guard
-            .during(true, scout.current_selected_node())
-            .await?;
-        self.add(&chosen).await;
+    /// In a cluster the client chooses a node by itself; another of its faces says which.
+    async fn learn_nodes(&self, client: &Client) -> Result<(), Error> {
+        let scout = operations::Client::from(client.clone());
+        self.add(&scout.current_selected_node().await?).await;
         if self.target.preference != Preference::Leader {
             // The next choice may be another one. Over plain HTTP, which not every server
             // offers: without it a call on such a node may be slow, no more.
@@ -329,6 +310,7 @@ impl Factory {
                 self.add(&member.http_end_point).await;
             }
         }
+        self.guard.look();
         Ok(())
     }
 
@@ -344,8 +326,7 @@ impl Factory {
         let mut why = Vec::new();
         for node in &self.target.nodes {
             let address = format!("{}:{}", node.host, node.port);
-            let tried =
-                tokio::time::timeout(DIAGNOSIS, tokio::net::TcpStream::connect(&address)).await;
+            let tried = tokio::time::timeout(DIAGNOSIS, tokio::net::TcpStream::connect(&address)).await;
             why.push(match tried {
                 Err(_) => format!("{address} does not answer"),
                 Ok(Err(error)) => format!("{address}: {error}"),
@@ -371,6 +352,18 @@ impl Factory {
     where
         Fut: Future<Output = Result<T, Error>> + Send,
     {
+        self.call_on(limit, op).await.map(|(value, _)| value)
+    }
+
+    /// The same, and with what client it was done.
+    pub(super) async fn call_on<T, Fut>(
+        self: &Arc<Self>,
+        limit: Option<Duration>,
+        op: impl Fn(Client) -> Fut,
+    ) -> Result<(T, Arc<Link>), Failure>
+    where
+        Fut: Future<Output = Result<T, Error>> + Send,
+    {
         let began = Instant::now();
         let connecting = limit.unwrap_or(self.operation_timeout);
         let mut redirected = false;
@@ -378,27 +371,20 @@ impl Factory {
             let left = connecting.saturating_sub(began.elapsed());
             let link = tokio::time::timeout(left, self.link())
                 .await
-                .unwrap_or_else(|_| {
-                    Err(JournalError::Unavailable(format!(
-                        "connect: not within {connecting:?}"
-                    )))
-                })
+                .unwrap_or_else(|_| Err(JournalError::Unavailable(format!("connect: not within {connecting:?}"))))
                 .map_err(Failure::NoLink)?;
             let sent = Instant::now();
-            let guarded = self.guard.during(
-                false,
-                AssertUnwindSafe(op(link.client.clone())).catch_unwind(),
-            );
+            let guarded = self
+                .guard
+                .during(false, AssertUnwindSafe(op(link.client.clone())).catch_unwind());
             let outcome = match limit {
                 Some(limit) => {
                     let left = limit.saturating_sub(began.elapsed());
-                    match tokio::time::timeout(left, guarded).await {
-                        Ok(outcome) => outcome,
-                        Err(_) => {
-                            link.unanswered(sent);
-                            return Err(Failure::Timeout(limit));
-                        }
-                    }
+                    let Ok(outcome) = tokio::time::timeout(left, guarded).await else {
+                        link.unanswered(sent);
+                        return Err(Failure::Timeout(limit));
+                    };
+                    outcome
                 }
                 None => guarded.await,
             };
@@ -408,7 +394,7 @@ impl Factory {
                     if sent.elapsed() > SLOW {
                         self.guard.look();
                     }
-                    return Ok(value);
+                    return Ok((value, link));
                 }
                 Ok(Err(error)) => {
                     self.judge(&link, &error, sent);
@@ -432,11 +418,10 @@ impl Factory {
     /// Whether a client that said `error` is used again.
     pub(super) fn judge(&self, link: &Link, error: &Error, sent: Instant) {
         match health(error) {
-            Health::Fine => link.answer(),
             Health::Busy if matches!(error, Error::DeadlineExceeded) => link.unanswered(sent),
             // Elsewhere in the cluster there may be a node that is not.
             Health::Busy if self.target.is_cluster() => link.give_up(),
-            Health::Busy => link.answer(),
+            Health::Fine | Health::Busy => link.answer(),
             Health::NodeGone | Health::Dead => link.give_up(),
         }
     }

@@ -39,10 +39,7 @@ impl Guard {
         // A name that does not resolve now cannot be connected to now either.
         if let Ok(found) = tokio::net::lookup_host(format!("{host}:{port}")).await {
             let found = found.map(canonical);
-            self.nodes
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .extend(found);
+            self.nodes.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
         }
     }
 
@@ -71,31 +68,20 @@ impl Guard {
 
     /// Sets the option on every socket to a node, and remembers them.
     pub(super) fn look(&self) {
-        let nodes = self
-            .nodes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let found = linux::set_on_all(&nodes);
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = found;
     }
 
     fn all_there(&self) -> bool {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        !known.is_empty()
-            && known
-                .iter()
-                .all(|(fd, inode)| linux::inode(*fd) == Some(*inode))
+        !known.is_empty() && known.iter().all(|(fd, inode)| linux::inode(*fd) == Some(*inode))
             || cfg!(not(target_os = "linux"))
     }
 
     /// Every socket to a node with whether it shows the option now; for tests and `status`.
     pub(super) fn shown(&self) -> Vec<(SocketAddr, bool)> {
-        let nodes = self
-            .nodes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         linux::shown(&nodes)
     }
 }
@@ -124,11 +110,7 @@ mod linux {
     /// The inode behind a descriptor, when it is a socket.
     pub(super) fn inode(fd: i32) -> Option<u64> {
         let link = fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
-        link.to_str()?
-            .strip_prefix("socket:[")?
-            .strip_suffix(']')?
-            .parse()
-            .ok()
+        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
     }
 
     /// A descriptor of our own for the socket behind `fd`; `None` when `fd` was closed meanwhile.
@@ -150,11 +132,7 @@ mod linux {
             return;
         };
         for entry in entries.flatten() {
-            let Some(fd) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-            else {
+            let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
             let Some(inode) = inode(fd) else { continue };
@@ -165,9 +143,7 @@ mod linux {
             let Some(peer) = socket.peer_addr().ok().and_then(|peer| peer.as_socket()) else {
                 continue;
             };
-            if nodes.contains(&canonical(peer))
-                && socket.r#type().ok() == Some(socket2::Type::STREAM)
-            {
+            if nodes.contains(&canonical(peer)) && socket.r#type().ok() == Some(socket2::Type::STREAM) {
                 with((fd, inode), &socket, peer);
             }
         }
@@ -221,9 +197,7 @@ mod tests {
         let node = TcpListener::bind("127.0.0.1:0").unwrap();
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let guard = Guard::default();
-        guard
-            .add_node("127.0.0.1", node.local_addr().unwrap().port())
-            .await;
+        guard.add_node("127.0.0.1", node.local_addr().unwrap().port()).await;
         let ours = TcpStream::connect(node.local_addr().unwrap()).unwrap();
         let accepted = node.accept().unwrap().0;
         let theirs = TcpStream::connect(other.local_addr().unwrap()).unwrap();

@@ -135,11 +135,7 @@ pub struct SettingsError {
 }
 
 impl SettingsError {
-    pub(super) fn new(
-        key: impl Into<String>,
-        value: impl Into<String>,
-        allowed: impl Into<String>,
-    ) -> Self {
+    pub(super) fn new(key: impl Into<String>, value: impl Into<String>, allowed: impl Into<String>) -> Self {
         Self {
             key: key.into(),
             value: value.into(),
@@ -252,11 +248,7 @@ impl EsdbSettings {
             parameter(&mut target, &mut files, pair)?;
         }
         self.certificates(&mut target, files)?;
-        if !target
-            .connection_name
-            .chars()
-            .all(|c| matches!(c, ' '..='~'))
-        {
+        if !target.connection_name.chars().all(|c| matches!(c, ' '..='~')) {
             return Err(SettingsError::new(
                 "connection name",
                 &target.connection_name,
@@ -276,10 +268,7 @@ impl EsdbSettings {
 
     /// The user to authenticate as. The client takes a string's user part as it stands, so a
     /// password with a percent-encoded character would never match: it is decoded here.
-    fn credentials(
-        &self,
-        userinfo: Option<&str>,
-    ) -> Result<Option<(String, String)>, SettingsError> {
+    fn credentials(&self, userinfo: Option<&str>) -> Result<Option<(String, String)>, SettingsError> {
         let wrong = |allowed: &str| SettingsError::new("user", "…", allowed);
         let pair = match (&self.user, &self.password) {
             (Some(user), Some(password)) => Some((user.clone(), password.clone())),
@@ -288,9 +277,9 @@ impl EsdbSettings {
             (None, None) => match userinfo {
                 None => None,
                 Some(info) => {
-                    let (user, password) = info.split_once(':').ok_or_else(|| {
-                        wrong("in a connection string it is written `USER:PASSWORD@`")
-                    })?;
+                    let (user, password) = info
+                        .split_once(':')
+                        .ok_or_else(|| wrong("in a connection string it is written `USER:PASSWORD@`"))?;
                     let decode = |part: &str| {
                         percent_decode(part).ok_or_else(|| {
                             wrong("user or password holds a `%` that no two hexadecimal digits follow, or is not UTF-8: write `%25` for `%`")
@@ -302,11 +291,9 @@ impl EsdbSettings {
         };
         match pair {
             Some((user, _)) if user.is_empty() => Err(wrong("a user's name is not empty")),
-            Some((user, _)) if user.contains(':') => Err(SettingsError::new(
-                "user",
-                user,
-                "a user's name holds no `:`",
-            )),
+            Some((user, _)) if user.contains(':') => {
+                Err(SettingsError::new("user", user, "a user's name holds no `:`"))
+            }
             pair => Ok(pair),
         }
     }
@@ -334,11 +321,7 @@ impl EsdbSettings {
             }
         };
         if !target.tls && target.user_certificate.is_some() {
-            return Err(SettingsError::new(
-                "tls",
-                "false",
-                "a user certificate needs tls=true",
-            ));
+            return Err(SettingsError::new("tls", "false", "a user certificate needs tls=true"));
         }
         Ok(())
     }
@@ -348,13 +331,8 @@ fn nodes(hosts: &str) -> Result<Vec<Node>, SettingsError> {
     hosts
         .split(',')
         .map(|part| {
-            let wrong = |why: &str| {
-                SettingsError::new(
-                    "host",
-                    part,
-                    format!("{why}; a host is written HOST or HOST:PORT"),
-                )
-            };
+            let wrong =
+                |why: &str| SettingsError::new("host", part, format!("{why}; a host is written HOST or HOST:PORT"));
             let (host, port) = match part.rsplit_once(':') {
                 // The colons of an address in brackets are its own.
                 Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
@@ -364,11 +342,7 @@ fn nodes(hosts: &str) -> Result<Vec<Node>, SettingsError> {
                 return Err(wrong("it is empty"));
             }
             let bare = !host.starts_with('[');
-            if bare
-                && !host
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
-            {
+            if bare && !host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) {
                 return Err(wrong("it holds a character that no host name has"));
             }
             if !bare && format!("{host}:1").parse::<std::net::SocketAddr>().is_err() {
@@ -394,9 +368,8 @@ fn parameter(
     pair: &str,
 ) -> Result<(), SettingsError> {
     let (key, raw) = pair.split_once('=').unwrap_or((pair, ""));
-    let value = percent_decode(&raw.replace('+', " ")).ok_or_else(|| {
-        SettingsError::new(key, raw, "every `%` is followed by two hexadecimal digits")
-    })?;
+    let value = percent_decode(&raw.replace('+', " "))
+        .ok_or_else(|| SettingsError::new(key, raw, "every `%` is followed by two hexadecimal digits"))?;
     let wrong = |allowed: &str| SettingsError::new(key, &value, allowed);
     let flag = || match value.to_ascii_lowercase().as_str() {
         "true" => Ok(true),
@@ -407,7 +380,7 @@ fn parameter(
         value
             .parse::<u64>()
             .ok()
-            .filter(|n| *n >= least && *n <= i64::MAX as u64)
+            .filter(|n| *n >= least && i64::try_from(*n).is_ok())
             .ok_or_else(|| wrong(&format!("a whole number, at least {least}")))
     };
     let or_off = |least: u64| {

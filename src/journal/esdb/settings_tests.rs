@@ -19,10 +19,7 @@ fn quirks_of_the_client_are_filled_in() {
     assert!(t.discover_attempts >= 2);
     assert_eq!(t.preference, Preference::Leader);
 
-    let t = target(
-        "esdb://a,b:1,[::1]:3?discoveryInterval=250&NodePreference=Follower&keepAliveInterval=-1",
-    )
-    .unwrap();
+    let t = target("esdb://a,b:1,[::1]:3?discoveryInterval=250&NodePreference=Follower&keepAliveInterval=-1").unwrap();
     assert!(t.is_cluster());
     assert_eq!(t.nodes[0].port, 2113);
     assert_eq!(
@@ -48,10 +45,7 @@ fn a_password_is_decoded_and_settings_win_over_the_string() {
         password: Some("p@:/?".into()),
         ..EsdbSettings::new("esdb://ops:changeit@h")
     };
-    assert_eq!(
-        settings.target().unwrap().user,
-        Some(("me".into(), "p@:/?".into()))
-    );
+    assert_eq!(settings.target().unwrap().user, Some(("me".into(), "p@:/?".into())));
 }
 
 #[test]
@@ -69,10 +63,7 @@ fn wrong_settings_name_the_key_the_value_and_what_is_allowed() {
             "esdb://h?maxDiscoverAttempts=1",
             ["maxDiscoverAttempts = `1`", "at least 2"],
         ),
-        (
-            "esdb://h?nodePreference=boss",
-            ["`boss`", "readOnlyReplica"],
-        ),
+        ("esdb://h?nodePreference=boss", ["`boss`", "readOnlyReplica"]),
         ("esdb://h?tlsCAFIle=", ["tlsCAFIle", "not empty"]),
         ("esdb://h?unknown=3", ["unknown = `3`", "keepAliveInterval"]),
         ("esdb://h?userCertFile=a", ["user certificate", "both"]),
@@ -80,10 +71,7 @@ fn wrong_settings_name_the_key_the_value_and_what_is_allowed() {
             "esdb://h?tls=false&userCertFile=a&userKeyFile=b",
             ["tls", "needs tls=true"],
         ),
-        (
-            "esdb://h?connectionName=%C3%A4",
-            ["connection name", "ASCII"],
-        ),
+        ("esdb://h?connectionName=%C3%A4", ["connection name", "ASCII"]),
         ("esdb://h?tls=%zz", ["tls", "hexadecimal"]),
         ("esdb+discover://a,b", ["esdb+discover", "one name"]),
         ("esdb://user@h", ["user", "USER:PASSWORD"]),
@@ -100,24 +88,12 @@ fn wrong_settings_name_the_key_the_value_and_what_is_allowed() {
         operation_timeout: Duration::ZERO,
         ..EsdbSettings::new("esdb://h")
     };
-    assert!(
-        zero.target()
-            .err()
-            .unwrap()
-            .to_string()
-            .contains("operation timeout")
-    );
+    assert!(zero.target().err().unwrap().to_string().contains("operation timeout"));
     let half = EsdbSettings {
         user: Some("u".into()),
         ..EsdbSettings::new("esdb://h")
     };
-    assert!(
-        half.target()
-            .err()
-            .unwrap()
-            .to_string()
-            .contains("password")
-    );
+    assert!(half.target().err().unwrap().to_string().contains("password"));
 }
 
 #[test]

@@ -5,10 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use eventstore::{
-    Error, Position, ReadAllOptions, ReadStreamOptions, RecordedEvent, ResolvedEvent,
-    StreamPosition,
-};
+use eventstore::{Error, Position, ReadAllOptions, ReadStreamOptions, RecordedEvent, ResolvedEvent, StreamPosition};
 use regex::Regex;
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -76,20 +73,21 @@ impl Matcher {
             })
         };
         Ok(match filter {
-            Filter::StreamPrefix(list) => Self::StreamPrefix(
-                list.iter()
-                    .flat_map(|p| [p.to_string(), format!("$${p}")])
-                    .collect(),
-            ),
-            Filter::KindPrefix(list) => {
-                Self::KindPrefix(list.iter().map(ToString::to_string).collect())
+            Filter::StreamPrefix(list) => {
+                Self::StreamPrefix(list.iter().flat_map(|p| [p.to_string(), format!("$${p}")]).collect())
             }
+            Filter::KindPrefix(list) => Self::KindPrefix(list.iter().map(ToString::to_string).collect()),
             Filter::StreamRegex(regex) => {
                 compile(regex, regex)?;
                 Self::Stream(compile(regex, &whole_name(regex))?)
             }
             Filter::KindRegex(regex) => Self::Kind(compile(regex, regex)?),
         })
+    }
+
+    /// Every stream of a category, by the server's default rule for its links.
+    pub(super) fn category(category: &str) -> Self {
+        Self::StreamPrefix(vec![format!("{category}-")])
     }
 
     fn takes(&self, stream: &str, kind: &str) -> bool {
@@ -121,17 +119,21 @@ impl EventStore {
                 })
             }));
         };
-        let matcher = Matcher::new(filter)?;
+        self.newest_match(&source.to_string(), &Matcher::new(filter)?).await
+    }
+
+    /// The newest event of `$all` that `matcher` takes. What was looked through is remembered
+    /// under `key`, so that the next call reads only what came since.
+    pub(super) async fn newest_match(&self, key: &str, matcher: &Matcher) -> Result<Option<Head>, JournalError> {
         let mut heads = self.heads.lock().await;
-        let key = source.to_string();
         let mut budget = LOOK_THROUGH;
 
         // From the end down to what was looked through before.
-        let before = heads.get(&key).cloned();
+        let before = heads.get(key).cloned();
         let scan = self
-            .scan(&matcher, StreamPosition::End, before.as_ref(), &mut budget)
+            .scan(matcher, StreamPosition::End, before.as_ref(), &mut budget)
             .await?;
-        let scan = heads.entry(key.clone()).insert_entry(scan).into_mut();
+        let scan = heads.entry(key.to_owned()).insert_entry(scan).into_mut();
         if scan.found.is_some() {
             return Ok(scan.found.clone());
         }
@@ -139,7 +141,7 @@ impl EventStore {
         if let Some(below) = scan.below {
             if budget > 0 {
                 let further = self
-                    .scan(&matcher, StreamPosition::Position(below), None, &mut budget)
+                    .scan(matcher, StreamPosition::Position(below), None, &mut budget)
                     .await?;
                 scan.below = further.below;
                 scan.found = further.found;
@@ -249,7 +251,7 @@ impl EventStore {
     /// Matching entries of `$all`. When a call has looked through as much as it may and the last
     /// of it did not match, that last one stands at the end as [`Said::Nothing`]: the next call
     /// goes on from there.
-    async fn all_entries(
+    pub(super) async fn all_entries(
         &self,
         matcher: &Matcher,
         after: Option<u64>,
@@ -313,11 +315,7 @@ impl EventStore {
         }
     }
 
-    async fn feed_page(
-        &self,
-        feed: &str,
-        options: &ReadStreamOptions,
-    ) -> Result<Vec<ResolvedEvent>, JournalError> {
+    async fn feed_page(&self, feed: &str, options: &ReadStreamOptions) -> Result<Vec<ResolvedEvent>, JournalError> {
         let step = self.factory.operation_timeout;
         let found = self
             .factory
@@ -373,12 +371,7 @@ mod tests {
     fn filters_take_streams_and_their_deletions() {
         let of = |filter: Filter| Matcher::new(&filter).unwrap();
         let prefix = of(Filter::StreamPrefix(vec!["a-".into(), "b-".into()]));
-        for (stream, taken) in [
-            ("a-1", true),
-            ("$$b-1", true),
-            ("c-1", false),
-            ("$$c-1", false),
-        ] {
+        for (stream, taken) in [("a-1", true), ("$$b-1", true), ("c-1", false), ("$$c-1", false)] {
             assert_eq!(prefix.takes(stream, "X"), taken, "{stream}");
         }
         for written in ["a-[0-9]+", "^a-[0-9]+$", "^a-[0-9]+"] {
@@ -404,10 +397,7 @@ mod tests {
         for wrong in ["(", "(?<=a)b", r"(a)\1"] {
             let filter = Filter::KindRegex(wrong.into());
             let said = Matcher::new(&filter).err().unwrap().to_string();
-            assert!(
-                said.contains(wrong) && said.contains("regular expression"),
-                "{said}"
-            );
+            assert!(said.contains(wrong) && said.contains("regular expression"), "{said}");
         }
     }
 }

@@ -12,8 +12,8 @@ use std::{
 };
 
 use eventstore::{
-    GetPersistentSubscriptionInfoOptions, NakAction, PersistentSubscription,
-    PersistentSubscriptionEvent, SubscribeToPersistentSubscriptionOptions,
+    GetPersistentSubscriptionInfoOptions, NakAction, PersistentSubscription, PersistentSubscriptionEvent,
+    SubscribeToPersistentSubscriptionOptions,
 };
 use futures::FutureExt;
 use tokio::sync::mpsc;
@@ -64,11 +64,11 @@ impl Subscription for GroupSubscription {
         if let Some(error) = &self.ended {
             return Err(error.clone());
         }
-        let next = self.deliveries.recv().await.unwrap_or_else(|| {
-            Err(JournalError::Unavailable(
-                "the subscription has ended".into(),
-            ))
-        });
+        let next = self
+            .deliveries
+            .recv()
+            .await
+            .unwrap_or_else(|| Err(JournalError::Unavailable("the subscription has ended".into())));
         if let Err(error) = &next {
             self.ended = Some(error.clone());
         }
@@ -79,12 +79,7 @@ impl Subscription for GroupSubscription {
         self.command(Command::Ack(ids)).await
     }
 
-    async fn nack(
-        &mut self,
-        ids: Vec<Uuid>,
-        nack: Nack,
-        reason: String,
-    ) -> Result<(), JournalError> {
+    async fn nack(&mut self, ids: Vec<Uuid>, nack: Nack, reason: String) -> Result<(), JournalError> {
         self.command(Command::Nack(ids, nack, reason)).await
     }
 }
@@ -93,9 +88,9 @@ impl GroupSubscription {
     async fn command(&self, command: Command) -> Result<(), JournalError> {
         // The task says why it ended through the deliveries; this is only the consequence.
         self.commands.send(command).await.map_err(|_| {
-            self.ended.clone().unwrap_or_else(|| {
-                JournalError::Unavailable("acknowledge: the subscription has ended".into())
-            })
+            self.ended
+                .clone()
+                .unwrap_or_else(|| JournalError::Unavailable("acknowledge: the subscription has ended".into()))
         })
     }
 }
@@ -120,22 +115,17 @@ impl EventStore {
             .requires_leader(true);
         let options = &options;
         // A server that is still loading its groups answers nothing at all, so the time is ours.
-        let connection = self
+        let (connection, link) = self
             .factory
-            .call(Some(self.factory.operation_timeout), |client| async move {
+            .call_on(Some(self.factory.operation_timeout), |client| async move {
                 if all {
-                    client
-                        .subscribe_to_persistent_subscription_to_all(name, options)
-                        .await
+                    client.subscribe_to_persistent_subscription_to_all(name, options).await
                 } else {
-                    client
-                        .subscribe_to_persistent_subscription(stream, name, options)
-                        .await
+                    client.subscribe_to_persistent_subscription(stream, name, options).await
                 }
             })
             .await
             .map_err(|failure| self.explain(failure, doing))?;
-        let link = self.factory.link().await?;
         let (to_us, deliveries) = mpsc::channel(buffer);
         let (commands, from_us) = mpsc::channel(COMMANDS);
         let task = Task {
@@ -172,11 +162,7 @@ enum End {
 }
 
 impl Task {
-    async fn run(
-        mut self,
-        to_us: mpsc::Sender<Result<Delivery, JournalError>>,
-        mut from_us: mpsc::Receiver<Command>,
-    ) {
+    async fn run(mut self, to_us: mpsc::Sender<Result<Delivery, JournalError>>, mut from_us: mpsc::Receiver<Command>) {
         let began = Instant::now();
         let work = AssertUnwindSafe(self.work(&to_us, &mut from_us)).catch_unwind();
         let failure = match work.await {
@@ -190,10 +176,7 @@ impl Task {
                 self.factory.judge(&self.link, &error, began);
                 Failure::Client(error)
             }
-            Err(panic) => Failure::Panic(format!(
-                "the server ended the subscription: {}",
-                panic_text(&*panic)
-            )),
+            Err(panic) => Failure::Panic(format!("the server ended the subscription: {}", panic_text(&*panic))),
         };
         let doing = Doing::Consume {
             feed: &self.feed,
@@ -201,12 +184,10 @@ impl Task {
         };
         let error = match failure {
             // Both mean that the group goes on without us, or is gone; subscribing again tells.
-            Failure::Client(eventstore::Error::IllegalStateError(_)) => {
-                JournalError::Unavailable(format!(
-                    "{}: the server dropped its consumers (it is stopping, or the group was changed or deleted)",
-                    doing.action()
-                ))
-            }
+            Failure::Client(eventstore::Error::IllegalStateError(_)) => JournalError::Unavailable(format!(
+                "{}: the server dropped its consumers (it is stopping, or the group was changed or deleted)",
+                doing.action()
+            )),
             Failure::Client(error) => explain(&error, doing, self.factory.user()),
             other => other.explain(doing, self.factory.user()),
         };
@@ -266,17 +247,9 @@ impl Task {
             for _ in 0..FLUSH_CALLS {
                 // Any answer will do, a denial as well.
                 if all {
-                    drop(
-                        client
-                            .get_persistent_subscription_info_to_all(&*group, &options)
-                            .await,
-                    );
+                    drop(client.get_persistent_subscription_info_to_all(&*group, &options).await);
                 } else {
-                    drop(
-                        client
-                            .get_persistent_subscription_info(&*feed, &*group, &options)
-                            .await,
-                    );
+                    drop(client.get_persistent_subscription_info(&*feed, &*group, &options).await);
                 }
             }
         };
@@ -320,10 +293,7 @@ async fn send(
     acknowledge(connection, gathered).await
 }
 
-async fn acknowledge(
-    connection: &mut PersistentSubscription,
-    ids: Vec<Uuid>,
-) -> Result<(), eventstore::Error> {
+async fn acknowledge(connection: &mut PersistentSubscription, ids: Vec<Uuid>) -> Result<(), eventstore::Error> {
     for some in ids.chunks(IDS_AT_ONCE) {
         connection.ack_ids(some.iter().copied()).await?;
     }

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
+#[cfg(any(test, feature = "daemon"))]
 use crate::event::Revision;
 
 /// The revision under which a tombstone stands, and `$tb` of a soft-deleted stream.
@@ -24,6 +25,7 @@ pub(super) fn percent_decode(text: &str) -> Option<String> {
 }
 
 /// What a link's data names: `REV@STREAM`, split at the first `@`.
+#[cfg(any(test, feature = "daemon"))]
 pub(super) fn link_target(data: &[u8]) -> Option<(Revision, &str)> {
     let (revision, stream) = std::str::from_utf8(data).ok()?.split_once('@')?;
     if stream.is_empty() {
