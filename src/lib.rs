@@ -1,6 +1,8 @@
 //! Skeleton.
 
 pub mod aggregate;
+#[cfg(feature = "daemon")]
+pub mod config;
 pub mod document;
 #[cfg(feature = "embedded")]
 pub mod embedded;
