@@ -37,7 +37,7 @@ mod subscription;
 mod text;
 
 #[cfg(feature = "daemon")]
-pub use bulk::Imported;
+pub use bulk::Importing;
 #[cfg(feature = "daemon")]
 pub use groups::{Parked, pinned_is_safe};
 pub use settings::{DEFAULT_IDLE_RENEW, DEFAULT_OPERATION_TIMEOUT, EsdbSettings, SettingsError, redacted};

@@ -1,4 +1,5 @@
 //! What the tests stand on: stores to talk to, and faults between them and us.
 
 pub(crate) mod dynamo;
+pub(crate) mod node;
 pub(crate) mod proxy;

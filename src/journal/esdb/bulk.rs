@@ -10,7 +10,7 @@ use super::{
     super::{Expected, Journal, JournalError, NewEvent, Presence, ReadLimit},
     EventStore,
 };
-use crate::event::{Revision, Version, next_after};
+use crate::event::{Version, next_after};
 
 /// Somebody else may write between a look and an append; more often than this in a row it is not
 /// a coincidence.
@@ -22,79 +22,78 @@ const LOOK: ReadLimit = ReadLimit {
     bytes: 8 << 20,
 };
 
-/// What an import came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Imported {
-    /// Where the stream stands behind the last of the events; give it to the next call.
-    pub version: Version,
-    /// How many of the events were found there, and so were not sent again. Those that the server
-    /// itself recognised count as written.
-    pub found: usize,
+/// How far the import into one stream has come. Begun with `default()`, kept from one call to the
+/// next; small for a stream that only the import writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Importing {
+    /// Where the stream stands, as far as was seen.
+    version: Version,
+    /// Ids that were seen in the stream. An event of the import may be among them whose turn
+    /// has not come yet: it was written by an earlier import.
+    seen: HashSet<Uuid>,
 }
 
 impl EventStore {
-    /// Appends `events` in order behind `after`, leaving out those whose ids stand there already,
-    /// wherever that is: begun again from `after: None`, a whole import adds nothing twice.
+    /// Appends `events` in order at the stream's end, leaving out those whose ids stand in it
+    /// already, wherever that is: a whole import done again, from a fresh [`Importing`], adds
+    /// nothing, in whatever portions. Answers how many were left out; those that the server itself
+    /// recognised count as written.
     ///
-    /// For import only: the ids are the only thing that is held against the stream, so another
-    /// writer's events may come to stand between.
+    /// For import only: the ids are all that is held against the stream, so another writer's
+    /// events may come to stand between.
     ///
     /// # Errors
     ///
-    /// [`JournalError::WrongExpected`] when another writer keeps being faster; an unknown outcome
-    /// is not one, for the same call again settles it.
+    /// [`JournalError::WrongExpected`] when another writer keeps being faster. After every error,
+    /// an unknown outcome as well, the same call may be made again.
     pub async fn import_append(
         &self,
         stream: &str,
-        after: Version,
+        importing: &mut Importing,
         mut events: Vec<NewEvent>,
-    ) -> Result<Imported, JournalError> {
-        let (mut version, mut found) = (after, 0);
+    ) -> Result<usize, JournalError> {
+        let all = events.len();
         let mut last = JournalError::WrongExpected { current: None };
         for _ in 0..ATTEMPTS {
+            events.retain(|event| !importing.seen.contains(&event.id));
+            let left_out = all - events.len();
             if events.is_empty() {
-                return Ok(Imported { version, found });
+                return Ok(left_out);
             }
             let deadline = self.factory.operation_timeout;
-            let expected = Expected::from(version);
+            let expected = Expected::from(importing.version);
             match self.append(stream, expected, events.clone(), deadline).await {
                 Ok(appended) => {
-                    return Ok(Imported {
-                        version: appended.revision,
-                        found,
-                    });
+                    importing.version = appended.revision;
+                    return Ok(left_out);
                 }
-                Err(error @ JournalError::WrongExpected { .. }) => last = error,
+                // The server looks at ids only where the stream has moved on, so an append whose
+                // outcome is unknown is looked for before it is made again.
+                Err(error @ (JournalError::OutcomeUnknown(_) | JournalError::WrongExpected { .. })) => {
+                    self.see(stream, importing).await?;
+                    last = error;
+                }
                 Err(error) => return Err(error),
             }
-            version = self.leave_out(stream, after, &mut events, &mut found).await?;
         }
         Err(last)
     }
 
-    /// Drops events that stand behind `after`; answers where the stream ends.
-    async fn leave_out(
-        &self,
-        stream: &str,
-        after: Version,
-        events: &mut Vec<NewEvent>,
-        found: &mut usize,
-    ) -> Result<Version, JournalError> {
-        let mut version = after;
+    /// Notes what has come to stand behind what was seen.
+    async fn see(&self, stream: &str, importing: &mut Importing) -> Result<(), JournalError> {
         loop {
-            let slice = self.read(stream, next_after(version), LOOK).await?;
+            let slice = self.read(stream, next_after(importing.version), LOOK).await?;
             if slice.presence == Presence::Absent {
-                // Soft-deleted or never there; either way it begins anew.
-                return Ok(None);
+                // Deleted, or never there; either way it begins anew.
+                *importing = Importing::default();
+                return Ok(());
             }
-            let there: HashSet<Uuid> = slice.events.iter().map(|event| event.id).collect();
-            let before = events.len();
-            events.retain(|event| !there.contains(&event.id));
-            *found += before - events.len();
-            let newest: Option<Revision> = slice.events.last().map(|event| event.revision);
-            version = newest.or(version);
+            importing.seen.extend(slice.events.iter().map(|event| event.id));
+            if let Some(newest) = slice.events.last() {
+                importing.version = Some(newest.revision);
+            }
             if slice.end {
-                return Ok(version);
+                return Ok(());
             }
         }
     }

@@ -96,6 +96,7 @@ fn moved(stream: &str, revision: Option<u64>) -> Said {
 }
 
 #[cfg(all(test, feature = "daemon"))]
+#[allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
 mod tests {
     use std::collections::HashMap;
 

@@ -137,9 +137,13 @@ pub(super) fn health(error: &Error) -> Health {
     }
 }
 
-/// A status text without the header dump that the client puts behind it.
+/// What a status says, without the header dump that the client puts behind it.
 pub(super) fn brief(status: &str) -> &str {
-    status.split_once(", details: [").map_or(status, |(head, _)| head)
+    if never_sent(status) {
+        return "no connection can be made";
+    }
+    let head = status.split_once("\", details: [").map_or(status, |(head, _)| head);
+    head.split_once("message: \"").map_or(head, |(_, message)| message)
 }
 
 /// What `error` means for anything but an append.

@@ -105,3 +105,10 @@ fn a_denial_names_right_group_and_remedy() {
         assert!(of(doing, Some("bob")).contains("`bob`"));
     }
 }
+
+#[test]
+fn a_status_is_told_in_its_own_words() {
+    assert_eq!(brief(NOT_READY), "Server Is Not Ready");
+    assert_eq!(brief(REFUSED), "no connection can be made");
+    assert_eq!(brief("something else"), "something else");
+}
