@@ -13,7 +13,7 @@ use prometheus::{
 mod handles;
 mod process;
 
-pub use handles::ProjectionMetrics;
+pub use handles::{ProjectionMetrics, Totals};
 pub use process::sample as sample_process;
 
 /// From a round trip within a zone to DynamoDB's slowest attempt before its time-out.

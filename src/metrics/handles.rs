@@ -55,6 +55,19 @@ impl std::fmt::Debug for ProjectionMetrics {
     }
 }
 
+/// Some of the counts of a projection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Events folded.
+    pub applied: u64,
+    /// Puts that are durable.
+    pub writes: u64,
+    /// Puts that were refused.
+    pub refused: u64,
+    /// Events that gap reads brought.
+    pub gap_events: u64,
+}
+
 struct Handles {
     families: Arc<Families>,
     projection: String,
@@ -198,6 +211,16 @@ impl ProjectionMetrics {
             families: families.clone(),
         };
         Self(Arc::new(handles))
+    }
+
+    /// What was counted so far, for summaries.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            applied: self.0.applied.get(),
+            writes: self.0.writes[WriteOutcome::Done as usize].get(),
+            refused: self.0.writes[WriteOutcome::Refused as usize].get(),
+            gap_events: self.0.gap_events.get(),
+        }
     }
 
     fn request(&self, operation: Operation, outcome: AttemptOutcome) -> Option<&IntCounter> {
