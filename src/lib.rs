@@ -4,6 +4,8 @@ pub mod aggregate;
 #[cfg(feature = "daemon")]
 pub mod app;
 #[cfg(feature = "daemon")]
+pub mod cli;
+#[cfg(feature = "daemon")]
 pub mod config;
 pub mod document;
 #[cfg(feature = "embedded")]
