@@ -33,6 +33,7 @@ use crate::{
         dynamodb::{ConnectError, DynamoTable, Tables, connect},
         item,
     },
+    telemetry,
 };
 
 mod checked;
@@ -343,6 +344,10 @@ async fn summarise(projections: Vec<Summed>, every: Duration, close: Cancellatio
                 );
             }
             *before = now;
+        }
+        let kept_back = telemetry::kept_back();
+        if kept_back > 0 {
+            info!(kept_back, "repeated warnings were not written");
         }
     }
 }

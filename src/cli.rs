@@ -303,7 +303,7 @@ fn start(cli: Cli, build: impl FnOnce(Registry) -> Result<Registry, RegistryErro
         _ => false,
     };
     if !daemon && log.filter == Settings::default().log.filter {
-        "warn".clone_into(&mut log.filter);
+        "warn,eventstore=off".clone_into(&mut log.filter);
     }
     telemetry::install(&log).map_err(|error| Failure::to(Exit::Usage, &error))?;
     let asks = matches!(&command, Command::Health(_) | Command::Status(_));

@@ -83,6 +83,7 @@ struct Families {
     held: GaugeVec,
     held_oldest: GaugeVec,
     lanes: GaugeVec,
+    lanes_oldest: GaugeVec,
     subscription_up: GaugeVec,
     write_limit: GaugeVec,
     cache_bytes: GaugeVec,
@@ -269,6 +270,11 @@ impl Metrics {
             lanes: m.gauges(
                 "projector_lanes",
                 "Streams at work in this process, by what they wait for.",
+                &["state"],
+            ),
+            lanes_oldest: m.gauges(
+                "projector_lanes_oldest_seconds",
+                "How long the oldest of those has waited for it.",
                 &["state"],
             ),
             subscription_up: m.gauges(

@@ -6,12 +6,24 @@
 
 use std::{
     collections::HashMap,
+    fmt::{Debug, Write as _},
     io::{self, IsTerminal as _},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    layer::{Context, SubscriberExt as _},
+    util::SubscriberInitExt as _,
+};
 
 use crate::config::{Log, LogFormat};
 
@@ -45,16 +57,62 @@ pub fn install(log: &Log) -> Result<(), TelemetryError> {
         LogFormat::Json => true,
         LogFormat::Human => false,
     };
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(BoxMakeWriter::new(io::stderr))
-        .with_ansi(terminal && !json);
-    let installed = if json {
-        builder.json().flatten_event(true).try_init()
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let lines = if json {
+        lines.json().flatten_event(true).boxed()
     } else {
-        builder.with_target(false).try_init()
+        lines.with_target(false).with_ansi(terminal).boxed()
     };
-    installed.map_err(|_| TelemetryError::Installed)
+    let brake = Brake(Repeated::new(SAY_AGAIN));
+    let subscriber = tracing_subscriber::registry().with(filter).with(brake).with(lines);
+    subscriber.try_init().map_err(|_| TelemetryError::Installed)
+}
+
+/// One warning of a class in this time: often enough to show that it goes on, seldom enough that
+/// an outage of an hour is read on one screen.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
+
+/// Fields that tell one class of a warning from another. Texts of errors are none of them: they
+/// hold ports and times, and every repetition would be new.
+const CLASS: [&str; 5] = ["projection", "stream", "phase", "store", "setting"];
+
+/// Warnings and errors that were not written because the same was written a moment ago.
+static KEPT_BACK: AtomicU64 = AtomicU64::new(0);
+
+/// How many warnings and errors were kept back since the last call.
+pub fn kept_back() -> u64 {
+    KEPT_BACK.swap(0, Ordering::Relaxed)
+}
+
+/// Keeps warnings and errors back that come again and again.
+struct Brake(Repeated);
+
+impl<S: Subscriber> Layer<S> for Brake {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        let meta = event.metadata();
+        if *meta.level() > Level::WARN {
+            return true;
+        }
+        let mut class = Class(format!("{}:{}", meta.target(), meta.line().unwrap_or_default()));
+        event.record(&mut class);
+        let said = self.0.say(&class.0).is_some();
+        if !said {
+            KEPT_BACK.fetch_add(1, Ordering::Relaxed);
+        }
+        said
+    }
+}
+
+/// The class of an event: where it is written, and about what.
+struct Class(String);
+
+impl Visit for Class {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if CLASS.contains(&field.name()) {
+            // Writing into a text cannot fail.
+            let _ = write!(self.0, " {}={value:?}", field.name());
+        }
+    }
 }
 
 /// Lets the first of each class through, then one an interval with the number of those between.
@@ -130,6 +188,29 @@ mod tests {
             repeated.say(&n.to_string());
         }
         assert_eq!(repeated.seen.lock().unwrap().len(), CLASSES);
+    }
+
+    #[test]
+    fn the_same_warning_is_written_once_whatever_its_error_says() {
+        let written = std::sync::Arc::new(AtomicU64::new(0));
+        struct Count(std::sync::Arc<AtomicU64>);
+        impl<S: Subscriber> Layer<S> for Count {
+            fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let subscriber = tracing_subscriber::registry()
+            .with(Brake(Repeated::new(Duration::from_secs(3600))))
+            .with(Count(written.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            for n in 0..10 {
+                for projection in ["a", "b"] {
+                    tracing::warn!(projection, error = n, "away");
+                }
+                tracing::info!("counted always");
+            }
+        });
+        assert_eq!(written.load(Ordering::Relaxed), 2 + 10);
     }
 
     #[test]

@@ -441,7 +441,8 @@ impl Default for Log {
     fn default() -> Self {
         Self {
             format: LogFormat::Auto,
-            filter: "info".into(),
+            // The client logs every failed attempt by itself; what it means is in our own lines.
+            filter: "info,eventstore=off".into(),
             summary_every: Span::secs(60),
         }
     }

@@ -9,7 +9,7 @@ use prometheus::{Counter, Gauge, Histogram, IntCounter};
 
 use super::Families;
 use crate::{
-    projector::meter::{Count, EndReason, Level, Meter, Timing, WriteOutcome},
+    projector::meter::{Count, EndReason, LaneState, Level, Meter, Timing, WriteOutcome},
     replica::{
         Throttle,
         dynamodb::{Attempt, AttemptOutcome, Operation, StoreObserver},
@@ -88,35 +88,28 @@ struct Handles {
     cache_misses: IntCounter,
     write_seconds: Histogram,
     durable_age: Histogram,
-    levels: [Gauge; 18],
+    lag_events: Gauge,
+    lag_seconds: Gauge,
+    source_stalled: Gauge,
+    checkpoint: Gauge,
+    newest: Gauge,
+    group_parked: Gauge,
+    group_in_flight: Gauge,
+    quarantined: Gauge,
+    diverged: Gauge,
+    held: Gauge,
+    held_oldest: Gauge,
+    lanes: [Gauge; 4],
+    lanes_oldest: [Gauge; 4],
+    subscription_up: Gauge,
+    write_limit: Gauge,
+    cache_bytes: Gauge,
     /// By operation and outcome. Most pairs never happen, so each becomes a series when it does.
     requests: [[OnceLock<IntCounter>; OUTCOMES.len()]; OPERATIONS.len()],
     read_units: Counter,
     write_units: Counter,
     left_out: IntCounter,
 }
-
-/// Every level; the position is the slot of its gauge.
-const LEVELS: [Level; 18] = [
-    Level::LagEvents,
-    Level::LagSeconds,
-    Level::Checkpoint,
-    Level::Newest,
-    Level::ParkedMessages,
-    Level::GroupInFlight,
-    Level::Holding,
-    Level::OldestHeldSeconds,
-    Level::LanesWaiting,
-    Level::LanesLoading,
-    Level::LanesReading,
-    Level::LanesWriting,
-    Level::SubscriptionUp,
-    Level::WriteLimit,
-    Level::Quarantined,
-    Level::Diverged,
-    Level::CacheBytes,
-    Level::SourceStalled,
-];
 
 /// Every outcome of a put; the position is the slot of its counter.
 const WRITES: [WriteOutcome; 5] = [
@@ -147,6 +140,15 @@ fn write_word(outcome: WriteOutcome) -> &'static str {
     }
 }
 
+fn lane_word(state: LaneState) -> &'static str {
+    match state {
+        LaneState::Waiting => "waiting",
+        LaneState::Loading => "loading",
+        LaneState::Reading => "reading",
+        LaneState::Writing => "writing",
+    }
+}
+
 fn end_word(reason: EndReason) -> &'static str {
     match reason {
         EndReason::Disconnected => "disconnected",
@@ -164,26 +166,6 @@ impl ProjectionMetrics {
         let schema = schema.to_string();
         let of = [projection, schema.as_str()];
         let and = |word| [of[0], of[1], word];
-        let level = |level| match level {
-            Level::LagEvents => f.lag_events.with_label_values(&of),
-            Level::LagSeconds => f.lag_seconds.with_label_values(&of),
-            Level::Checkpoint => f.checkpoint.with_label_values(&of),
-            Level::Newest => f.newest.with_label_values(&of),
-            Level::ParkedMessages => f.group_parked.with_label_values(&of),
-            Level::GroupInFlight => f.group_in_flight.with_label_values(&of),
-            Level::Holding => f.held.with_label_values(&of),
-            Level::OldestHeldSeconds => f.held_oldest.with_label_values(&of),
-            Level::LanesWaiting => f.lanes.with_label_values(&and("waiting")),
-            Level::LanesLoading => f.lanes.with_label_values(&and("loading")),
-            Level::LanesReading => f.lanes.with_label_values(&and("reading")),
-            Level::LanesWriting => f.lanes.with_label_values(&and("writing")),
-            Level::SubscriptionUp => f.subscription_up.with_label_values(&of),
-            Level::WriteLimit => f.write_limit.with_label_values(&of),
-            Level::Quarantined => f.quarantined.with_label_values(&of),
-            Level::Diverged => f.diverged.with_label_values(&of),
-            Level::CacheBytes => f.cache_bytes.with_label_values(&of),
-            Level::SourceStalled => f.source_stalled.with_label_values(&of),
-        };
         let handles = Handles {
             received: f.received.with_label_values(&of),
             applied: f.applied.with_label_values(&of),
@@ -201,7 +183,22 @@ impl ProjectionMetrics {
             cache_misses: f.cache_lookups.with_label_values(&and("miss")),
             write_seconds: f.write_seconds.with_label_values(&of),
             durable_age: f.durable_age.with_label_values(&of),
-            levels: LEVELS.map(level),
+            lag_events: f.lag_events.with_label_values(&of),
+            lag_seconds: f.lag_seconds.with_label_values(&of),
+            source_stalled: f.source_stalled.with_label_values(&of),
+            checkpoint: f.checkpoint.with_label_values(&of),
+            newest: f.newest.with_label_values(&of),
+            group_parked: f.group_parked.with_label_values(&of),
+            group_in_flight: f.group_in_flight.with_label_values(&of),
+            quarantined: f.quarantined.with_label_values(&of),
+            diverged: f.diverged.with_label_values(&of),
+            held: f.held.with_label_values(&of),
+            held_oldest: f.held_oldest.with_label_values(&of),
+            lanes: LaneState::ALL.map(|state| f.lanes.with_label_values(&and(lane_word(state)))),
+            lanes_oldest: LaneState::ALL.map(|state| f.lanes_oldest.with_label_values(&and(lane_word(state)))),
+            subscription_up: f.subscription_up.with_label_values(&of),
+            write_limit: f.write_limit.with_label_values(&of),
+            cache_bytes: f.cache_bytes.with_label_values(&of),
             requests: Default::default(),
             read_units: f.capacity.with_label_values(&and("read")),
             write_units: f.capacity.with_label_values(&and("write")),
@@ -269,7 +266,26 @@ impl Meter for ProjectionMetrics {
     }
 
     fn set(&self, level: Level, value: f64) {
-        self.0.levels[level as usize].set(value);
+        let m = &*self.0;
+        match level {
+            Level::LagEvents => &m.lag_events,
+            Level::LagSeconds => &m.lag_seconds,
+            Level::SourceStalled => &m.source_stalled,
+            Level::Checkpoint => &m.checkpoint,
+            Level::Newest => &m.newest,
+            Level::ParkedMessages => &m.group_parked,
+            Level::GroupInFlight => &m.group_in_flight,
+            Level::Quarantined => &m.quarantined,
+            Level::Diverged => &m.diverged,
+            Level::Holding => &m.held,
+            Level::OldestHeldSeconds => &m.held_oldest,
+            Level::Lanes(state) => &m.lanes[state as usize],
+            Level::LanesOldestSeconds(state) => &m.lanes_oldest[state as usize],
+            Level::SubscriptionUp => &m.subscription_up,
+            Level::WriteLimit => &m.write_limit,
+            Level::CacheBytes => &m.cache_bytes,
+        }
+        .set(value);
     }
 }
 
@@ -304,8 +320,8 @@ mod tests {
         for (slot, reason) in ENDS.into_iter().enumerate() {
             assert_eq!(reason as usize, slot, "{reason:?}");
         }
-        for (slot, level) in LEVELS.into_iter().enumerate() {
-            assert_eq!(level as usize, slot, "{level:?}");
+        for (slot, state) in LaneState::ALL.into_iter().enumerate() {
+            assert_eq!(state as usize, slot, "{state:?}");
         }
         let sent: Vec<_> = Operation::RUNNING.into_iter().chain(Operation::PROVISIONING).collect();
         assert!(sent.iter().all(|o| OPERATIONS.contains(o)) && sent.len() == OPERATIONS.len());
@@ -318,7 +334,7 @@ mod tests {
         loans.count(Count::Received, 3);
         loans.count(Count::Write(WriteOutcome::Refused), 2);
         loans.observe(Timing::DurableAge, Duration::from_millis(4));
-        loans.set(Level::LanesWriting, 7.0);
+        loans.set(Level::Lanes(LaneState::Writing), 7.0);
         metrics.projection("loan", 2).count(Count::Received, 1);
         loans.attempt(&Attempt {
             table: "t",
