@@ -1,4 +1,4 @@
-//! Skeleton.
+#![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod aggregate;
 #[cfg(feature = "daemon")]
