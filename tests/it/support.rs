@@ -2,4 +2,5 @@
 
 pub(crate) mod dynamo;
 pub(crate) mod node;
+pub(crate) mod process;
 pub(crate) mod proxy;
