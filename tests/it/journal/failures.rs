@@ -276,6 +276,28 @@ async fn sockets_to_the_node_do_not_wait_for_more_to_send() {
 }
 
 #[tokio::test]
+async fn not_even_the_first_call_on_a_new_connection_waits() {
+    let node = Node::start().await;
+    let store = store(&node);
+    append(&store, 0).await.unwrap();
+    node.cut();
+    until("the connection is gone", async || store.sockets().is_empty()).await;
+    // The call that dials is never answered, so nothing behind it can have set the option.
+    node.inject("Streams/Read", 1, Fault::Hang);
+    let unanswered = tokio::spawn({
+        let store = store.clone();
+        async move { store.look("a-1").await }
+    });
+    until("the option is on", async || {
+        let sockets = store.sockets();
+        !sockets.is_empty() && sockets.iter().all(|(_, set)| *set)
+    })
+    .await;
+    assert!(!unanswered.is_finished());
+    unanswered.abort();
+}
+
+#[tokio::test]
 async fn tls_trusts_the_authority_that_was_given_and_says_what_is_wrong_otherwise() {
     let (node, certificate) = Node::start_tls().await;
     let url = format!("esdb://localhost:{}", node.address.port());
