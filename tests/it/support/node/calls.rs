@@ -270,11 +270,11 @@ fn info(log: &Log, request: Bytes) -> Reply {
     let s = &group.settings;
     let info = Info {
         parked: log.last(&parked_stream(&key)).map_or(0, |last| last as i64 + 1),
-        source: key.0,
-        group: key.1,
+        source: key.0.clone(),
+        group: key.1.clone(),
         status: "Live".to_owned(),
         connections: group.consumers.iter().map(|_| Connection::default()).collect(),
-        checkpoint: String::new(),
+        checkpoint: log.checkpoint(&key),
         resolve_links: s.resolve_links,
         start_from: group.start_from.to_owned(),
         message_timeout_ms: s.message_timeout_ms,

@@ -290,6 +290,26 @@ impl Log {
         Some((index, retry, resolve))
     }
 
+    /// Where the group would begin again: before the oldest record that is not acknowledged. A
+    /// revision of what it reads, or a position; empty before the first.
+    pub(crate) fn checkpoint(&self, key: &(String, String)) -> String {
+        let Some(group) = self.groups.get(key) else {
+            return String::new();
+        };
+        let waiting = group.in_flight.values().map(|(index, ..)| *index);
+        let waiting = waiting.chain(group.retry.iter().map(|(index, _)| *index));
+        let next = waiting.min().unwrap_or(group.next).min(group.next);
+        let before = self.records[..next].iter().enumerate().rev();
+        if key.0 == "$all" {
+            let at = before.map(|(index, _)| position(index)).next();
+            return at.map_or_else(String::new, |at| format!("C:{at}/P:{at}"));
+        }
+        let mut before = before.filter(|(_, record)| record.stream == key.0);
+        before
+            .next()
+            .map_or_else(String::new, |(_, record)| record.revision.to_string())
+    }
+
     /// What was in flight with a consumer that is gone is handed over again.
     pub(crate) fn leave(&mut self, key: &(String, String), consumer: u64) {
         if let Some(group) = self.groups.get_mut(key) {
