@@ -150,7 +150,7 @@ right or a table is missing; 130 asked twice to stop.";
 /// Options of every command.
 #[derive(Clone, Debug, Default, clap::Args)]
 struct Common {
-    /// The folder with default.toml and {PROJECTOR_ENV}.toml [default: config, where there is one].
+    /// The folder with the settings files [default: config, where there is one].
     #[arg(long, global = true, value_name = "DIR")]
     config_dir: Option<PathBuf>,
     /// A setting, over files and variables; again for more.
@@ -298,10 +298,7 @@ fn start(cli: Cli, build: impl FnOnce(Registry) -> Result<Registry, RegistryErro
     let settings = cli.common.settings()?;
     let mut log = settings.log.clone();
     // What is asked for once is answered on standard output; logs of it are for the curious.
-    let daemon = match &command {
-        Command::Run(_) => true,
-        _ => false,
-    };
+    let daemon = matches!(&command, Command::Run(_));
     if !daemon && log.filter == Settings::default().log.filter {
         "warn,eventstore=off".clone_into(&mut log.filter);
     }

@@ -176,7 +176,7 @@ impl Settings {
                         ),
                     ));
                 }
-                (false, Some(FoldKind::MergePatch)) => folds.push(self.merge_patch(name, table, registry)?),
+                (false, Some(FoldKind::MergePatch)) => folds.push(merge_patch(name, table, registry)?),
             }
         }
         let unset = Projection::default();
@@ -189,29 +189,6 @@ impl Settings {
         }
         planned.sort_by(|a, b| a.fold.name().cmp(b.fold.name()));
         Ok(planned)
-    }
-
-    fn merge_patch(&self, name: &str, table: &Projection, registry: &Registry) -> Result<Arc<dyn Fold>, ConfigError> {
-        let key = format!("projection.{name}.source");
-        let source = table.source.as_deref().ok_or_else(|| {
-            refused(
-                &key,
-                "nothing",
-                "a projection without code needs a source, such as `category:loan`",
-            )
-        })?;
-        let source = parse_source(&key, source)?;
-        let fold: Arc<dyn Fold> = Arc::new(MergePatch::new(
-            name,
-            table.schema.unwrap_or(1),
-            source,
-            registry.fingerprint().clone(),
-        ));
-        // The registry's rules for names hold for these too.
-        let mut one = Registry::new(registry.fingerprint().clone());
-        one.add(fold.clone())
-            .map_err(|error| refused(&format!("projection.{name}"), name, &error.to_string()))?;
-        Ok(fold)
     }
 
     fn planned(&self, fold: Arc<dyn Fold>, table: &Projection) -> Result<Planned, ConfigError> {
@@ -311,6 +288,29 @@ fn group(name: &str, schema: u32, source: &Source, tuned: &Defaults) -> GroupSpe
         history_buffer: tuned.history_buffer,
         live_buffer: tuned.live_buffer,
     }
+}
+
+fn merge_patch(name: &str, table: &Projection, registry: &Registry) -> Result<Arc<dyn Fold>, ConfigError> {
+    let key = format!("projection.{name}.source");
+    let source = table.source.as_deref().ok_or_else(|| {
+        refused(
+            &key,
+            "nothing",
+            "a projection without code needs a source, such as `category:loan`",
+        )
+    })?;
+    let source = parse_source(&key, source)?;
+    let fold: Arc<dyn Fold> = Arc::new(MergePatch::new(
+        name,
+        table.schema.unwrap_or(1),
+        source,
+        registry.fingerprint().clone(),
+    ));
+    // The registry's rules for names hold for these too.
+    let mut one = Registry::new(registry.fingerprint().clone());
+    one.add(fold.clone())
+        .map_err(|error| refused(&format!("projection.{name}"), name, &error.to_string()))?;
+    Ok(fold)
 }
 
 fn parse_source(key: &str, text: &str) -> Result<Source, ConfigError> {

@@ -317,7 +317,7 @@ mod tests {
         }
     }
 
-    const STUCK: Duration = Duration::from_secs(300);
+    const STUCK: Duration = Duration::from_mins(5);
 
     fn lagging(phase: Phase) -> Status {
         Status {

@@ -6,9 +6,7 @@
 
 use std::sync::Arc;
 
-use prometheus::{
-    CounterVec, Encoder as _, Gauge, GaugeVec, HistogramVec, IntCounterVec, Registry, TextEncoder, core::Collector,
-};
+use prometheus::{CounterVec, Gauge, GaugeVec, HistogramVec, IntCounterVec, Registry, TextEncoder, core::Collector};
 
 mod handles;
 mod process;
@@ -341,11 +339,10 @@ impl Metrics {
 
     /// All of it in Prometheus's text format.
     pub fn render(&self) -> String {
-        let mut text = Vec::new();
+        // Families are well formed by construction; what cannot be written is left out.
         TextEncoder::new()
-            .encode(&self.0.registry.gather(), &mut text)
-            .expect("families are well formed and memory takes all of them");
-        String::from_utf8(text).expect("names, labels and help are UTF-8")
+            .encode_to_string(&self.0.registry.gather())
+            .unwrap_or_default()
     }
 
     /// Name, kind and help of each family that has a series.

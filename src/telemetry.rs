@@ -190,17 +190,19 @@ mod tests {
         assert_eq!(repeated.seen.lock().unwrap().len(), CLASSES);
     }
 
+    struct Count(std::sync::Arc<AtomicU64>);
+
+    impl<S: Subscriber> Layer<S> for Count {
+        fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     #[test]
     fn the_same_warning_is_written_once_whatever_its_error_says() {
         let written = std::sync::Arc::new(AtomicU64::new(0));
-        struct Count(std::sync::Arc<AtomicU64>);
-        impl<S: Subscriber> Layer<S> for Count {
-            fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
-                self.0.fetch_add(1, Ordering::Relaxed);
-            }
-        }
         let subscriber = tracing_subscriber::registry()
-            .with(Brake(Repeated::new(Duration::from_secs(3600))))
+            .with(Brake(Repeated::new(Duration::from_hours(1))))
             .with(Count(written.clone()));
         tracing::subscriber::with_default(subscriber, || {
             for n in 0..10 {

@@ -194,7 +194,7 @@ async fn fold_again(
             .unwrap_or(slice.events.len());
         let (below, above) = slice.events.split_at(split);
         for part in [below, above] {
-            if !take(plan, &mut base, part, &mut fresh)? {
+            if !take(plan, &mut base, part, &mut fresh) {
                 break;
             }
             if wanted.is_some() && base.0.version == wanted && fresh.first == replica.map(|h| h.first) {
@@ -216,22 +216,17 @@ async fn fold_again(
 }
 
 /// Folds `events` on; `false` when one of them cannot be folded.
-fn take(
-    plan: &Planned,
-    base: &mut (Header, crate::projection::State),
-    events: &[RawEvent],
-    fresh: &mut Fresh,
-) -> Result<bool, Failure> {
+fn take(plan: &Planned, base: &mut (Header, crate::projection::State), events: &[RawEvent], fresh: &mut Fresh) -> bool {
     if events.is_empty() {
-        return Ok(true);
+        return true;
     }
     let folded = fold_run(&*plan.fold, base.clone(), events, plan.tuned.commands);
     *base = (folded.header, folded.state);
     if let Some((index, error)) = folded.stopped {
         fresh.stopped = Some(format!("failed to {error} (revision {})", events[index].revision));
-        return Ok(false);
+        return false;
     }
-    Ok(true)
+    true
 }
 
 fn encode(fold: &dyn Fold, state: &crate::projection::State) -> Result<Document, Failure> {

@@ -92,35 +92,30 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         drive(&plan, &stores, &stream).await;
         Ok::<_, Failure>(())
     };
-    match tokio::time::timeout(limit, work).await {
-        Ok(done) => done?,
-        Err(_) => {
-            let trouble = [stores.journal_trouble.last(), stores.table_trouble.last()];
-            let trouble: Vec<_> = trouble.into_iter().flatten().collect();
-            return Err(Failure::new(
-                Exit::Unavailable,
-                format!("failed to finish within {limit:?}: {}", trouble.join("; ")),
-            ));
-        }
-    }
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        let trouble = [stores.journal_trouble.last(), stores.table_trouble.last()];
+        let trouble: Vec<_> = trouble.into_iter().flatten().collect();
+        Err(Failure::new(
+            Exit::Unavailable,
+            format!("failed to finish within {limit:?}: {}", trouble.join("; ")),
+        ))
+    })?;
     let now = table.get(&stream, true).await?.map(|replica| replica.header);
-    match now.as_ref().and_then(|header| header.quarantine.as_ref()) {
-        Some(mark) => Err(Failure::new(
+    if let Some(mark) = now.as_ref().and_then(|header| header.quarantine.as_ref()) {
+        return Err(Failure::new(
             Exit::No,
             format!("{stream} is still quarantined: {}", mark.reason),
-        )),
-        None => {
-            table.note_mark(&stream, None).await?;
-            let version = now.and_then(|header| header.version);
-            out::line(format!(
-                "{stream} is folded up to {}",
-                version.map_or("nothing: none of its events can be read".to_owned(), |v| format!(
-                    "revision {v}"
-                ))
-            ));
-            Ok(())
-        }
+        ));
     }
+    table.note_mark(&stream, None).await?;
+    let version = now.and_then(|header| header.version);
+    out::line(format!(
+        "{stream} is folded up to {}",
+        version.map_or("nothing: none of its events can be read".to_owned(), |v| format!(
+            "revision {v}"
+        ))
+    ));
+    Ok(())
 }
 
 /// Replaces the replica by one of nothing, under a mark of nobody's: whoever sees it folds on, and

@@ -317,11 +317,9 @@ fn allowed_at(segments: &[&str]) -> String {
             projection_keys().join(", ")
         );
     }
-    match section_keys().get(&section) {
-        Some(keys) => format!("`{section}` has {}", keys.join(", ")),
-        None => {
-            let sections: Vec<_> = section_keys().keys().map(String::as_str).collect();
-            format!("sections are {}, projection", sections.join(", "))
-        }
+    if let Some(keys) = section_keys().get(&section) {
+        return format!("`{section}` has {}", keys.join(", "));
     }
+    let sections: Vec<_> = section_keys().keys().map(String::as_str).collect();
+    format!("sections are {}, projection", sections.join(", "))
 }

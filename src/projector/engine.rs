@@ -199,8 +199,9 @@ impl Next {
     fn journal(error: &JournalError) -> Self {
         let text = format!("failed to {error}");
         match error {
-            JournalError::Unavailable(_) | JournalError::OutcomeUnknown(_) => Self::Again(Phase::Reconnecting(text)),
-            JournalError::NoGroup { .. } => Self::Again(Phase::Reconnecting(text)),
+            JournalError::Unavailable(_) | JournalError::OutcomeUnknown(_) | JournalError::NoGroup { .. } => {
+                Self::Again(Phase::Reconnecting(text))
+            }
             JournalError::Denied { .. } => Self::Operator(Phase::Paused(text)),
             JournalError::Refused(_) | JournalError::Tombstoned(_) | JournalError::WrongExpected { .. } => {
                 Self::Operator(Phase::Failed(text))

@@ -44,7 +44,7 @@ const LOAD_BATCH: usize = 100;
 /// Batches of cold replicas read at once; more gains nothing while each fills by itself.
 const LOADS: usize = 4;
 /// The time in which quarantines for one reason are counted as one storm.
-const STORM_WINDOW: Duration = Duration::from_secs(60);
+const STORM_WINDOW: Duration = Duration::from_mins(1);
 
 /// What a session needs to know of its projection.
 #[derive(Clone, Debug)]

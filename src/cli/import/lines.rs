@@ -223,14 +223,12 @@ impl Lines {
             .id
             .unwrap_or_else(|| id_of(&self.name, &stream, *index, &written.kind, data, metadata));
         *index += 1;
-        let kind = match self.kinds.get(&*written.kind) {
-            Some(kind) => kind.clone(),
-            None => {
-                let kind: Arc<str> = written.kind.as_ref().into();
-                self.kinds.insert(written.kind.into_owned(), kind.clone());
-                kind
-            }
-        };
+        let known = self.kinds.get(&*written.kind).cloned();
+        let kind = known.unwrap_or_else(|| {
+            let kind: Arc<str> = written.kind.as_ref().into();
+            self.kinds.insert(written.kind.into_owned(), kind.clone());
+            kind
+        });
         Ok(Line {
             number: self.number,
             stream,
