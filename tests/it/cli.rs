@@ -253,6 +253,29 @@ async fn a_stop_does_not_wait_for_stores_that_are_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn asked_twice_it_does_not_wait_for_what_it_holds() {
+    let (stores, dir) = (Stores::start().await, tempfile::tempdir().unwrap());
+    let world = stores.world();
+    let wire = Wire::start(stores.dynamo.address()).await;
+    let world = world.with("DYNAMODB__ENDPOINT", &format!("http://{}", wire.address()));
+    let mut daemon = world.daemon().await;
+    daemon.ready().await;
+    // Deliveries that cannot be settled, so that a stop has something to wait for.
+    wire.hang();
+    import(&world, dir.path(), &orders(0..3)).await;
+    until("something is held", async || {
+        daemon.status().await["projections"][0]["holding"] != 0
+    })
+    .await;
+    daemon.ask_to_stop().await;
+    daemon.logged("finishing what is held").await;
+    let (code, reasons) = daemon.page("/readyz").await;
+    assert_eq!((code, reasons.contains("stopping")), (503, true), "{reasons}");
+    let (status, log) = daemon.stop().await;
+    assert_eq!(status.code(), Some(130), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_daemon_leaves_nothing_wrong() {
     let (stores, dir) = (Stores::start().await, tempfile::tempdir().unwrap());
     let world = stores.world();

@@ -184,11 +184,16 @@ impl Daemon {
         super::node::until("the daemon is ready", async || self.page("/readyz").await.0 == 200).await;
     }
 
-    /// Asks it to stop, as ECS does, and waits for its end.
-    pub(crate) async fn stop(mut self) -> (ExitStatus, String) {
+    /// Asks it to stop, as ECS does.
+    pub(crate) async fn ask_to_stop(&self) {
         let id = self.child.id().unwrap().to_string();
         let signalled = Command::new("kill").args(["-TERM", &id]).status().await.unwrap();
         assert!(signalled.success());
+    }
+
+    /// Asks it to stop and waits for its end.
+    pub(crate) async fn stop(mut self) -> (ExitStatus, String) {
+        self.ask_to_stop().await;
         let status = tokio::time::timeout(PATIENCE, self.child.wait())
             .await
             .unwrap()
