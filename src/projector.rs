@@ -11,7 +11,11 @@ pub mod bases;
 #[cfg(feature = "daemon")]
 pub mod effects;
 #[cfg(feature = "daemon")]
+pub mod engine;
+#[cfg(feature = "daemon")]
 mod held;
+#[cfg(feature = "daemon")]
+pub mod lag;
 #[cfg(feature = "daemon")]
 pub mod pace;
 #[cfg(feature = "daemon")]

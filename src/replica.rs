@@ -237,6 +237,17 @@ impl StoreError {
     }
 }
 
+/// An aggregate with a mark, as it is noted beside the replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marked {
+    /// Its stream.
+    pub stream: Arc<str>,
+    /// Whether it has diverged, else it is quarantined.
+    pub diverged: bool,
+    /// The fingerprint of the code that left the mark.
+    pub by: Arc<str>,
+}
+
 /// One table of replicas, of one (projection, schema).
 pub trait ReplicaStore: Clone + Send + Sync + 'static {
     /// One replica. `consistent`: not older than any put acknowledged before.
@@ -248,6 +259,14 @@ pub trait ReplicaStore: Clone + Send + Sync + 'static {
         streams: &[Arc<str>],
         consistent: bool,
     ) -> impl Future<Output = Result<Vec<Option<Replica>>, StoreError>> + Send;
+
+    /// The aggregates that are noted as marked. A hint, for metrics and for code that wants to try
+    /// them again: the replica's own mark decides.
+    fn marks(&self) -> impl Future<Output = Result<Vec<Marked>, StoreError>> + Send;
+
+    /// Notes an aggregate's mark, or that it has none any more.
+    fn note_mark(&self, stream: &str, mark: Option<&Quarantine>)
+    -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Puts when the demand is met.
     fn put(&self, put: &Put) -> impl Future<Output = Result<PutOutcome, StoreError>> + Send;

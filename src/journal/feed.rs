@@ -172,6 +172,15 @@ pub trait Feed: Clone + Send + Sync + 'static {
     /// The newest entry of the source; `None` when there is none.
     fn head(&self, source: &Source) -> impl Future<Output = Result<Option<Head>, JournalError>> + Send;
 
+    /// Since when the source itself stands still while the log grows, as far as this user may see:
+    /// a category whose links (`$by_category`) lag behind its streams. `head` is the source's newest
+    /// entry.
+    fn stalled(
+        &self,
+        source: &Source,
+        head: Option<&Head>,
+    ) -> impl Future<Output = Result<Option<DateTime<Utc>>, JournalError>> + Send;
+
     /// Reads the source itself for entries after `after` (exclusive; `None`: from the start), at
     /// most `max`, as a group would hand them over. For lag, and for whoever audits a group.
     fn entries(

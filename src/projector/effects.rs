@@ -14,7 +14,7 @@ use std::{
 use tracing::{debug, warn};
 
 use super::{
-    lane::{Effect, Outcome},
+    lane::{Effect, Outcome, PutKind},
     meter::{Count, Meter, Timing, WriteOutcome},
 };
 use crate::{
@@ -140,7 +140,7 @@ impl<J: Journal, S: ReplicaStore> Stores<J, S> {
             Effect::Load { fresh } => Outcome::Loaded(self.load(stream, fresh).await.map(Box::new)),
             Effect::Read { from, limit } => Outcome::Read(self.ask(|| self.journal.read(stream, from, limit)).await),
             Effect::Look => Outcome::Looked(self.ask(|| self.journal.look(stream)).await),
-            Effect::Put(put, _) => Outcome::Put(self.put(&put).await),
+            Effect::Put(put, kind) => Outcome::Put(self.put(&put, kind).await),
         }
     }
 
@@ -176,7 +176,28 @@ impl<J: Journal, S: ReplicaStore> Stores<J, S> {
         }
     }
 
-    async fn put(&self, put: &Put) -> PutOutcome {
+    /// Marks are noted before they are made and forgotten after they are cleared, so that none is
+    /// ever missing from the notes.
+    async fn put(&self, put: &Put, kind: PutKind) -> PutOutcome {
+        let marks = matches!(kind, PutKind::Quarantine(_) | PutKind::Diverged);
+        if marks {
+            self.note(put).await;
+        }
+        let outcome = self.put_replica(put).await;
+        if !marks && kind != PutKind::Fold && put.header.quarantine.is_none() && outcome == PutOutcome::Done {
+            self.note(put).await;
+        }
+        outcome
+    }
+
+    async fn note(&self, put: &Put) {
+        if let Err(error) = self.table.note_mark(&put.stream, put.header.quarantine.as_ref()).await {
+            // The mark itself stands on the replica; what is lost is that others hear of it soon.
+            warn!(%error, stream = %put.stream, "a quarantine is not noted in the table");
+        }
+    }
+
+    async fn put_replica(&self, put: &Put) -> PutOutcome {
         let mut delays = Delays::new();
         loop {
             let began = Instant::now();

@@ -1,0 +1,404 @@
+//! Runs projections: makes sure of table and group, holds a session open, measures, reports.
+//!
+//! One supervised task a projection. Whatever ends a session (an outage, a clean end, a panic in
+//! the client's code) is a disconnect here: back off, and make a new one.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{
+    bases::Bases,
+    effects::{Stores, Trouble},
+    lag,
+    meter::{Count, EndReason, Level, Meter},
+    session::{End, Report, Session, Spec},
+    status::{Phase, Status},
+};
+use crate::{
+    journal::{
+        Journal, JournalError,
+        feed::{Ensured, Feed},
+    },
+    replica::{Marked, ReplicaStore, StoreError},
+};
+
+/// First delay before connecting again: a server that only dropped the group takes it back at once.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+/// Longest delay: "goes on by itself within seconds of the return".
+const LONGEST_DELAY: Duration = Duration::from_secs(3);
+/// Delay while only an operator can help.
+const OPERATOR_DELAY: Duration = Duration::from_secs(10);
+/// A session that lasted this long was a good one: the next delay is the first again.
+const GOOD_SESSION: Duration = Duration::from_secs(10);
+/// How often marks are looked up, once the first look found none of other code's.
+const MARKS_EVERY: Duration = Duration::from_secs(10);
+/// A marked aggregate is tried at most this often by one process.
+const TRY_MARK_EVERY: Duration = Duration::from_secs(30);
+/// A question of the measuring task that takes longer than this is given up until the next round.
+const QUESTION: Duration = Duration::from_secs(10);
+
+/// One projection to run.
+pub struct Projection<F, J, S> {
+    /// What its sessions need to know.
+    pub spec: Arc<Spec>,
+    /// Groups and sources.
+    pub feed: F,
+    /// The event store.
+    pub journal: J,
+    /// Its table.
+    pub table: S,
+    /// Its table's name, for people.
+    pub table_name: String,
+    /// Takes counts.
+    pub meter: Arc<dyn Meter>,
+    /// Bytes of replicas kept in memory.
+    pub cache_bytes: u64,
+    /// How often lag is measured.
+    pub measure_every: Duration,
+}
+
+/// A projection that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// How it stands.
+    pub status: watch::Receiver<Status>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Waits until it has stopped.
+    pub async fn stopped(self) {
+        if let Err(error) = self.task.await
+            && error.is_panic()
+        {
+            error!("a projection's supervisor panicked; its group delivers again what it held");
+        }
+    }
+}
+
+/// Starts a projection; it runs until `stop`.
+pub fn start<F: Feed, J: Journal, S: ReplicaStore>(
+    projection: Projection<F, J, S>,
+    stop: CancellationToken,
+) -> Running {
+    let spec = &projection.spec;
+    let status = Status {
+        projection: spec.rules.fold.name().into(),
+        schema: spec.rules.fold.schema(),
+        group: spec.group.name.clone(),
+        source: spec.group.source.to_string(),
+        table: projection.table_name.clone(),
+        phase: Phase::Starting,
+        group_confirmed: false,
+        table_confirmed: false,
+        holding: 0,
+        last_progress: Instant::now(),
+        lag: None,
+        info: None,
+        quarantined: Vec::new(),
+        diverged: Vec::new(),
+        differences: Vec::new(),
+        last_error: None,
+    };
+    let (sender, receiver) = watch::channel(status);
+    let task = tokio::spawn(supervise(projection, Arc::new(sender), stop));
+    Running { status: receiver, task }
+}
+
+type Shared = Arc<watch::Sender<Status>>;
+
+async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
+    projection: Projection<F, J, S>,
+    status: Shared,
+    stop: CancellationToken,
+) {
+    let Projection {
+        spec,
+        feed,
+        journal,
+        table,
+        meter,
+        cache_bytes,
+        measure_every,
+        ..
+    } = projection;
+    let name = spec.rules.fold.name().to_owned();
+    let stores = Stores {
+        journal,
+        table,
+        journal_trouble: Arc::new(Trouble::default()),
+        table_trouble: Arc::new(Trouble::default()),
+        meter: meter.clone(),
+    };
+    let bases = Bases::new(cache_bytes);
+    let to_try = Arc::new(Mutex::new(Vec::new()));
+    let measuring = tokio::spawn(measure(
+        spec.clone(),
+        feed.clone(),
+        stores.table.clone(),
+        meter.clone(),
+        status.clone(),
+        to_try.clone(),
+        measure_every,
+    ));
+    let mut delay = FIRST_DELAY;
+    while !stop.is_cancelled() {
+        let began = Instant::now();
+        let attempt = connected(&spec, &feed, &stores, &bases, &status, &to_try, &stop);
+        let next = attempt.await;
+        meter.set(Level::SubscriptionUp, 0.0);
+        if began.elapsed() >= GOOD_SESSION {
+            delay = FIRST_DELAY;
+        }
+        let (phase, wait) = match next {
+            Next::Stopped => break,
+            Next::Again(phase) => {
+                delay = (delay * 2).min(LONGEST_DELAY);
+                (phase, delay.mul_f64(0.5 + fastrand::f64() / 2.0))
+            }
+            Next::Operator(phase) => (phase, OPERATOR_DELAY),
+            Next::Never(phase) => {
+                error!(projection = name, reason = phase.reason(), "the projection stopped");
+                status.send_modify(|s| s.phase = phase);
+                stop.cancelled().await;
+                break;
+            }
+        };
+        if let Some(reason) = phase.reason() {
+            warn!(projection = name, phase = phase.word(), reason, "not connected");
+        }
+        status.send_modify(|s| {
+            s.last_error = phase.reason().map(str::to_owned);
+            s.phase = phase;
+            s.holding = 0;
+        });
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    measuring.abort();
+    status.send_modify(|s| s.phase = Phase::Stopped);
+}
+
+/// What follows when a connection could not be made or has ended.
+enum Next {
+    Stopped,
+    Again(Phase),
+    Operator(Phase),
+    Never(Phase),
+}
+
+impl Next {
+    fn journal(error: &JournalError) -> Self {
+        let text = format!("failed to {error}");
+        match error {
+            JournalError::Unavailable(_) | JournalError::OutcomeUnknown(_) => Self::Again(Phase::Reconnecting(text)),
+            JournalError::NoGroup { .. } => Self::Again(Phase::Reconnecting(text)),
+            JournalError::Denied { .. } => Self::Operator(Phase::Paused(text)),
+            JournalError::Refused(_) | JournalError::Tombstoned(_) | JournalError::WrongExpected { .. } => {
+                Self::Operator(Phase::Failed(text))
+            }
+        }
+    }
+
+    fn store(error: &StoreError) -> Self {
+        let text = format!("failed to {error}");
+        match error {
+            StoreError::Throttled { .. } | StoreError::Unavailable(_) => Self::Again(Phase::StoreAway(text)),
+            StoreError::Setup { .. } | StoreError::Corrupt { .. } => Self::Operator(Phase::Paused(text)),
+        }
+    }
+}
+
+async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
+    spec: &Arc<Spec>,
+    feed: &F,
+    stores: &Stores<J, S>,
+    bases: &Bases,
+    status: &Shared,
+    to_try: &Arc<Mutex<Vec<Arc<str>>>>,
+    stop: &CancellationToken,
+) -> Next {
+    let name = spec.rules.fold.name();
+    // Nothing is taken from the group while the table cannot take it.
+    if let Err(error) = stores.table.marks().await {
+        return Next::store(&error);
+    }
+    stores.table_trouble.answered();
+    stores.journal_trouble.answered();
+    status.send_modify(|s| s.table_confirmed = true);
+    match feed.ensure(&spec.group).await {
+        Ok(ensured) => report_group(name, &ensured, status),
+        // A user who may not manage groups may still consume one that is there.
+        Err(error @ JournalError::Denied { .. }) => {
+            if feed.info(&spec.group).await.is_err() {
+                return Next::journal(&error);
+            }
+        }
+        Err(error) => return Next::journal(&error),
+    }
+    let sub = match feed.subscribe(&spec.group, spec.buffer).await {
+        Ok(sub) => sub,
+        Err(error) => return Next::journal(&error),
+    };
+    info!(projection = name, group = %spec.group.name, source = %spec.group.source, "connected");
+    stores.meter.set(Level::SubscriptionUp, 1.0);
+    status.send_modify(|s| {
+        s.phase = Phase::Running;
+        s.group_confirmed = true;
+        s.last_progress = Instant::now();
+    });
+    let report = Reporter {
+        status: status.clone(),
+        to_try: to_try.clone(),
+    };
+    let session = Session::new(spec.clone(), sub, stores.clone(), bases.clone(), report);
+    let end = tokio::spawn(session.run(stop.clone())).await;
+    let end = match end {
+        Ok(end) => end,
+        Err(error) => {
+            stores.meter.count(Count::Panic, 1);
+            stores.meter.count(Count::Reconnect(EndReason::Panic), 1);
+            return Next::Again(Phase::Reconnecting(format!("survive a panic in the session: {error}")));
+        }
+    };
+    if !matches!(end, End::Stopped { .. }) {
+        stores.meter.count(Count::Reconnect(end.reason()), 1);
+    }
+    match end {
+        End::Stopped { left } => {
+            info!(projection = name, left, "stopped; what is left is delivered again");
+            Next::Stopped
+        }
+        End::Disconnected(error) => Next::journal(&error),
+        End::StoreOutage(what) => Next::Again(Phase::StoreAway(what)),
+        End::Watchdog => Next::Again(Phase::Reconnecting(
+            "see the group deliver: nothing came for too long".into(),
+        )),
+        End::Storm(what) => Next::Never(Phase::Failed(what)),
+    }
+}
+
+fn report_group(name: &str, ensured: &Ensured, status: &Shared) {
+    match ensured {
+        Ensured::Created => info!(projection = name, "group created"),
+        Ensured::Same => {}
+        Ensured::Different(differences) => {
+            let known = status.borrow().differences == *differences;
+            for (setting, wanted, found) in differences.iter().filter(|_| !known) {
+                warn!(
+                    projection = name,
+                    setting, wanted, found, "the group has another setting; `projector provision --apply` changes it"
+                );
+            }
+        }
+    }
+    status.send_modify(|s| {
+        s.differences = match ensured {
+            Ensured::Different(differences) => differences.clone(),
+            _ => Vec::new(),
+        };
+    });
+}
+
+struct Reporter {
+    status: Shared,
+    to_try: Arc<Mutex<Vec<Arc<str>>>>,
+}
+
+impl Report for Reporter {
+    fn tick(&mut self, holding: usize, moved: bool) {
+        self.status.send_if_modified(|s| {
+            s.holding = holding;
+            if moved {
+                s.last_progress = Instant::now();
+            }
+            false
+        });
+    }
+
+    fn work_waits(&self) -> bool {
+        self.status.borrow().lag.as_ref().is_some_and(|lag| lag.events > 0)
+    }
+
+    fn marks_to_try(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut *self.to_try.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Measures lag and looks up marks, until it is aborted.
+async fn measure<F: Feed, S: ReplicaStore>(
+    spec: Arc<Spec>,
+    feed: F,
+    table: S,
+    meter: Arc<dyn Meter>,
+    status: Shared,
+    to_try: Arc<Mutex<Vec<Arc<str>>>>,
+    every: Duration,
+) {
+    let mut tried: HashMap<Arc<str>, Instant> = HashMap::new();
+    let mut marks_at: Option<Instant> = None;
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let confirmed = { status.borrow().group_confirmed };
+        if confirmed && let Ok(Ok(measured)) = tokio::time::timeout(QUESTION, lag::measure(&feed, &spec.group)).await {
+            meter.set(Level::LagEvents, measured.lag.events as f64);
+            meter.set(Level::LagSeconds, measured.lag.seconds);
+            meter.set(Level::SourceStalled, f64::from(u8::from(measured.lag.stalled)));
+            meter.set(Level::ParkedMessages, measured.info.parked as f64);
+            meter.set(Level::GroupInFlight, measured.info.in_flight as f64);
+            if let Some(checkpoint) = measured.checkpoint {
+                meter.set(Level::Checkpoint, checkpoint as f64);
+            }
+            if let Some(newest) = measured.newest {
+                meter.set(Level::Newest, newest as f64);
+            }
+            status.send_modify(|s| {
+                s.lag = Some(measured.lag);
+                s.info = Some(measured.info);
+            });
+        }
+        if marks_at.is_none_or(|at| at.elapsed() >= MARKS_EVERY)
+            && let Ok(Ok(marks)) = tokio::time::timeout(QUESTION, table.marks()).await
+        {
+            marks_at = Some(Instant::now());
+            heed(&marks, &spec, &*meter, &status, &to_try, &mut tried);
+        }
+    }
+}
+
+fn heed(
+    marks: &[Marked],
+    spec: &Spec,
+    meter: &dyn Meter,
+    status: &Shared,
+    to_try: &Mutex<Vec<Arc<str>>>,
+    tried: &mut HashMap<Arc<str>, Instant>,
+) {
+    let (diverged, quarantined): (Vec<_>, Vec<_>) = marks.iter().partition(|mark| mark.diverged);
+    meter.set(Level::Quarantined, quarantined.len() as f64);
+    meter.set(Level::Diverged, diverged.len() as f64);
+    tried.retain(|_, at| at.elapsed() < TRY_MARK_EVERY);
+    let own = spec.rules.fold.fingerprint();
+    let others = quarantined
+        .iter()
+        .filter(|mark| *mark.by != *own && !tried.contains_key(&mark.stream));
+    let others: Vec<_> = others.map(|mark| mark.stream.clone()).collect();
+    tried.extend(others.iter().map(|stream| (stream.clone(), Instant::now())));
+    to_try.lock().unwrap_or_else(PoisonError::into_inner).extend(others);
+    let names = |marks: &[&Marked]| marks.iter().map(|mark| mark.stream.to_string()).collect();
+    status.send_modify(|s| {
+        s.quarantined = names(&quarantined);
+        s.diverged = names(&diverged);
+    });
+}
