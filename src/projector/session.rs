@@ -31,7 +31,7 @@ use crate::{
         Journal, JournalError,
         feed::{Delivery, GroupSpec, Nack, Said, Subscription},
     },
-    replica::{Replica, ReplicaStore},
+    replica::{Replica, ReplicaStore, item},
 };
 
 /// Deliveries taken in one turn of the loop before lanes move and acknowledgements go out: enough
@@ -285,6 +285,12 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                 return;
             }
         };
+        if let Err(error) = item::check_key(&stream) {
+            // Nothing can stand under such a name, not even a mark: it must not stop the others.
+            warn!(%stream, %error, "parked: the stream can have no replica");
+            self.parks.push((delivery.ack, format!("failed to {error}")));
+            return;
+        }
         let age = (Utc::now() - delivery.at).to_std().unwrap_or_default();
         let behind = age >= self.spec.rules.behind_after;
         let token = self.deliveries.take(Some(delivery.ack));

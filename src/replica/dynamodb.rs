@@ -26,13 +26,14 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
 use super::{
-    Demand, Put, PutOutcome, Replica, ReplicaStore, StoreError,
+    Demand, Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError,
     item::{self, attribute as a},
 };
 
 mod attributes;
 mod connect;
 mod failure;
+mod marks;
 mod observe;
 mod table;
 
@@ -154,6 +155,14 @@ impl ReplicaStore for DynamoTable {
 
     async fn put(&self, put: &Put) -> Result<PutOutcome, StoreError> {
         self.inner.put(put).await
+    }
+
+    async fn marks(&self) -> Result<Vec<Marked>, StoreError> {
+        self.inner.marks().await
+    }
+
+    async fn note_mark(&self, stream: &str, mark: Option<&Quarantine>) -> Result<(), StoreError> {
+        self.inner.note_mark(stream, mark).await
     }
 }
 

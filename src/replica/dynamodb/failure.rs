@@ -9,6 +9,7 @@ use aws_sdk_dynamodb::{
         batch_get_item::BatchGetItemError, create_table::CreateTableError,
         describe_continuous_backups::DescribeContinuousBackupsError, describe_table::DescribeTableError,
         get_item::GetItemError, put_item::PutItemError, update_continuous_backups::UpdateContinuousBackupsError,
+        update_item::UpdateItemError,
     },
     types::ThrottlingReason,
 };
@@ -79,7 +80,7 @@ macro_rules! reasons {
     )*};
 }
 
-reasons!(GetItemError, BatchGetItemError, PutItemError);
+reasons!(GetItemError, BatchGetItemError, PutItemError, UpdateItemError);
 impl Reasons for CreateTableError {}
 impl Reasons for DescribeTableError {}
 impl Reasons for DescribeContinuousBackupsError {}

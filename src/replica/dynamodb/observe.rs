@@ -13,6 +13,8 @@ pub enum Operation {
     BatchGetItem,
     /// One replica put.
     PutItem,
+    /// A mark noted.
+    UpdateItem,
     /// A table looked at.
     DescribeTable,
     /// A table created.
@@ -25,7 +27,13 @@ pub enum Operation {
 
 impl Operation {
     /// What reading, folding and putting needs: the rights of a running task.
-    pub const RUNNING: [Self; 4] = [Self::GetItem, Self::BatchGetItem, Self::PutItem, Self::DescribeTable];
+    pub const RUNNING: [Self; 5] = [
+        Self::GetItem,
+        Self::BatchGetItem,
+        Self::PutItem,
+        Self::UpdateItem,
+        Self::DescribeTable,
+    ];
     /// What creating tables needs beside those.
     pub const PROVISIONING: [Self; 3] = [
         Self::CreateTable,
@@ -39,6 +47,7 @@ impl Operation {
             Self::GetItem => "GetItem",
             Self::BatchGetItem => "BatchGetItem",
             Self::PutItem => "PutItem",
+            Self::UpdateItem => "UpdateItem",
             Self::DescribeTable => "DescribeTable",
             Self::CreateTable => "CreateTable",
             Self::DescribeContinuousBackups => "DescribeContinuousBackups",
