@@ -177,7 +177,8 @@ impl QueryError {
         }
     }
 
-    fn class(&self) -> &'static str {
+    /// A word for metrics.
+    pub fn class(&self) -> &'static str {
         match self {
             Self::Deleted { .. } => "deleted",
             Self::WrongToken { .. } => "wrong_token",

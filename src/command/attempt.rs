@@ -448,6 +448,9 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
                     self.adopted = at.filter(|at| Some(*at) > version);
                 }
                 self.alive();
+                if self.answer_from_memory() {
+                    return;
+                }
             }
             Standing::Live(Some(newest)) if Some(newest.revision) < version => {
                 return self.discard(Discard::WentBackwards);

@@ -75,6 +75,7 @@ struct Stream {
     /// Every event ever; the index is the revision.
     events: Vec<RawEvent>,
     first_readable: usize,
+    max_count: Option<usize>,
     soft_deleted: bool,
     tombstoned: bool,
 }
@@ -84,7 +85,9 @@ impl Stream {
         if self.soft_deleted || self.tombstoned {
             return &[];
         }
-        &self.events[self.first_readable.min(self.events.len())..]
+        let all = self.events.len();
+        let kept = self.max_count.map_or(0, |count| all.saturating_sub(count));
+        &self.events[self.first_readable.max(kept).min(all)..]
     }
 
     fn presence(&self) -> Presence {
@@ -226,6 +229,19 @@ impl MemoryJournal {
         if let Some(entry) = self.lock().streams.get_mut(stream) {
             entry.events.truncate(events);
         }
+    }
+
+    /// What metadata of a stream, the newest event of `$$STREAM`, says of its events.
+    fn heed_metadata(inner: &mut Inner, stream: &str) {
+        let Some(name) = stream.strip_prefix("$$") else { return };
+        let metadata = inner.streams.get(stream).and_then(|s| s.events.last());
+        let metadata = metadata.and_then(|e| serde_json::from_slice::<serde_json::Value>(&e.data).ok());
+        let Some(metadata) = metadata else { return };
+        let number = |key: &str| metadata[key].as_u64().map(|n| n as usize);
+        let (max_count, first) = (number("$maxCount"), number("$tb"));
+        let entry = inner.streams.entry(name.to_owned()).or_default();
+        entry.max_count = max_count;
+        entry.first_readable = entry.first_readable.max(first.unwrap_or(0));
     }
 
     fn fault_of_append(&self) -> (Option<AppendFault>, Option<Hook>) {
@@ -382,7 +398,11 @@ impl Journal for MemoryJournal {
                 let current = (entry.events.len() as u64).checked_sub(1);
                 return Err(JournalError::WrongExpected { current });
             }
-            append(stream, entry, expected, events, now)
+            let done = append(stream, entry, expected, events, now);
+            if done.is_ok() {
+                Self::heed_metadata(&mut inner, stream);
+            }
+            done
         };
         breathe().await;
         if fault == Some(AppendFault::LostAfterWrite) && done.is_ok() {

@@ -51,6 +51,18 @@ impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
         }));
     }
 
+    /// Answers with a command whose events cannot be read any more, if the base knows it.
+    pub(super) fn answer_from_memory(&mut self) -> bool {
+        let command = self.identity.command;
+        let Some(landed) = self.base.header.commands.iter().find(|l| l.command == command).copied() else {
+            return false;
+        };
+        self.observed.push(Observation::Repeated);
+        let after = (self.base.header.clone(), self.base.state.clone());
+        self.answer(&[], after, landed.last, !self.unknown);
+        true
+    }
+
     /// Folding the stream anew up to a command that the base knows of.
     pub(super) fn replayed(&mut self, mut reading: Box<CatchUp>, landed: Landed, slice: Slice) {
         let fed = reading.feed(self.fold, slice);
@@ -72,18 +84,19 @@ impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
 
     /// Reading the events of a command that the base knows of.
     pub(super) fn recalled(&mut self, landed: Landed, mut events: Vec<RawEvent>, slice: Slice) {
-        let Slice {
-            events: read,
-            end,
-            presence,
-        } = slice;
-        if let (true, Some(first)) = (events.is_empty(), read.first()) {
-            if first.revision == landed.first && command_of(first) != Some(landed.command) {
-                return self.discard(Discard::Diverged);
+        let Slice { events: read, end, .. } = slice;
+        if events.is_empty() {
+            match read.first() {
+                // Nothing that new: deleted, gone, or the stream ends before it.
+                None => {
+                    self.phase = Phase::Look;
+                    return;
+                }
+                Some(first) if first.revision == landed.first && command_of(first) != Some(landed.command) => {
+                    return self.discard(Discard::Diverged);
+                }
+                Some(_) => {}
             }
-        } else if events.is_empty() && presence != Presence::Present {
-            self.phase = Phase::Look;
-            return;
         }
         let all = read.len();
         let next = landed.first + events.len() as u64;
