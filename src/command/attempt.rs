@@ -409,18 +409,33 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
                     .take()
                     .flatten()
                     .filter(|at| Some(*at) > self.base.header.version);
+                // The base was started over at an event beyond the place of an append in doubt.
+                let beyond = |p: &Pending| self.base.header.first > next_after(p.base);
                 match found {
                     Some(found) => self.answer_found(found),
+                    None if self.unknown && self.pending.as_ref().is_some_and(beyond) => self.lost_track(),
                     None => self.resume(),
                 }
             }
         }
     }
 
+    /// An append may have landed where nothing can be read any more: looking finds nothing, and
+    /// that says nothing. Deciding again could contradict it or do it twice.
+    fn lost_track(&mut self) {
+        self.confirmed = false;
+        self.done(Err(CommandError::OutcomeUnknown {
+            command_id: self.identity.command,
+        }));
+    }
+
     fn stands(&mut self, standing: &Standing) {
         let version = self.base.header.version;
         match standing {
             Standing::Tombstoned => return self.deleted(true),
+            Standing::SoftDeleted | Standing::Live(None) if self.unknown && !self.written_before => {
+                return self.lost_track();
+            }
             // It was carried out before the deletion; doing it again would be twice.
             Standing::SoftDeleted if self.written_before || self.knows_command() => return self.deleted(false),
             Standing::SoftDeleted => match self.rules.on_deleted {
@@ -641,6 +656,10 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             .header
             .version
             .zip(self.base.header.event.as_ref().map(|e| e.id));
+        if first > next_after(self.base.header.version) {
+            // What lies between is gone: as everybody will read it from now on, from here.
+            self.base = Base::initial(self.fold, Lineage::Foreign);
+        }
         let base = (self.base.header.clone(), self.base.state.clone());
         let folded = fold_run(self.fold, base, &raw, self.rules.keep_commands);
         self.base.bytes += raw.iter().map(|e| e.data.len()).sum::<usize>();

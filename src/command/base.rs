@@ -171,7 +171,8 @@ impl CatchUp {
                 (Some(_), _) => {}
             }
             self.verified = true;
-        } else if events.is_empty() && self.base.header.version.is_none() {
+        } else if events.is_empty() && (self.base.header.version.is_none() || presence != Presence::Present) {
+            // Deleted between two pages, perhaps: then this is no stream's end.
             return Ok(Fed::Nothing(presence));
         }
         self.take(fold, &events)?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::kit::*;
 use crate::{
-    command::{CommandError, Context, Settings},
+    command::{CommandError, Context, OnDeleted, Settings},
     journal::JournalError,
     replica::{StoreError, Throttle},
     testing::{AppendFault, PutFault},
@@ -237,4 +237,32 @@ async fn a_cut_off_command_leaves_the_next_one_a_clean_start() {
             .cents,
         21
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_landed_and_was_deleted_before_it_could_be_looked_for_stays_unknown() {
+    for (revived, on_deleted) in [
+        (false, OnDeleted::Refuse),
+        (false, OnDeleted::Continue),
+        (true, OnDeleted::Continue),
+        (true, OnDeleted::Restart),
+    ] {
+        let world = World::with(&[10]);
+        world.journal.fail_append(1, AppendFault::LostAfterWrite);
+        let bank = world.bank().with_settings(Settings {
+            on_deleted,
+            ..settings()
+        });
+        let deletion = async {
+            while world.journal.all(STREAM).len() < 2 {
+                tokio::task::yield_now().await;
+            }
+            world.journal.delete(STREAM);
+            if revived {
+                world.deposit(&[1]);
+            }
+        };
+        let (told, ()) = tokio::join!(bank.execute("1", &Do::Withdraw(10)), deletion);
+        assert_eq!(told.unwrap_err().class(), "outcome_unknown", "{revived} {on_deleted:?}");
+    }
 }

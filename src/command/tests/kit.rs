@@ -140,7 +140,11 @@ impl World {
         let base = match replicas.load(&fold, stream, true).await.unwrap() {
             Snapshot::Base(base) => base,
             Snapshot::Nothing(_) => crate::command::base::Base::initial(&fold, Lineage::Absent),
-            Snapshot::Unusable(_, problem) => panic!("{problem}"),
+            // An operator's part: a replica that nobody can read is taken away.
+            Snapshot::Unusable(..) => {
+                self.store.remove(stream);
+                crate::command::base::Base::initial(&fold, Lineage::Absent)
+            }
         };
         let rules = CatchUpRules {
             keep_commands: 32,
@@ -165,8 +169,10 @@ impl World {
                 )
                 .await
                 .unwrap();
-            if reading.feed(&fold, slice).unwrap() != Fed::More {
-                break;
+            match reading.feed(&fold, slice).unwrap() {
+                Fed::More => {}
+                Fed::Diverged => return self.store.remove(stream),
+                Fed::UpToDate | Fed::Nothing(_) => break,
             }
         }
         let stream: Arc<str> = stream.into();

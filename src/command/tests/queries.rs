@@ -9,7 +9,7 @@ use crate::{
     event::Version,
     journal::JournalError,
     projection::{MergePatch, Source},
-    query::{Answer, Freshness, Mode, Moment, Queries, QueryError, Token, WhenLate},
+    query::{Answer, Freshness, Limits, Mode, Moment, Queries, QueryError, Token, WhenLate},
     replica::Quarantine,
     testing::{MemoryJournal, MemoryStore},
 };
@@ -254,4 +254,21 @@ async fn projections_known_only_at_start_are_answered_too() {
     let answer = queries.get("loan-1", &Mode::Strong).await.unwrap().unwrap();
     let document = crate::document::json::to_string(&answer.document().unwrap());
     assert_eq!(document, r#"{"amount":20000,"by":{"user":"113"}}"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_between_two_pages_is_no_streams_end() {
+    let world = World::with(&[1; 20]);
+    let queries = queries(&world).with_limits(Limits {
+        page: PAGE,
+        ..Limits::default()
+    });
+    let deletion = async {
+        while world.journal.calls().reads < 1 {
+            tokio::task::yield_now().await;
+        }
+        world.journal.delete(STREAM);
+    };
+    let (answer, ()) = tokio::join!(queries.get(STREAM, &Mode::Strong), deletion);
+    assert_eq!(answer.unwrap_err().class(), "deleted");
 }
