@@ -48,6 +48,7 @@ pub struct Settings {
     pub deadline: Duration,
     /// Command ids that a state remembers: as many commands of one aggregate later, a repetition
     /// is no longer recognised. The daemon's setting for the same aggregate must not be smaller.
+    /// A deletion ends the guarantee too: what landed before it can only be known by a replica.
     pub keep_commands: usize,
     /// Events that one load may bring, snapshot aside.
     pub cap: usize,
@@ -217,15 +218,14 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 self.perform::<C>(&stream, command_id, action, deadline, &mut seen),
             )
             .await;
-            match reply {
-                Ok(reply) => attempt.apply(reply),
-                Err(_) => {
-                    if appending {
-                        let late = JournalError::OutcomeUnknown("no reply before the command's deadline".to_owned());
-                        attempt.apply(Reply::Appended(Err(late)));
-                    }
-                    attempt.expire();
+            if let Ok(reply) = reply {
+                attempt.apply(reply);
+            } else {
+                if appending {
+                    let late = JournalError::OutcomeUnknown("no reply before the command's deadline".to_owned());
+                    attempt.apply(Reply::Appended(Err(late)));
                 }
+                attempt.expire();
             }
             for observation in attempt.observed() {
                 self.see(&mut seen, observation);

@@ -26,7 +26,7 @@ use crate::{
     event::{RawEvent, Revision, Version},
     journal::{Journal, JournalError, Presence, ReadLimit, Slice, Standing},
     projection::{Fold, FoldError, State},
-    replica::{Header, Replica, ReplicaStore, StoreError},
+    replica::{Header, Quarantine, Replica, ReplicaStore, StoreError},
 };
 
 mod token;
@@ -346,7 +346,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
             let header = replica.as_ref().map(|r| &r.header);
             let diverged = header
                 .and_then(|h| h.quarantine.as_ref())
-                .is_some_and(|mark| mark.is_diverged());
+                .is_some_and(Quarantine::is_diverged);
             // Another stream's prefix reaches no write of this one.
             if !diverged && header.map_or(token.version.is_none(), |h| h.version >= token.version) {
                 return self.answer_of(stream, replica, Freshness::AtLeast);

@@ -47,6 +47,10 @@ impl Clock {
 }
 
 /// `events` as a stream has them, from revision 0, a second apart.
+///
+/// # Panics
+///
+/// When one of them cannot be stored.
 #[track_caller]
 pub fn recorded<E: Event>(stream: &str, events: impl IntoIterator<Item = E>) -> Vec<RawEvent> {
     let stream: Arc<str> = stream.into();
@@ -124,6 +128,7 @@ impl<A: Aggregate> Given<A> {
     /// # Panics
     ///
     /// When an event decided on cannot be stored.
+    #[must_use = "a decision that nobody checks tests nothing"]
     #[track_caller]
     pub fn when<C: Command<A>>(self, command: &C) -> When<A, C::Error> {
         let decided = command
@@ -152,6 +157,10 @@ impl<A: Aggregate, E: std::error::Error> When<A, E> {
     /// # Panics
     ///
     /// When they are others, or the command was rejected.
+    #[allow(
+        clippy::return_self_not_must_use,
+        reason = "a check is complete without the next one"
+    )]
     #[track_caller]
     pub fn then(self, expected: impl IntoIterator<Item = A::Event>) -> Self {
         let plain = |events: &[RawEvent]| -> Vec<(String, String)> {
@@ -176,6 +185,10 @@ impl<A: Aggregate, E: std::error::Error> When<A, E> {
     /// # Panics
     ///
     /// When there is, or the command was rejected.
+    #[allow(
+        clippy::return_self_not_must_use,
+        reason = "a check is complete without the next one"
+    )]
     #[track_caller]
     pub fn then_nothing(self) -> Self {
         self.then([])

@@ -112,6 +112,17 @@ struct Pending {
     events: Vec<NewEvent>,
 }
 
+/// What is not known of an append that was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Doubt {
+    /// Everything is known.
+    None,
+    /// Its reply was lost.
+    Lost,
+    /// It was answered with ids that were written before, and not with where they are.
+    WrittenBefore,
+}
+
 enum Phase<A: Aggregate, E: std::error::Error + 'static> {
     Load,
     CatchUp(Box<CatchUp>),
@@ -155,10 +166,7 @@ pub struct Attempt<'a, A: Aggregate, C: Command<A>> {
     /// Where the last conflict said that the stream stands.
     hint: Option<Version>,
     pending: Option<Pending>,
-    /// An append's outcome is not known.
-    unknown: bool,
-    /// An append was answered with ids that were written before and not with where they are.
-    written_before: bool,
+    doubt: Doubt,
     parent: Option<(Revision, Uuid)>,
     attempts: u32,
     waits: u32,
@@ -188,8 +196,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             adopted: None,
             hint: None,
             pending: None,
-            unknown: false,
-            written_before: false,
+            doubt: Doubt::None,
             parent: None,
             attempts: 0,
             waits: 0,
@@ -238,7 +245,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         if matches!(self.phase, Phase::Done(_)) {
             return;
         }
-        let error = if self.unknown {
+        let error = if self.in_doubt() {
             CommandError::OutcomeUnknown {
                 command_id: self.identity.command,
             }
@@ -325,7 +332,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
                 self.trouble = Some(error);
                 self.wait_then(phase);
             }
-            _ if self.unknown => {
+            _ if self.in_doubt() => {
                 self.done(Err(CommandError::OutcomeUnknown {
                     command_id: self.identity.command,
                 }));
@@ -361,6 +368,10 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             Some(landed) => self.phase = Phase::Recall(landed, Vec::new()),
             None => self.decide(),
         }
+    }
+
+    fn in_doubt(&self) -> bool {
+        self.doubt != Doubt::None
     }
 
     fn knows_command(&self) -> bool {
@@ -413,7 +424,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
                 let beyond = |p: &Pending| self.base.header.first > next_after(p.base);
                 match found {
                     Some(found) => self.answer_found(found),
-                    None if self.unknown && self.pending.as_ref().is_some_and(beyond) => self.lost_track(),
+                    None if self.in_doubt() && self.pending.as_ref().is_some_and(beyond) => self.lost_track(),
                     None => self.resume(),
                 }
             }
@@ -433,11 +444,13 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         let version = self.base.header.version;
         match standing {
             Standing::Tombstoned => return self.deleted(true),
-            Standing::SoftDeleted | Standing::Live(None) if self.unknown && !self.written_before => {
+            Standing::SoftDeleted | Standing::Live(None) if self.in_doubt() && self.doubt != Doubt::WrittenBefore => {
                 return self.lost_track();
             }
             // It was carried out before the deletion; doing it again would be twice.
-            Standing::SoftDeleted if self.written_before || self.knows_command() => return self.deleted(false),
+            Standing::SoftDeleted if self.doubt == Doubt::WrittenBefore || self.knows_command() => {
+                return self.deleted(false);
+            }
             Standing::SoftDeleted => match self.rules.on_deleted {
                 OnDeleted::Refuse => return self.deleted(false),
                 OnDeleted::Continue => self.reviving = true,
@@ -491,7 +504,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
     /// Goes on with a base that the leader confirmed and that does not hold the command.
     fn resume(&mut self) {
         if let Some(pending) = &self.pending
-            && self.unknown
+            && self.in_doubt()
             && (pending.base, pending.expected) == (self.base.header.version, self.expected())
         {
             // Perhaps on its way still: the same events at the same place land at most once, while
@@ -609,7 +622,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
                 self.attempts += 1;
                 self.observed.push(Observation::Conflict);
                 self.hint = Some(current);
-                if self.attempts >= self.rules.attempts && !self.unknown {
+                if self.attempts >= self.rules.attempts && !self.in_doubt() {
                     let error = self.contended();
                     return self.done(Err(error));
                 }
@@ -619,7 +632,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             }
             Err(JournalError::OutcomeUnknown(_)) => {
                 self.observed.push(Observation::OutcomeLost);
-                self.unknown = true;
+                self.doubt = self.doubt.max(Doubt::Lost);
                 self.pending = Some(pending);
                 let next = self.catch_up();
                 self.wait_then(next);
@@ -642,8 +655,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         let (Some(first), Some(last), true) = (first, last, appended.positioned && last == place) else {
             // These ids were written before. Whether they can still be read is for a read to say.
             self.attempts += 1;
-            self.unknown = true;
-            self.written_before = true;
+            self.doubt = Doubt::WrittenBefore;
             self.pending = Some(pending);
             let next = self.catch_up();
             return self.wait_then(next);

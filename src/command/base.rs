@@ -213,7 +213,7 @@ impl CatchUp {
                         self.found = Some(Found {
                             events: run.to_vec(),
                             after,
-                        })
+                        });
                     }
                 }
             }

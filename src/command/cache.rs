@@ -24,17 +24,17 @@ impl Weighter<Arc<str>, Arc<Base>> for Bytes {
 /// The cache.
 pub(super) struct Cache(sync::Cache<Arc<str>, Arc<Base>, Bytes>);
 
+type Guard<'a> = sync::PlaceholderGuard<
+    'a,
+    Arc<str>,
+    Arc<Base>,
+    Bytes,
+    quick_cache::DefaultHashBuilder,
+    sync::DefaultLifecycle<Arc<str>, Arc<Base>>,
+>;
+
 /// The right to load one aggregate for everybody who waits for it; dropped, the next one has it.
-pub(super) struct Lead<'a>(
-    sync::PlaceholderGuard<
-        'a,
-        Arc<str>,
-        Arc<Base>,
-        Bytes,
-        quick_cache::DefaultHashBuilder,
-        sync::DefaultLifecycle<Arc<str>, Arc<Base>>,
-    >,
-);
+pub(super) struct Lead<'a>(Guard<'a>);
 
 impl Lead<'_> {
     /// Here it is.

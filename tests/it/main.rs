@@ -1,4 +1,5 @@
 //! The integration tests: one binary, over the real protocols.
 
 mod dynamodb;
+mod rules;
 mod support;

@@ -12,7 +12,7 @@ impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
         };
         self.observed.push(Observation::Repeated);
         // Lost in this very attempt, and found: that is no repetition but the outcome.
-        let repeated = !self.unknown;
+        let repeated = !self.in_doubt();
         self.answer(&found.events, found.after, last, repeated);
     }
 
@@ -59,7 +59,7 @@ impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
         };
         self.observed.push(Observation::Repeated);
         let after = (self.base.header.clone(), self.base.state.clone());
-        self.answer(&[], after, landed.last, !self.unknown);
+        self.answer(&[], after, landed.last, !self.in_doubt());
         true
     }
 
@@ -77,7 +77,7 @@ impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
             (Ok(Fed::Nothing(Presence::Absent | Presence::Tombstoned)), _) => self.phase = Phase::Look,
             // Too long, or its history is gone: its events alone, on the state in hand.
             (Ok(Fed::UpToDate | Fed::Diverged | Fed::Nothing(_)) | Err(_), _) => {
-                self.phase = Phase::Recall(landed, Vec::new())
+                self.phase = Phase::Recall(landed, Vec::new());
             }
         }
     }
@@ -93,7 +93,8 @@ impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
                     return;
                 }
                 Some(first) if first.revision == landed.first && command_of(first) != Some(landed.command) => {
-                    return self.discard(Discard::Diverged);
+                    self.discard(Discard::Diverged);
+                    return;
                 }
                 Some(_) => {}
             }
@@ -124,6 +125,6 @@ impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
         }
         self.observed.push(Observation::Repeated);
         let last = events.last().map_or(landed.last, |e| e.revision).max(landed.last);
-        self.answer(&events, (folded.header, folded.state), last, !self.unknown);
+        self.answer(&events, (folded.header, folded.state), last, !self.in_doubt());
     }
 }

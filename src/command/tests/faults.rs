@@ -124,7 +124,7 @@ async fn snapshots_that_cannot_be_used_are_not() {
                     table: "t".into(),
                     scope: Throttle::Key,
                 },
-            )
+            );
         },
         |w| {
             w.store.change(STREAM, |replica| {
