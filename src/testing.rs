@@ -245,3 +245,90 @@ impl<A: Aggregate, E: std::error::Error> When<A, E> {
 pub fn project<P: Projection>(stream: &str, events: impl IntoIterator<Item = P::Event>) -> P::View {
     folded::<P>(&recorded(stream, events))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    struct Door {
+        open: bool,
+        moves: u32,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    enum Moved {
+        Opened,
+        Closed { by: String },
+    }
+    impl Event for Moved {}
+
+    impl Aggregate for Door {
+        const CATEGORY: &'static str = "door";
+        type Event = Moved;
+        fn apply(&mut self, event: Moved) {
+            self.open = matches!(event, Moved::Opened);
+            self.moves += 1;
+        }
+    }
+
+    #[derive(Debug, PartialEq, thiserror::Error)]
+    #[error("close the door: it is closed")]
+    struct Closed;
+
+    struct Close(&'static str);
+
+    impl Command<Door> for Close {
+        type Error = Closed;
+        fn decide(&self, door: &Door) -> Result<Vec<Moved>, Closed> {
+            if !door.open {
+                return Err(Closed);
+            }
+            Ok(vec![Moved::Closed { by: self.0.to_owned() }])
+        }
+    }
+
+    #[test]
+    fn a_decider_is_tested_by_its_events() {
+        let closed = |by: &str| Moved::Closed { by: by.to_owned() };
+        given::<Door>([Moved::Opened])
+            .when(&Close("me"))
+            .then([closed("me")])
+            .then_state(&Door { open: false, moves: 2 });
+        given::<Door>([]).when(&Close("me")).then_err(&Closed);
+        given::<Door>([Moved::Opened]).then_state(&Door { open: true, moves: 1 });
+        assert_eq!(
+            project::<Door>("door-1", [Moved::Opened, closed("you")]),
+            Door { open: false, moves: 2 }
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "other events than expected")]
+    fn other_events_fail() {
+        given::<Door>([Moved::Opened])
+            .when(&Close("me"))
+            .then([Moved::Closed { by: "you".into() }]);
+    }
+
+    #[test]
+    #[should_panic(expected = "accepted with")]
+    fn an_acceptance_is_no_rejection() {
+        given::<Door>([Moved::Opened]).when(&Close("me")).then_err(&Closed);
+    }
+
+    #[test]
+    #[should_panic(expected = "rejected: close the door")]
+    fn a_rejection_is_no_acceptance() {
+        given::<Door>([]).when(&Close("me")).then_nothing();
+    }
+
+    #[test]
+    fn the_clock_stands_until_it_is_turned() {
+        let clock = Clock::at(DateTime::UNIX_EPOCH);
+        clock.clone().advance(TimeDelta::seconds(3));
+        assert_eq!(clock.now().timestamp(), 3);
+    }
+}
