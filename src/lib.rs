@@ -7,6 +7,7 @@ pub mod app;
 pub mod cli;
 #[cfg(feature = "daemon")]
 pub mod config;
+pub mod command;
 pub mod document;
 #[cfg(feature = "embedded")]
 pub mod embedded;
@@ -20,6 +21,9 @@ pub mod journal;
 pub mod metrics;
 pub mod projection;
 pub mod projector;
+pub mod query;
 pub mod replica;
 #[cfg(feature = "daemon")]
 pub mod telemetry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
