@@ -1,1 +1,2 @@
-//! x
+//! The EventStoreDB-compatible server.
+pub mod persistent;

@@ -13,4 +13,5 @@ mod journal;
 mod readme;
 mod shipping;
 mod rules;
+mod persistent;
 mod support;

@@ -1,0 +1,62 @@
+//! What a group says of itself.
+
+use super::Group;
+use crate::embedded::eventstore::persistent::info::{ConnectionFigures, Figures};
+use crate::embedded::eventstore::persistent::settings::Settings;
+
+impl<P: Clone> Group<P> {
+    /// What it was made with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The figures now.
+    pub fn figures(&self) -> Figures {
+        let connections: Vec<ConnectionFigures> = self
+            .who
+            .iter()
+            .map(|(id, consumer)| {
+                let (in_flight, available_slots) = self.consumers.slots(*id);
+                ConnectionFigures {
+                    username: consumer.username.clone(),
+                    name: consumer.name.clone(),
+                    available_slots,
+                    in_flight,
+                    pushed: consumer.pushed,
+                    measurements: consumer.latencies.measurements(),
+                }
+            })
+            .collect();
+        let ring = usize::try_from(self.settings.live_buffer_size).unwrap_or(0);
+        Figures {
+            status: self.status(),
+            in_flight: connections.iter().map(|one| one.in_flight).sum(),
+            connections,
+            pushed: self.pushed,
+            last_checkpointed: self.last_checkpointed,
+            last_known: self.last_known,
+            read_buffer: self.buffer.len(),
+            live_buffer: self.live_seen.min(ring),
+            retry_buffer: self.retry.len(),
+            outstanding: self.outstanding,
+            parked: self.parked.1.saturating_sub(self.parked.0),
+        }
+    }
+
+    /// The state's flags, in the order in which EventStoreDB names them.
+    fn status(&self) -> String {
+        let flags = [
+            (!self.live && !self.faulted, "Behind"),
+            // Live, a page is only how new records come.
+            (self.reading && !self.live, "OutstandingPageRequest"),
+            (self.replaying, "ReplayingParkedMessages"),
+            (self.live && !self.faulted, "Live"),
+            (self.faulted, "Faulted"),
+        ];
+        let named: Vec<&str> = flags
+            .into_iter()
+            .filter_map(|(set, name)| set.then_some(name))
+            .collect();
+        named.join(", ")
+    }
+}

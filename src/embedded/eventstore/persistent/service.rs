@@ -1,0 +1,349 @@
+//! All groups of a server: made, changed, deleted, listed, found again after a restart. Keeps: what
+//! the configuration stream says is what runs; a group exists when its creator is told so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{RwLock, mpsc, oneshot};
+
+use super::actor::{Command, Handle, Outlet};
+use super::config::{self, ConfigError, GroupConfig};
+use super::errors::GroupError;
+use super::group::Refused;
+use super::info::Figures;
+use super::names;
+use super::place::{Place, StartFrom};
+use super::settings::{Defects, Settings};
+use super::store::{ALL, ReadError, Source, Store, WriteError};
+use super::strategy::ConsumerId;
+
+type Key = (String, String);
+
+/// Why the groups could not be loaded.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The log could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The settings could not be understood.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// A consumer's hold on a group.
+pub(super) struct Connected {
+    pub(super) consumer: ConsumerId,
+    pub(super) commands: mpsc::UnboundedSender<Command>,
+}
+
+/// The groups.
+pub struct Groups {
+    store: Arc<dyn Store>,
+    defects: Mutex<Defects>,
+    running: RwLock<Running>,
+}
+
+#[derive(Default)]
+struct Running {
+    ready: bool,
+    groups: BTreeMap<Key, Handle>,
+    /// Streams that have, or had, a group: listing those is no error.
+    seen: BTreeSet<String>,
+}
+
+impl Running {
+    fn get(&self, stream: &str, group: &str) -> Result<&Handle, GroupError> {
+        if !self.ready {
+            return Err(GroupError::NotReady);
+        }
+        self.groups
+            .get(&(stream.to_owned(), group.to_owned()))
+            .ok_or_else(|| missing(stream, group))
+    }
+}
+
+fn missing(stream: &str, group: &str) -> GroupError {
+    GroupError::Missing {
+        stream: stream.to_owned(),
+        group: group.to_owned(),
+    }
+}
+
+fn failed(stream: &str, group: &str, reason: &dyn std::fmt::Display) -> GroupError {
+    GroupError::Failed {
+        stream: stream.to_owned(),
+        group: group.to_owned(),
+        reason: reason.to_string(),
+    }
+}
+
+impl Groups {
+    /// Groups of this log; they answer [`GroupError::NotReady`] until [`Groups::load`].
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            defects: Mutex::new(Defects::default()),
+            running: RwLock::default(),
+        }
+    }
+
+    /// Defects of the real server that groups made or loaded from now on reproduce.
+    pub fn reproduce(&self, defects: Defects) {
+        *self.defects.lock().unwrap_or_else(PoisonError::into_inner) = defects;
+    }
+
+    fn defects(&self) -> Defects {
+        *self.defects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts what the configuration stream says, each from its checkpoint.
+    pub async fn load(&self) -> Result<(), LoadError> {
+        let mut running = self.running.write().await;
+        self.start(&mut running).await
+    }
+
+    async fn start(&self, running: &mut Running) -> Result<(), LoadError> {
+        let newest = self.store.newest(names::CONFIG_STREAM.to_owned()).await?;
+        let configs = match newest {
+            Some(record) => config::parse(&record.data)?,
+            None => Vec::new(),
+        };
+        for config in configs {
+            let key = (config.source.name().to_owned(), config.group.clone());
+            let handle = Handle::open(config, self.defects(), Arc::clone(&self.store)).await?;
+            running.seen.insert(key.0.clone());
+            running.groups.insert(key, handle);
+        }
+        running.ready = true;
+        Ok(())
+    }
+
+    /// Stops all groups: consumers are dropped, what is being written becomes durable.
+    pub async fn stop(&self) {
+        let mut running = self.running.write().await;
+        Self::stop_all(&mut running).await;
+    }
+
+    async fn stop_all(running: &mut Running) {
+        running.ready = false;
+        for (_, handle) in std::mem::take(&mut running.groups) {
+            handle.stop().await;
+        }
+    }
+
+    /// Stops all groups and starts them from their checkpoints.
+    pub async fn restart(&self) -> Result<(), LoadError> {
+        let mut running = self.running.write().await;
+        Self::stop_all(&mut running).await;
+        self.start(&mut running).await
+    }
+
+    /// Makes a group.
+    pub async fn create(&self, config: GroupConfig) -> Result<(), GroupError> {
+        let mut running = self.running.write().await;
+        let (stream, group) = (config.source.name().to_owned(), config.group.clone());
+        match running.get(&stream, &group) {
+            Ok(_) => return Err(GroupError::Exists { stream, group }),
+            Err(GroupError::Missing { .. }) => {}
+            Err(other) => return Err(other),
+        }
+        self.check(&config).await?;
+        let stored = running.groups.values().map(|handle| &handle.config);
+        self.store_config(stored.chain([&config]))
+            .await
+            .map_err(|error| failed(&stream, &group, &error))?;
+        running.seen.insert(stream.clone());
+        self.open(&mut running, config).await
+    }
+
+    /// Gives a group other settings: its consumers are dropped, and it resumes at its checkpoint.
+    pub async fn update(&self, source: Source, group: &str, settings: Settings) -> Result<(), GroupError> {
+        let mut running = self.running.write().await;
+        let stream = source.name().to_owned();
+        // What a group on `$all` filters cannot be changed.
+        let kept = running.get(&stream, group)?.config.source.clone();
+        let config = GroupConfig {
+            source: kept,
+            group: group.to_owned(),
+            settings,
+        };
+        self.check(&config).await?;
+        let others = running
+            .groups
+            .values()
+            .map(|handle| &handle.config)
+            .filter(|other| !(other.source.name() == stream && other.group == group));
+        self.store_config(others.chain([&config]))
+            .await
+            .map_err(|error| failed(&stream, group, &error))?;
+        if let Some(old) = running.groups.remove(&(stream, group.to_owned())) {
+            old.stop().await;
+        }
+        self.open(&mut running, config).await
+    }
+
+    async fn open(&self, running: &mut Running, config: GroupConfig) -> Result<(), GroupError> {
+        let key = (config.source.name().to_owned(), config.group.clone());
+        let handle = Handle::open(config, self.defects(), Arc::clone(&self.store))
+            .await
+            .map_err(|error| failed(&key.0, &key.1, &error))?;
+        running.groups.insert(key, handle);
+        Ok(())
+    }
+
+    /// Deletes a group, its checkpoint and what it parked.
+    pub async fn delete(&self, stream: &str, group: &str) -> Result<(), GroupError> {
+        let mut running = self.running.write().await;
+        running.get(stream, group)?;
+        let others = running
+            .groups
+            .values()
+            .map(|handle| &handle.config)
+            .filter(|other| !(other.source.name() == stream && other.group == group));
+        let wrong = |error: WriteError| failed(stream, group, &error);
+        self.store_config(others).await.map_err(wrong)?;
+        if let Some(old) = running.groups.remove(&(stream.to_owned(), group.to_owned())) {
+            old.stop().await;
+        }
+        for theirs in [
+            names::checkpoint_stream(stream, group),
+            names::parked_stream(stream, group),
+        ] {
+            let bounds = self.store.bounds(theirs.clone()).await;
+            let (_, next) = bounds.map_err(|error| failed(stream, group, &error))?;
+            if next > 0 {
+                let deleted = vec![names::soft_delete()];
+                self.store
+                    .append(names::metadata_of(&theirs), deleted)
+                    .await
+                    .map_err(wrong)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn store_config<'a>(&self, groups: impl Iterator<Item = &'a GroupConfig>) -> Result<(), WriteError> {
+        let record = config::record(groups, &chrono::Utc::now().to_rfc3339());
+        let stream = names::CONFIG_STREAM;
+        let revision = self.store.append(stream.to_owned(), vec![record]).await?;
+        if revision == 0 {
+            let keep = vec![names::keep_newest()];
+            self.store.append(names::metadata_of(stream), keep).await?;
+        }
+        Ok(())
+    }
+
+    async fn check(&self, config: &GroupConfig) -> Result<(), GroupError> {
+        let (stream, group) = (config.source.name(), config.group.as_str());
+        if let Source::Stream(name) = &config.source {
+            if name.is_empty() {
+                return Err(failed(stream, group, &"Bad stream name."));
+            }
+            if &**name == ALL {
+                return Err(failed(stream, group, &"Bad stream name."));
+            }
+        }
+        config.settings.check().map_err(|error| failed(stream, group, &error))?;
+        let StartFrom::At(start @ Place::All { commit, prepare }) = config.settings.start else {
+            return Ok(());
+        };
+        let head = self.store.head().await.map_err(|error| failed(stream, group, &error))?;
+        if prepare > commit || Some(start) > head {
+            let reason = format!("Invalid start position {start}: it is beyond the last record.");
+            return Err(failed(stream, group, &reason));
+        }
+        Ok(())
+    }
+
+    /// Connects a consumer.
+    pub(super) async fn connect(
+        &self,
+        stream: &str,
+        group: &str,
+        outlet: Outlet,
+        name: String,
+        username: String,
+    ) -> Result<Connected, GroupError> {
+        let (reply, answer) = oneshot::channel();
+        let commands = self.running.read().await.get(stream, group)?.commands.clone();
+        let connect = Command::Connect {
+            outlet,
+            name,
+            username,
+            reply,
+        };
+        let sent = commands.send(connect);
+        match sent.ok().map(|()| answer) {
+            Some(answer) => match answer.await {
+                Ok(Ok(consumer)) => Ok(Connected { consumer, commands }),
+                Ok(Err(Refused::TooMany)) => Err(GroupError::TooMany {
+                    stream: stream.to_owned(),
+                    group: group.to_owned(),
+                }),
+                Err(_) => Err(missing(stream, group)),
+            },
+            None => Err(missing(stream, group)),
+        }
+    }
+
+    /// A group's settings and figures.
+    pub async fn info(&self, stream: &str, group: &str) -> Result<(GroupConfig, Figures), GroupError> {
+        let (config, commands) = {
+            let running = self.running.read().await;
+            let handle = running.get(stream, group)?;
+            (handle.config.clone(), handle.commands.clone())
+        };
+        let figures = figures(&commands).await.ok_or_else(|| missing(stream, group))?;
+        Ok((config, figures))
+    }
+
+    /// All groups, or those of one stream.
+    pub async fn list(&self, stream: Option<&str>) -> Result<Vec<(GroupConfig, Figures)>, GroupError> {
+        let chosen: Vec<_> = {
+            let running = self.running.read().await;
+            if !running.ready {
+                return Err(GroupError::NotReady);
+            }
+            if let Some(stream) = stream.filter(|stream| !running.seen.contains(*stream)) {
+                return Err(missing(stream, ""));
+            }
+            running
+                .groups
+                .iter()
+                .filter(|((of, _), _)| stream.is_none_or(|stream| of == stream))
+                .map(|(_, handle)| (handle.config.clone(), handle.commands.clone()))
+                .collect()
+        };
+        let mut listed = Vec::with_capacity(chosen.len());
+        for (config, commands) in chosen {
+            if let Some(figures) = figures(&commands).await {
+                listed.push((config, figures));
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Starts a replay of what a group parked, below `stop_at`; one that runs already goes on alone.
+    pub async fn replay(&self, stream: &str, group: &str, stop_at: Option<i64>) -> Result<(), GroupError> {
+        let commands = self.running.read().await.get(stream, group)?.commands.clone();
+        let stop_at = stop_at.map(u64::try_from).transpose().map_err(|_| {
+            failed(
+                stream,
+                group,
+                &"Cannot stop replaying parked message at a negative version.",
+            )
+        })?;
+        let (reply, answer) = oneshot::channel();
+        let asked = commands.send(Command::Replay { stop_at, reply });
+        if asked.is_err() || answer.await.is_err() {
+            return Err(missing(stream, group));
+        }
+        Ok(())
+    }
+}
+
+async fn figures(commands: &mpsc::UnboundedSender<Command>) -> Option<Figures> {
+    let (reply, answer) = oneshot::channel();
+    commands.send(Command::Info(reply)).ok()?;
+    answer.await.ok()
+}

@@ -1,0 +1,193 @@
+//! What the groups need of the log, and no more. Keeps: the groups know neither how the log is kept
+//! nor on which thread it is read.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::place::{From, Place};
+
+/// The name under which `$all` is asked for.
+pub const ALL: &str = "$all";
+/// The type of a record that points at another, `REVISION@STREAM` in its data.
+pub const LINK: &str = "$>";
+/// The type of a stream's metadata, kept in `$$STREAM`.
+pub const METADATA: &str = "$metadata";
+
+/// A record as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Its stream.
+    pub stream: Arc<str>,
+    /// Its revision there.
+    pub revision: u64,
+    /// Its event id.
+    pub id: Uuid,
+    /// Its event type.
+    pub event_type: Arc<str>,
+    /// Whether it was written as `application/json`.
+    pub json: bool,
+    /// Its data.
+    pub data: Bytes,
+    /// Its custom metadata.
+    pub metadata: Bytes,
+    /// Commit position in `$all`.
+    pub commit: u64,
+    /// Prepare position in `$all`.
+    pub prepare: u64,
+    /// When it was written, in ticks of 100 ns since the Unix epoch.
+    pub created: i64,
+}
+
+/// A record, or a link and what it points at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resolved {
+    /// The record; of a link, its target, absent when that is gone.
+    pub event: Option<Arc<Record>>,
+    /// The link, when the record was reached by one.
+    pub link: Option<Arc<Record>>,
+}
+
+impl Resolved {
+    /// The record that stands in the source: the link where there is one.
+    pub fn original(&self) -> Option<&Arc<Record>> {
+        self.link.as_ref().or(self.event.as_ref())
+    }
+}
+
+/// Which records of `$all` a group takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// The stream's name begins with one of these.
+    StreamPrefix(Vec<String>),
+    /// The stream's name matches.
+    StreamRegex(String),
+    /// The event type begins with one of these.
+    TypePrefix(Vec<String>),
+    /// The event type matches.
+    TypeRegex(String),
+}
+
+/// What a group reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// One stream, written or not yet.
+    Stream(Arc<str>),
+    /// Everything, or what a filter lets through.
+    All(Option<Filter>),
+}
+
+impl Source {
+    /// The stream's name, or `$all`.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Stream(name) => name,
+            Self::All(_) => ALL,
+        }
+    }
+
+    /// Where a record of this source stands in it.
+    pub fn place(&self, record: &Record) -> Place {
+        match self {
+            Self::Stream(_) => Place::Stream(record.revision),
+            Self::All(_) => Place::All {
+                commit: record.commit,
+                prepare: record.prepare,
+            },
+        }
+    }
+}
+
+/// A page to be read.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Of what.
+    pub source: Source,
+    /// From where, forwards.
+    pub from: From,
+    /// Matching records at most.
+    pub count: usize,
+    /// Records looked at at most, under a filter.
+    pub window: usize,
+    /// Whether links are followed.
+    pub resolve_links: bool,
+}
+
+/// A page that was read.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    /// Matching records, in order.
+    pub records: Vec<Resolved>,
+    /// Records filtered out behind the last match.
+    pub skipped: u64,
+    /// The last record looked at, matching or not.
+    pub scanned_to: Option<Place>,
+    /// Where to read on.
+    pub next: From,
+    /// Nothing more was there.
+    pub end: bool,
+}
+
+/// A page that could not be read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Never will be: the stream is tombstoned.
+    #[error("read `{stream}`: it is deleted for good; delete the group, too")]
+    Gone {
+        /// The stream.
+        stream: String,
+    },
+    /// Perhaps later.
+    #[error("read the log: {reason}; it is tried again")]
+    Busy {
+        /// What the log says.
+        reason: String,
+    },
+}
+
+/// A record that could not be written.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("write to `{stream}`: {reason}; it is tried again")]
+pub struct WriteError {
+    /// The stream.
+    pub stream: String,
+    /// What the log says.
+    pub reason: String,
+}
+
+/// A record to be written, at whatever revision comes.
+#[derive(Clone, Debug)]
+pub struct NewRecord {
+    /// Its event type.
+    pub event_type: &'static str,
+    /// Whether its data is JSON.
+    pub json: bool,
+    /// Its data.
+    pub data: Bytes,
+    /// Its custom metadata.
+    pub metadata: Bytes,
+}
+
+/// The log, as the groups use it.
+pub trait Store: Send + Sync + 'static {
+    /// Reads a page forwards. A stream that was never written, or is softly deleted, is empty.
+    fn read(&self, ask: Ask) -> BoxFuture<'_, Result<Scan, ReadError>>;
+
+    /// The newest readable record of a stream.
+    fn newest(&self, stream: String) -> BoxFuture<'_, Result<Option<Arc<Record>>, ReadError>>;
+
+    /// The first revision of a stream that its metadata lets be read, and the next to be written.
+    fn bounds(&self, stream: String) -> BoxFuture<'_, Result<(u64, u64), ReadError>>;
+
+    /// The place of the last record of the log; nothing while there is none.
+    fn head(&self) -> BoxFuture<'_, Result<Option<Place>, ReadError>>;
+
+    /// Writes records, durable when it returns; the revision of the last.
+    fn append(&self, stream: String, records: Vec<NewRecord>) -> BoxFuture<'_, Result<u64, WriteError>>;
+
+    /// Changes whenever something was written. The value means nothing.
+    fn changes(&self) -> watch::Receiver<u64>;
+}

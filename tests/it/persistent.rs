@@ -1,0 +1,454 @@
+//! Groups over the wire, through the client that production uses.
+
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+mod memory;
+mod server;
+
+use std::time::Duration;
+
+use eventstore::{
+    Client, DeletePersistentSubscriptionOptions, Error, GetPersistentSubscriptionInfoOptions,
+    ListPersistentSubscriptionsOptions, NakAction, PersistentSubscription, PersistentSubscriptionEvent,
+    PersistentSubscriptionOptions, PersistentSubscriptionStats, PersistentSubscriptionToAllOptions,
+    ReplayParkedMessagesOptions, ResolvedEvent, StreamPosition, SubscribeToPersistentSubscriptionOptions,
+    SubscriptionFilter,
+};
+use memory::Memory;
+use server::Server;
+
+/// A group's own pace is its tick of a second; the longest wait here is three of them.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn from_start() -> PersistentSubscriptionOptions {
+    PersistentSubscriptionOptions::default()
+        .start_from(StreamPosition::Start)
+        .checkpoint_after(Duration::from_millis(200))
+        .checkpoint_lower_bound(1)
+        .checkpoint_upper_bound(10)
+}
+
+async fn subscribe(client: &Client, stream: &str, buffer: usize) -> PersistentSubscription {
+    let options = SubscribeToPersistentSubscriptionOptions::default().buffer_size(buffer);
+    client
+        .subscribe_to_persistent_subscription(stream, "g", &options)
+        .await
+        .unwrap()
+}
+
+async fn next(from: &mut PersistentSubscription) -> (ResolvedEvent, usize) {
+    loop {
+        let event = tokio::time::timeout(PATIENCE, from.next_subscription_event())
+            .await
+            .expect("an event in time")
+            .unwrap();
+        if let PersistentSubscriptionEvent::EventAppeared { retry_count, event } = event {
+            return (event, retry_count);
+        }
+    }
+}
+
+fn revision(event: &ResolvedEvent) -> u64 {
+    event.get_original_event().revision
+}
+
+async fn take_and_ack(from: &mut PersistentSubscription, count: usize) -> Vec<(u64, usize)> {
+    let mut seen = Vec::new();
+    for _ in 0..count {
+        let (event, retries) = next(from).await;
+        seen.push((revision(&event), retries));
+        from.ack(event).await.unwrap();
+    }
+    seen
+}
+
+async fn figures(client: &Client, stream: &str) -> PersistentSubscriptionStats {
+    let options = GetPersistentSubscriptionInfoOptions::default();
+    let info = client.get_persistent_subscription_info(stream, "g", &options).await;
+    info.unwrap().stats
+}
+
+/// Asks for the figures until they are as wanted.
+async fn until(client: &Client, stream: &str, wanted: impl Fn(&PersistentSubscriptionStats) -> bool) {
+    let asking = async {
+        while !wanted(&figures(client, stream).await) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let outcome = tokio::time::timeout(PATIENCE, asking).await;
+    assert!(outcome.is_ok(), "never as wanted: {:?}", figures(client, stream).await);
+}
+
+async fn create(client: &Client, stream: &str, options: &PersistentSubscriptionOptions) {
+    client
+        .create_persistent_subscription(stream, "g", options)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_category_comes_resolved_is_acked_and_checkpointed() {
+    let log = Memory::new();
+    let server = Server::start(log.clone()).await;
+    let client = server.client();
+    create(&client, "$ce-loan", &from_start().resolve_link_tos(true)).await;
+    let first = log.events("loan-1", 2);
+    log.events("loan-2", 1);
+    log.tombstone("loan-2");
+    let mut consumer = subscribe(&client, "$ce-loan", 10).await;
+    for (n, id) in first.iter().enumerate() {
+        let (event, retries) = next(&mut consumer).await;
+        let (target, link) = (event.event.as_ref().unwrap(), event.link.as_ref().unwrap());
+        assert_eq!(
+            (&*target.stream_id, target.revision, target.id),
+            ("loan-1", n as u64, *id)
+        );
+        assert_eq!(
+            (&*link.stream_id, link.revision, &*link.event_type),
+            ("$ce-loan", n as u64, "$>")
+        );
+        assert_eq!(target.position.commit, link.position.commit);
+        assert_eq!(retries, 0);
+        consumer.ack(event).await.unwrap();
+    }
+    let (gone, _) = next(&mut consumer).await;
+    assert!(gone.event.is_none() && gone.link.is_some());
+    consumer.ack(gone).await.unwrap();
+    until(&client, "$ce-loan", |stats| {
+        stats.last_checkpointed_event_revision == Some(2)
+    })
+    .await;
+    let stats = figures(&client, "$ce-loan").await;
+    assert_eq!(stats.last_known_event_revision, Some(2));
+    assert_eq!(
+        (stats.total_in_flight_messages, stats.outstanding_messages_count),
+        (0, 0)
+    );
+    assert_eq!(stats.total_items, 3);
+    let kept = log.contents("$persistentsubscription-$ce-loan::g-checkpoint");
+    assert_eq!(kept.last().unwrap().0, "\"2\"");
+}
+
+#[tokio::test]
+async fn groups_checkpoints_and_parked_records_survive_a_restart() {
+    let log = Memory::new();
+    let server = Server::start(log.clone()).await;
+    let client = server.client();
+    create(&client, "s", &from_start().max_retry_count(7)).await;
+    log.events("s", 6);
+    let mut consumer = subscribe(&client, "s", 10).await;
+    for n in 0..4 {
+        let (event, _) = next(&mut consumer).await;
+        if n == 1 {
+            consumer.nack(event, NakAction::Park, "poison").await.unwrap();
+        } else {
+            consumer.ack(event).await.unwrap();
+        }
+    }
+    until(&client, "s", |stats| stats.last_checkpointed_event_revision == Some(3)).await;
+    until(&client, "s", |stats| stats.parked_message_count == 1).await;
+    server.stop().await;
+    assert!(matches!(
+        consumer.next().await,
+        Ok(_) | Err(Error::IllegalStateError(_))
+    ));
+
+    let server = Server::start(log.clone()).await;
+    let client = server.client();
+    let listed = client
+        .list_all_persistent_subscriptions(&ListPersistentSubscriptionsOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].settings.as_ref().unwrap().max_retry_count, 7);
+    assert_eq!(figures(&client, "s").await.parked_message_count, 1);
+    let mut consumer = subscribe(&client, "s", 10).await;
+    assert_eq!(take_and_ack(&mut consumer, 2).await, [(4, 0), (5, 0)]);
+    client
+        .replay_parked_messages("s", "g", &ReplayParkedMessagesOptions::default())
+        .await
+        .unwrap();
+    let (replayed, retries) = next(&mut consumer).await;
+    assert_eq!((replayed.event.as_ref().unwrap().revision, retries), (1, 0));
+    let parked = "$persistentsubscription-s::g-parked";
+    assert_eq!(&*replayed.link.as_ref().unwrap().stream_id, parked);
+    consumer.ack(replayed).await.unwrap();
+    until(&client, "s", |stats| stats.parked_message_count == 0).await;
+    until(&client, "s", |stats| stats.total_in_flight_messages == 0).await;
+}
+
+#[tokio::test]
+async fn parked_records_say_what_and_why() {
+    let log = Memory::new();
+    let server = Server::start(log.clone()).await;
+    let client = server.client();
+    create(&client, "s", &from_start().max_retry_count(1)).await;
+    log.events("s", 2);
+    let mut consumer = subscribe(&client, "s", 1).await;
+    let (first, _) = next(&mut consumer).await;
+    consumer.nack(first, NakAction::Park, "poison").await.unwrap();
+    for retries in 0..2 {
+        let (second, count) = next(&mut consumer).await;
+        assert_eq!((revision(&second), count), (1, retries));
+        consumer.nack(second, NakAction::Retry, "again").await.unwrap();
+    }
+    until(&client, "s", |stats| stats.parked_message_count == 2).await;
+    let kept = log.contents("$persistentsubscription-s::g-parked");
+    let reason = |n: usize| {
+        let said: serde_json::Value = serde_json::from_str(&kept[n].1).unwrap();
+        assert_eq!(said["subscriptionEventNumber"], n);
+        said["reason"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(reason(0), "Client explicitly NAK'ed message.\npoison");
+    assert_eq!(reason(1), "Reached retry count of 1");
+    assert_eq!((&*kept[0].0, &*kept[1].0), ("0@s", "1@s"));
+}
+
+#[tokio::test]
+async fn a_buffer_is_all_a_consumer_gets_and_a_gone_ones_go_to_the_next() {
+    let log = Memory::new();
+    let server = Server::start(log.clone()).await;
+    let client = server.client();
+    create(&client, "s", &from_start()).await;
+    log.events("s", 5);
+    let mut gone = subscribe(&client, "s", 3).await;
+    let (event, _) = next(&mut gone).await;
+    gone.ack(event).await.unwrap();
+    until(&client, "s", |stats| stats.total_items == 4).await;
+    assert_eq!(figures(&client, "s").await.total_in_flight_messages, 3);
+    drop(gone);
+    until(&client, "s", |stats| stats.total_in_flight_messages == 0).await;
+    let mut consumer = subscribe(&client, "s", 10).await;
+    let seen = take_and_ack(&mut consumer, 4).await;
+    assert_eq!(seen, [(1, 1), (2, 1), (3, 1), (4, 0)]);
+}
+
+#[tokio::test]
+async fn silence_is_a_retry_and_then_parking() {
+    let log = Memory::new();
+    let server = Server::start(log.clone()).await;
+    let client = server.client();
+    let impatient = from_start()
+        .message_timeout(Duration::from_millis(100))
+        .max_retry_count(1);
+    create(&client, "s", &impatient).await;
+    log.events("s", 1);
+    let mut consumer = subscribe(&client, "s", 10).await;
+    assert_eq!(next(&mut consumer).await.1, 0);
+    assert_eq!(next(&mut consumer).await.1, 1);
+    until(&client, "s", |stats| stats.parked_message_count == 1).await;
+    assert_eq!(figures(&client, "s").await.total_in_flight_messages, 0);
+}
+
+#[tokio::test]
+async fn errors_are_those_that_clients_tell_apart() {
+    let log = Memory::new();
+    let server = Server::start(log.clone()).await;
+    let client = server.client();
+    let options = from_start();
+    let again = client.update_persistent_subscription("s", "g", &options).await;
+    assert!(matches!(again, Err(Error::ResourceNotFound)), "{again:?}");
+    create(&client, "s", &options.clone().max_subscriber_count(1)).await;
+    let twice = client.create_persistent_subscription("s", "g", &options).await;
+    assert!(matches!(twice, Err(Error::ResourceAlreadyExists)), "{twice:?}");
+    let small = options.clone().history_buffer_size(10).read_batch_size(20);
+    let failed = client.create_persistent_subscription("s", "other", &small).await;
+    assert!(matches!(failed, Err(Error::ServerError(_))), "{failed:?}");
+    let mut one = subscribe(&client, "s", 1).await;
+    let two = client
+        .subscribe_to_persistent_subscription("s", "g", &SubscribeToPersistentSubscriptionOptions::default())
+        .await;
+    assert!(matches!(&two, Err(Error::Grpc { message, .. }) if message.starts_with("Maximum")));
+    let list = ListPersistentSubscriptionsOptions::default();
+    let unknown = client.list_persistent_subscriptions_for_stream("never", &list).await;
+    assert!(matches!(unknown, Err(Error::ResourceNotFound)), "{unknown:?}");
+    client
+        .delete_persistent_subscription("s", "g", &DeletePersistentSubscriptionOptions::default())
+        .await
+        .unwrap();
+    let end = tokio::time::timeout(PATIENCE, one.next()).await.unwrap();
+    assert!(matches!(end, Err(Error::IllegalStateError(_))));
+    let none = client.list_persistent_subscriptions_for_stream("s", &list).await;
+    assert_eq!(none.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn an_update_drops_consumers_and_goes_on_at_the_checkpoint() {
+    let log = Memory::new();
+    let server = Server::start(log.clone()).await;
+    let client = server.client();
+    create(&client, "s", &from_start()).await;
+    log.events("s", 3);
+    let mut consumer = subscribe(&client, "s", 10).await;
+    take_and_ack(&mut consumer, 2).await;
+    until(&client, "s", |stats| stats.last_checkpointed_event_revision == Some(1)).await;
+    let changed = from_start().message_timeout(Duration::from_secs(5));
+    client.update_persistent_subscription("s", "g", &changed).await.unwrap();
+    let ended = async { while consumer.next().await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    let mut consumer = subscribe(&client, "s", 10).await;
+    assert_eq!(take_and_ack(&mut consumer, 1).await, [(2, 0)]);
+}
+
+#[tokio::test]
+async fn deleting_forgets_the_checkpoint() {
+    let log = Memory::new();
+    let server = Server::start(log.clone()).await;
+    let client = server.client();
+    create(&client, "s", &from_start()).await;
+    log.events("s", 3);
+    let mut consumer = subscribe(&client, "s", 10).await;
+    take_and_ack(&mut consumer, 3).await;
+    until(&client, "s", |stats| stats.last_checkpointed_event_revision == Some(2)).await;
+    client
+        .delete_persistent_subscription("s", "g", &DeletePersistentSubscriptionOptions::default())
+        .await
+        .unwrap();
+    create(&client, "s", &from_start()).await;
+    let mut consumer = subscribe(&client, "s", 10).await;
+    assert_eq!(take_and_ack(&mut consumer, 3).await, [(0, 0), (1, 0), (2, 0)]);
+    until(&client, "s", |stats| stats.last_checkpointed_event_revision == Some(2)).await;
+}
+
+#[tokio::test]
+async fn what_is_filtered_out_of_all_moves_the_checkpoint_only_when_nothing_waits() {
+    let log = Memory::new();
+    let server = Server::start(log.clone()).await;
+    let client = server.client();
+    let filter = SubscriptionFilter::on_stream_name().add_prefix("mine-");
+    let options = PersistentSubscriptionToAllOptions::default()
+        .start_from(StreamPosition::Start)
+        .checkpoint_after(Duration::from_millis(200))
+        .checkpoint_lower_bound(1)
+        .filter(filter);
+    client
+        .create_persistent_subscription_to_all("g", &options)
+        .await
+        .unwrap();
+    log.events("mine-1", 3);
+    log.events("other-1", 3_000);
+    // A younger group's second time-out says that this one had a look at its checkpoint since.
+    let clock = from_start().message_timeout(Duration::ZERO);
+    create(&client, "other-1", &clock).await;
+    let mut watch = subscribe(&client, "other-1", 1).await;
+    while next(&mut watch).await.1 < 2 {}
+    let options = GetPersistentSubscriptionInfoOptions::default();
+    let before = client
+        .get_persistent_subscription_info_to_all("g", &options)
+        .await
+        .unwrap();
+    assert!(before.stats.last_checkpointed_position < before.stats.last_known_position);
+    assert_eq!(before.stats.read_buffer_count, 3);
+    server.groups.restart().await.unwrap();
+    let mut consumer = client
+        .subscribe_to_persistent_subscription_to_all("g", &SubscribeToPersistentSubscriptionOptions::default())
+        .await
+        .unwrap();
+    let seen = take_and_ack(&mut consumer, 3).await;
+    assert_eq!(seen, [(0, 0), (1, 0), (2, 0)]);
+    let moved = async {
+        loop {
+            let info = client.get_persistent_subscription_info_to_all("g", &options).await;
+            let stats = info.unwrap().stats;
+            if stats.last_checkpointed_position > stats.last_known_position {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, moved).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_id_that_comes_twice_costs_no_slot() {
+    let log = Memory::new();
+    let server = Server::start(log.clone()).await;
+    let client = server.client();
+    let options = PersistentSubscriptionToAllOptions::default().start_from(StreamPosition::Start);
+    let filter = SubscriptionFilter::on_stream_name().add_prefix("twin-");
+    client
+        .create_persistent_subscription_to_all("g", &options.filter(filter))
+        .await
+        .unwrap();
+    for _ in 0..9 {
+        let id = uuid::Uuid::new_v4();
+        log.event_with_id("twin-a", id);
+        log.event_with_id("twin-b", id);
+    }
+    let options = SubscribeToPersistentSubscriptionOptions::default().buffer_size(5);
+    let mut consumer = client
+        .subscribe_to_persistent_subscription_to_all("g", &options)
+        .await
+        .unwrap();
+    assert_eq!(take_and_ack(&mut consumer, 18).await.len(), 18);
+}
+
+#[tokio::test]
+async fn a_tombstone_faults_the_group() {
+    let log = Memory::new();
+    let server = Server::start(log.clone()).await;
+    let client = server.client();
+    log.events("s", 1);
+    create(&client, "s", &from_start()).await;
+    log.tombstone("s");
+    server.groups.restart().await.unwrap();
+    for _ in 0..2 {
+        let mut consumer = subscribe(&client, "s", 1).await;
+        let end = tokio::time::timeout(PATIENCE, consumer.next()).await.unwrap();
+        assert!(matches!(end, Err(Error::IllegalStateError(_))));
+    }
+}
+
+#[tokio::test]
+async fn before_it_is_loaded_the_server_says_that_it_is_not_ready() {
+    let log = Memory::new();
+    let server = Server::start_unloaded(log).await;
+    let client = server.client();
+    let made = client.create_persistent_subscription("s", "g", &from_start()).await;
+    assert!(
+        matches!(&made, Err(Error::ServerError(said)) if said.contains("Not Ready")),
+        "{made:?}"
+    );
+    server.groups.load().await.unwrap();
+    create(&client, "s", &from_start()).await;
+}
+
+#[tokio::test]
+async fn many_consumers_share_a_backlog_and_nothing_is_left() {
+    let log = Memory::new();
+    let server = Server::start(log.clone()).await;
+    let client = server.client();
+    for stream in 0..20 {
+        log.events(&format!("loan-{stream}"), 100);
+    }
+    let options = from_start().resolve_link_tos(true).checkpoint_upper_bound(1_000);
+    create(&client, "$ce-loan", &options).await;
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        let mut consumer = subscribe(&client, "$ce-loan", 50).await;
+        workers.push(tokio::spawn(async move {
+            let mut seen = Vec::new();
+            while let Ok(Ok(event)) = tokio::time::timeout(PATIENCE, consumer.next()).await {
+                seen.push(revision(&event));
+                consumer.ack(event).await.unwrap();
+            }
+            seen
+        }));
+    }
+    until(&client, "$ce-loan", |stats| {
+        stats.last_checkpointed_event_revision == Some(1_999)
+    })
+    .await;
+    client
+        .delete_persistent_subscription("$ce-loan", "g", &DeletePersistentSubscriptionOptions::default())
+        .await
+        .unwrap();
+    let mut all = Vec::new();
+    for worker in workers {
+        let seen = worker.await.unwrap();
+        assert!(!seen.is_empty());
+        all.extend(seen);
+    }
+    all.sort_unstable();
+    assert_eq!(all, (0..2_000).collect::<Vec<u64>>());
+}
