@@ -5,9 +5,9 @@ pub mod aggregate;
 pub mod app;
 #[cfg(feature = "daemon")]
 pub mod cli;
+pub mod command;
 #[cfg(feature = "daemon")]
 pub mod config;
-pub mod command;
 pub mod document;
 #[cfg(feature = "embedded")]
 pub mod embedded;
