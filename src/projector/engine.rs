@@ -151,8 +151,7 @@ async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
     let mut delay = FIRST_DELAY;
     while !stop.is_cancelled() {
         let began = Instant::now();
-        let attempt = connected(&spec, &feed, &stores, &bases, &status, &to_try, &stop);
-        let next = attempt.await;
+        let next = connected(&spec, &feed, &stores, &bases, &status, &to_try, &stop).await;
         meter.set(Level::SubscriptionUp, 0.0);
         if began.elapsed() >= GOOD_SESSION {
             delay = FIRST_DELAY;
@@ -200,8 +199,9 @@ impl Next {
     fn journal(error: &JournalError) -> Self {
         let text = format!("failed to {error}");
         match error {
-            JournalError::Unavailable(_) | JournalError::OutcomeUnknown(_) => Self::Again(Phase::Reconnecting(text)),
-            JournalError::NoGroup { .. } => Self::Again(Phase::Reconnecting(text)),
+            JournalError::Unavailable(_) | JournalError::OutcomeUnknown(_) | JournalError::NoGroup { .. } => {
+                Self::Again(Phase::Reconnecting(text))
+            }
             JournalError::Denied { .. } => Self::Operator(Phase::Paused(text)),
             JournalError::Refused(_) | JournalError::Tombstoned(_) | JournalError::WrongExpected { .. } => {
                 Self::Operator(Phase::Failed(text))
@@ -227,28 +227,16 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
     to_try: &Arc<Mutex<Vec<Arc<str>>>>,
     stop: &CancellationToken,
 ) -> Next {
-    let name = spec.rules.fold.name();
-    // Nothing is taken from the group while the table cannot take it.
-    if let Err(error) = stores.table.marks().await {
-        return Next::store(&error);
-    }
-    stores.table_trouble.answered();
-    stores.journal_trouble.answered();
-    status.send_modify(|s| s.table_confirmed = true);
-    match feed.ensure(&spec.group).await {
-        Ok(ensured) => report_group(name, &ensured, status),
-        // A user who may not manage groups may still consume one that is there.
-        Err(error @ JournalError::Denied { .. }) => {
-            if feed.info(&spec.group).await.is_err() {
-                return Next::journal(&error);
-            }
-        }
-        Err(error) => return Next::journal(&error),
-    }
-    let sub = match feed.subscribe(&spec.group, spec.buffer).await {
-        Ok(sub) => sub,
-        Err(error) => return Next::journal(&error),
+    let sub = tokio::select! {
+        sub = subscribed(spec, feed, stores, status) => sub,
+        // A store that does not answer must not keep a process that is asked to stop.
+        () = stop.cancelled() => return Next::Stopped,
     };
+    let sub = match sub {
+        Ok(sub) => sub,
+        Err(next) => return next,
+    };
+    let name = spec.rules.fold.name();
     info!(projection = name, group = %spec.group.name, source = %spec.group.source, "connected");
     stores.meter.set(Level::SubscriptionUp, 1.0);
     status.send_modify(|s| {
@@ -283,8 +271,38 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
         End::Watchdog => Next::Again(Phase::Reconnecting(
             "see the group deliver: nothing came for too long".into(),
         )),
-        End::Storm(what) => Next::Never(Phase::Failed(what)),
+        End::Storm(what) => Next::Never(Phase::Paused(what)),
     }
+}
+
+/// Makes sure of table and group, and connects to it.
+async fn subscribed<F: Feed, J: Journal, S: ReplicaStore>(
+    spec: &Arc<Spec>,
+    feed: &F,
+    stores: &Stores<J, S>,
+    status: &Shared,
+) -> Result<F::Subscription, Next> {
+    let name = spec.rules.fold.name();
+    // Nothing is taken from the group while the table cannot take it.
+    if let Err(error) = stores.table.marks().await {
+        return Err(Next::store(&error));
+    }
+    stores.table_trouble.answered();
+    stores.journal_trouble.answered();
+    status.send_modify(|s| s.table_confirmed = true);
+    match feed.ensure(&spec.group).await {
+        Ok(ensured) => report_group(name, &ensured, status),
+        // A user who may not manage groups may still consume one that is there.
+        Err(error @ JournalError::Denied { .. }) => {
+            if feed.info(&spec.group).await.is_err() {
+                return Err(Next::journal(&error));
+            }
+        }
+        Err(error) => return Err(Next::journal(&error)),
+    }
+    feed.subscribe(&spec.group, spec.buffer)
+        .await
+        .map_err(|error| Next::journal(&error))
 }
 
 fn report_group(name: &str, ensured: &Ensured, status: &Shared) {

@@ -7,6 +7,7 @@
 
 use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 
+use super::meter::LaneState;
 use crate::{
     event::{RawEvent, Revision},
     journal::{Presence, ReadLimit, Slice, Standing},
@@ -191,13 +192,14 @@ impl Lane {
         self.base.as_ref()
     }
 
-    /// Whether an effect is under way, and of which kind.
-    pub fn busy(&self) -> Option<&'static str> {
-        self.under_way.map(|u| match u {
-            UnderWay::Load { .. } => "loading",
-            UnderWay::Put { .. } => "writing",
-            _ => "reading",
-        })
+    /// What it is at.
+    pub fn state(&self) -> LaneState {
+        match self.under_way {
+            None => LaneState::Waiting,
+            Some(UnderWay::Load { .. }) => LaneState::Loading,
+            Some(UnderWay::Put { .. }) => LaneState::Writing,
+            Some(_) => LaneState::Reading,
+        }
     }
 
     /// What is to be done next. `now`: time since an epoch that never changes.

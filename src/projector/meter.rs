@@ -78,6 +78,24 @@ pub enum Timing {
     DurableAge,
 }
 
+/// What a lane is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LaneState {
+    /// It waits for nothing but time.
+    Waiting,
+    /// It loads its replica.
+    Loading,
+    /// It reads its stream, or looks at it.
+    Reading,
+    /// It puts its replica.
+    Writing,
+}
+
+impl LaneState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Waiting, Self::Loading, Self::Reading, Self::Writing];
+}
+
 /// How something stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Level {
@@ -97,14 +115,10 @@ pub enum Level {
     Holding,
     /// Age in seconds of the oldest delivery that this process holds.
     OldestHeldSeconds,
-    /// Lanes that wait for nothing but time.
-    LanesWaiting,
-    /// Lanes that load their replica.
-    LanesLoading,
-    /// Lanes that read their stream.
-    LanesReading,
-    /// Lanes that put their replica.
-    LanesWriting,
+    /// Lanes in this state.
+    Lanes(LaneState),
+    /// How long the oldest of them has been in it, in seconds.
+    LanesOldestSeconds(LaneState),
     /// 1 while connected to the group.
     SubscriptionUp,
     /// Puts that may be in flight at once.

@@ -23,7 +23,7 @@ use super::{
     effects::Stores,
     held::Deliveries,
     lane::{Arrival, Base, Effect, Lane, Next, Outcome, PutKind, Rules, Token, Verdict},
-    meter::{Count, EndReason, Level, Meter, Timing},
+    meter::{Count, EndReason, LaneState, Level, Meter, Timing},
     pace::Pace,
 };
 use crate::{
@@ -44,7 +44,7 @@ const LOAD_BATCH: usize = 100;
 /// Batches of cold replicas read at once; more gains nothing while each fills by itself.
 const LOADS: usize = 4;
 /// The time in which quarantines for one reason are counted as one storm.
-const STORM_WINDOW: Duration = Duration::from_secs(60);
+const STORM_WINDOW: Duration = Duration::from_mins(1);
 
 /// What a session needs to know of its projection.
 #[derive(Clone, Debug)]
@@ -141,6 +141,8 @@ pub struct Session<Sub, J, S, R> {
     bases: Bases,
     report: R,
     lanes: HashMap<Arc<str>, Lane>,
+    /// Since when each lane has been at what it is at; kept apart, for figures only.
+    since: HashMap<Arc<str>, Instant>,
     deliveries: Deliveries,
     touched: Vec<Arc<str>>,
     cold: VecDeque<Arc<str>>,
@@ -174,6 +176,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             bases,
             report,
             lanes: HashMap::new(),
+            since: HashMap::new(),
             deliveries: Deliveries::default(),
             touched: Vec::new(),
             cold: VecDeque::new(),
@@ -366,6 +369,9 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             for created in tally.durable {
                 meter.observe(Timing::DurableAge, (written - created).to_std().unwrap_or_default());
             }
+            if matches!(next, Next::Do(_)) {
+                self.since.insert(stream.clone(), Instant::now());
+            }
             match next {
                 Next::Do(Effect::Load { fresh: false }) => {
                     if let Some(base) = self.bases.take(stream) {
@@ -385,10 +391,13 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                 }
                 Next::Do(effect) => self.reads.push_back((stream.clone(), effect)),
                 Next::WaitUntil(at) => {
-                    self.timers.insert((at, stream.clone()));
+                    if self.timers.insert((at, stream.clone())) {
+                        self.since.insert(stream.clone(), Instant::now());
+                    }
                 }
                 Next::Busy => {}
                 Next::Idle => {
+                    self.since.remove(stream);
                     let base: Option<Base> = self.lanes.remove(stream).and_then(Lane::into_base);
                     if let Some(base) = base {
                         self.bases.keep(stream.clone(), base);
@@ -552,10 +561,15 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             Level::OldestHeldSeconds,
             self.deliveries.oldest().unwrap_or_default().as_secs_f64(),
         );
-        meter.set(Level::LanesWaiting, self.timers.len() as f64);
-        meter.set(Level::LanesLoading, (self.loading + self.cold.len()) as f64);
-        meter.set(Level::LanesReading, (self.reading + self.reads.len()) as f64);
-        meter.set(Level::LanesWriting, (self.writing + self.writes.len()) as f64);
+        for state in LaneState::ALL {
+            let (mut lanes, mut oldest) = (0_u32, Duration::ZERO);
+            for (stream, _) in self.lanes.iter().filter(|(_, lane)| lane.state() == state) {
+                lanes += 1;
+                oldest = oldest.max(self.since.get(stream).map_or(Duration::ZERO, Instant::elapsed));
+            }
+            meter.set(Level::Lanes(state), f64::from(lanes));
+            meter.set(Level::LanesOldestSeconds(state), oldest.as_secs_f64());
+        }
         meter.set(Level::WriteLimit, self.pace.limit() as f64);
         meter.set(Level::CacheBytes, self.bases.bytes() as f64);
     }

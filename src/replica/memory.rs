@@ -1,1 +1,321 @@
-//! x
+//! A replica table in memory that keeps the port's demands, with faults to order, for tests.
+//!
+//! Clones share one table. It remembers earlier puts, so that it can give stale answers to
+//! eventually consistent reads as the real table may.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use chrono::Utc;
+use uuid::Uuid;
+
+use super::{Demand, Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError, Throttle};
+use crate::{document::Document, journal::memory::breathe, projection::StoredState};
+
+/// What was asked of the table, for tests that count round trips.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// Reads, batches counted once.
+    pub gets: u64,
+    /// Of them, strongly consistent ones.
+    pub consistent: u64,
+    /// Puts.
+    pub puts: u64,
+}
+
+/// Something to go wrong with a put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutFault {
+    /// The table throttles.
+    Throttle,
+    /// It cannot be reached, and nothing was put.
+    Unavailable,
+    /// It was put, and the reply is lost.
+    LostReply,
+}
+
+/// The table. Clones share it.
+#[derive(Clone, Default)]
+pub struct MemoryStore {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Every stored item, newest last; an empty list stands for none.
+    items: HashMap<String, Vec<Replica>>,
+    marks: BTreeMap<String, Marked>,
+    corrupt: HashMap<String, String>,
+    calls: Calls,
+    get_faults: BTreeMap<u64, StoreError>,
+    put_faults: BTreeMap<u64, PutFault>,
+    /// How many puts an eventually consistent read may be behind.
+    behind: usize,
+}
+
+impl MemoryStore {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was asked of it so far.
+    pub fn calls(&self) -> Calls {
+        self.lock().calls
+    }
+
+    /// Eventually consistent reads answer what was there this many puts ago.
+    pub fn stale_by(&self, puts: usize) {
+        self.lock().behind = puts;
+    }
+
+    /// The nth read from now (1: the next) goes wrong.
+    pub fn fail_get(&self, nth: u64, error: StoreError) {
+        let mut inner = self.lock();
+        let at = inner.calls.gets + nth;
+        inner.get_faults.insert(at, error);
+    }
+
+    /// The nth put from now (1: the next) goes wrong.
+    pub fn fail_put(&self, nth: u64, fault: PutFault) {
+        let mut inner = self.lock();
+        let at = inner.calls.puts + nth;
+        inner.put_faults.insert(at, fault);
+    }
+
+    /// The stored item, newest, faults aside.
+    pub fn stored(&self, stream: &str) -> Option<Replica> {
+        self.lock().items.get(stream).and_then(|kept| kept.last().cloned())
+    }
+
+    /// Puts an item without any demand: another writer, an operator, a restored backup.
+    pub fn set(&self, stream: &str, replica: Replica) {
+        self.lock().items.entry(stream.to_owned()).or_default().push(replica);
+    }
+
+    /// Takes the item away.
+    pub fn remove(&self, stream: &str) {
+        self.lock().items.remove(stream);
+    }
+
+    /// Changes the stored item in place, as a defect or an operator might; nothing without one.
+    pub fn change(&self, stream: &str, change: impl FnOnce(&mut Replica)) {
+        if let Some(last) = self.lock().items.get_mut(stream).and_then(|kept| kept.last_mut()) {
+            change(last);
+        }
+    }
+
+    /// Makes the item unreadable as one of ours.
+    pub fn corrupt(&self, stream: &str) {
+        self.lock().corrupt.insert(stream.to_owned(), "scripted".to_owned());
+    }
+
+    /// Makes the stored state one that no view decodes from.
+    pub fn garble(&self, stream: &str) {
+        self.change(stream, |replica| {
+            replica.view = Some(StoredState::Document(Document::List(vec![Document::Bool(true); 3])));
+            replica.fold = None;
+        });
+    }
+
+    /// Gives the item another event at its version: the stream's store was restored or rebuilt.
+    pub fn diverge(&self, stream: &str) {
+        self.change(stream, |replica| {
+            if let Some(event) = &mut replica.header.event {
+                event.id = Uuid::new_v4();
+            }
+        });
+    }
+
+    fn one(inner: &Inner, stream: &str, consistent: bool) -> Result<Option<Replica>, StoreError> {
+        if let Some(problem) = inner.corrupt.get(stream) {
+            return Err(StoreError::Corrupt {
+                table: "memory".to_owned(),
+                stream: stream.to_owned(),
+                problem: problem.clone(),
+            });
+        }
+        let behind = if consistent { 0 } else { inner.behind };
+        Ok(inner
+            .items
+            .get(stream)
+            .and_then(|kept| kept.get(kept.len().checked_sub(behind + 1)?).cloned()))
+    }
+
+    fn count_get(inner: &mut Inner, consistent: bool) -> Result<(), StoreError> {
+        inner.calls.gets += 1;
+        inner.calls.consistent += u64::from(consistent);
+        let nth = inner.calls.gets;
+        inner.get_faults.remove(&nth).map_or(Ok(()), Err)
+    }
+}
+
+impl ReplicaStore for MemoryStore {
+    async fn get(&self, stream: &str, consistent: bool) -> Result<Option<Replica>, StoreError> {
+        breathe().await;
+        let mut inner = self.lock();
+        Self::count_get(&mut inner, consistent)?;
+        Self::one(&inner, stream, consistent)
+    }
+
+    async fn get_many(&self, streams: &[Arc<str>], consistent: bool) -> Result<Vec<Option<Replica>>, StoreError> {
+        breathe().await;
+        let mut inner = self.lock();
+        Self::count_get(&mut inner, consistent)?;
+        streams
+            .iter()
+            .map(|stream| Self::one(&inner, stream, consistent))
+            .collect()
+    }
+
+    async fn marks(&self) -> Result<Vec<Marked>, StoreError> {
+        Ok(self.lock().marks.values().cloned().collect())
+    }
+
+    async fn note_mark(&self, stream: &str, mark: Option<&Quarantine>) -> Result<(), StoreError> {
+        let mut inner = self.lock();
+        match mark {
+            Some(mark) => {
+                let marked = Marked {
+                    stream: stream.into(),
+                    diverged: mark.is_diverged(),
+                    by: mark.by.clone(),
+                };
+                inner.marks.insert(stream.to_owned(), marked);
+            }
+            None => {
+                inner.marks.remove(stream);
+            }
+        }
+        Ok(())
+    }
+
+    async fn put(&self, put: &Put) -> Result<PutOutcome, StoreError> {
+        breathe().await;
+        let mut inner = self.lock();
+        inner.calls.puts += 1;
+        let nth = inner.calls.puts;
+        let fault = inner.put_faults.remove(&nth);
+        match fault {
+            Some(PutFault::Throttle) => {
+                return Err(StoreError::Throttled {
+                    table: "memory".to_owned(),
+                    scope: Throttle::Key,
+                });
+            }
+            Some(PutFault::Unavailable) => return Err(StoreError::Unavailable("scripted".to_owned())),
+            Some(PutFault::LostReply) | None => {}
+        }
+        let kept = inner.items.entry(put.stream.to_string()).or_default();
+        let stored = kept.last();
+        let met = match (put.demand, stored) {
+            (Demand::Absent, stored) => stored.is_none(),
+            (_, None) => false,
+            (Demand::Older { generation }, Some(stored)) => {
+                stored.header.generation == generation && stored.header.version < put.header.version
+            }
+            (Demand::Exactly { generation, version }, Some(stored)) => {
+                stored.header.generation == generation && stored.header.version == version
+            }
+        };
+        if !met {
+            return Ok(PutOutcome::Refused(stored.cloned().map(Box::new)));
+        }
+        let (view, fold) = put.body.stored().map_err(|e| StoreError::Corrupt {
+            table: "memory".to_owned(),
+            stream: put.stream.to_string(),
+            problem: e.to_string(),
+        })?;
+        kept.push(Replica {
+            header: put.header.clone(),
+            view,
+            fold,
+            projected_at: Some(Utc::now()),
+            bytes: put.body.bytes(),
+        });
+        if fault == Some(PutFault::LostReply) {
+            return Err(StoreError::Unavailable("the reply was lost".to_owned()));
+        }
+        Ok(PutOutcome::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{replica::Header, replica::item::Body};
+
+    fn put(version: Option<u64>, generation: u64, demand: Demand) -> Put {
+        let header = Header {
+            version,
+            generation,
+            ..Header::new()
+        };
+        Put {
+            stream: "s-1".into(),
+            header,
+            body: Body::Nothing,
+            demand,
+        }
+    }
+
+    #[tokio::test]
+    async fn demands_are_kept_and_a_refusal_shows_what_is_stored() {
+        let store = MemoryStore::new();
+        let older = |generation| Demand::Older { generation };
+        assert_eq!(
+            store.put(&put(Some(1), 0, older(0))).await,
+            Ok(PutOutcome::Refused(None))
+        );
+        assert_eq!(store.put(&put(Some(1), 0, Demand::Absent)).await, Ok(PutOutcome::Done));
+        for refused in [
+            put(Some(2), 0, Demand::Absent),
+            put(Some(1), 0, older(0)),
+            put(Some(2), 1, older(1)),
+            put(
+                Some(2),
+                1,
+                Demand::Exactly {
+                    generation: 0,
+                    version: Some(0),
+                },
+            ),
+        ] {
+            let Ok(PutOutcome::Refused(Some(stored))) = store.put(&refused).await else {
+                panic!("{refused:?}")
+            };
+            assert_eq!(stored.header.version, Some(1));
+        }
+        let administrative = put(
+            Some(1),
+            1,
+            Demand::Exactly {
+                generation: 0,
+                version: Some(1),
+            },
+        );
+        assert_eq!(store.put(&administrative).await, Ok(PutOutcome::Done));
+        assert_eq!(store.put(&put(Some(5), 1, older(1))).await, Ok(PutOutcome::Done));
+        store.stale_by(2);
+        assert_eq!(store.get("s-1", false).await.unwrap().unwrap().header.generation, 0);
+        assert_eq!(store.get("s-1", true).await.unwrap().unwrap().header.version, Some(5));
+    }
+
+    #[tokio::test]
+    async fn a_lost_reply_is_a_put_that_landed() {
+        let store = MemoryStore::new();
+        store.fail_put(1, PutFault::LostReply);
+        let first = put(Some(1), 0, Demand::Absent);
+        assert!(store.put(&first).await.unwrap_err().is_transient());
+        let Ok(PutOutcome::Refused(Some(stored))) = store.put(&first).await else {
+            panic!("it landed")
+        };
+        assert_eq!(stored.header, first.header);
+    }
+}

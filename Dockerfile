@@ -1,0 +1,39 @@
+# syntax=docker/dockerfile:1
+# The daemon alone, for ECS and any other place that runs containers: one binary on a distroless
+# base, no shell, not root, nothing written to its file system.
+
+FROM rust:1.95-bookworm AS build
+WORKDIR /build
+
+# Dependencies by themselves: this layer is built again only when they change.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir -p src \
+    && echo 'fn main() {}' > src/main.rs \
+    && touch src/lib.rs \
+    && cargo build --release --locked --bin projector --no-default-features --features daemon \
+    && rm -rf src target/release/projector target/release/deps/projector-* \
+        target/release/deps/libprojector-* target/release/.fingerprint/projector-*
+
+COPY src src
+RUN cargo build --release --locked --bin projector --no-default-features --features daemon \
+    && cp target/release/projector /projector
+
+# C runtime and CA certificates, and nothing else.
+FROM gcr.io/distroless/cc-debian12:nonroot
+LABEL org.opencontainers.image.title="projector" \
+      org.opencontainers.image.description="Versioned read replicas of EventStoreDB streams in DynamoDB" \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0"
+
+WORKDIR /app
+COPY --from=build /projector /app/projector
+COPY config/default.toml config/docker.toml /app/config/
+ENV PROJECTOR_ENV=docker
+
+USER nonroot:nonroot
+EXPOSE 9464
+# Drains what is held; ECS sends the same signal, and kills after its stop timeout.
+STOPSIGNAL SIGTERM
+# Alive, not ready: a store that is away is no reason to be replaced.
+HEALTHCHECK --interval=10s --timeout=4s --start-period=15s --retries=3 CMD ["/app/projector", "health"]
+ENTRYPOINT ["/app/projector"]
+CMD ["run"]

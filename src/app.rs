@@ -1,0 +1,353 @@
+//! Puts the daemon together from its settings and runs it: stores, projections, probes, pages.
+//!
+//! The one place that knows every part. Keeps the order of a stop: take nothing more, finish what
+//! is held, acknowledge it, close the pages last, all within the deadline of the settings.
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    config::{ConfigError, Planned, Settings},
+    health::Health,
+    http::{self, ListenError},
+    journal::esdb::{EventStore, SettingsError},
+    metrics::{Metrics, ProjectionMetrics, Store, sample_process},
+    projection::Fold,
+    projector::{
+        engine::{self, Running},
+        lane,
+        meter::Meter,
+        session,
+    },
+    replica::{
+        ReplicaStore as _, StoreError,
+        dynamodb::{ConnectError, DynamoTable, Tables, connect},
+        item,
+    },
+    telemetry,
+};
+
+mod checked;
+mod signals;
+
+pub use checked::Checked;
+pub use signals::shutdown;
+
+/// Room that a stop has beyond the sessions' own deadline, for closing what is open.
+const CLOSING: Duration = Duration::from_secs(3);
+/// How often readiness is judged without being asked.
+const JUDGE_EVERY: Duration = Duration::from_millis(500);
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// How EventStoreDB is reached.
+    #[error(transparent)]
+    EventStore(#[from] SettingsError),
+    /// How DynamoDB is reached.
+    #[error(transparent)]
+    DynamoDb(#[from] ConnectError),
+    /// The pages' address.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Nothing to run.
+    #[error(
+        "run: there is no projection; add a [projection.NAME] table to the settings, or build a binary with your own (README, \"Your own projections\")"
+    )]
+    NothingToRun,
+}
+
+/// Both stores, connected to as the settings say. Makes no call.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    /// The event store.
+    pub journal: EventStore,
+    /// The replicas' store.
+    pub dynamo: aws_sdk_dynamodb::Client,
+    /// Bound on one call to DynamoDB with all its attempts.
+    pub operation_timeout: Duration,
+}
+
+impl Connections {
+    /// Checks the settings of both and makes their clients.
+    pub async fn new(settings: &Settings) -> Result<Self, RunError> {
+        Ok(Self {
+            journal: EventStore::new(&settings.esdb())?,
+            dynamo: connect(&settings.dynamo()).await?,
+            operation_timeout: settings.dynamodb.operation_timeout.0,
+        })
+    }
+
+    /// A projection's table. Makes no call.
+    pub fn table(&self, planned: &Planned, metrics: Option<&ProjectionMetrics>) -> DynamoTable {
+        DynamoTable::new(
+            self.dynamo.clone(),
+            planned.table.clone(),
+            planned.fold.name(),
+            planned.fold.schema(),
+            self.operation_timeout,
+            metrics.map_or_else(|| Arc::new(()) as _, |m| Arc::new(m.clone()) as _),
+        )
+    }
+
+    /// Tables, for making and checking them.
+    pub fn tables(&self, metrics: Option<&ProjectionMetrics>) -> Tables {
+        let observer = metrics.map_or_else(|| Arc::new(()) as _, |m| Arc::new(m.clone()) as _);
+        Tables::new(self.dynamo.clone(), self.operation_timeout, observer)
+    }
+}
+
+/// How the states of a projection are stored.
+pub fn item_rules(planned: &Planned) -> item::Rules {
+    let compress_above = usize::try_from(planned.tuned.compress_above.0).unwrap_or(usize::MAX);
+    item::Rules {
+        compress_above,
+        promoted: planned.promoted.clone(),
+        ..item::Rules::new(planned.fold.name())
+    }
+}
+
+/// The rules of a projection's lanes; `fold` is the plan's own, or one that stands for it.
+pub fn lane_rules(planned: &Planned, fold: Arc<dyn Fold>) -> lane::Rules {
+    let t = &planned.tuned;
+    let rules = item_rules(planned);
+    lane::Rules {
+        fold,
+        form: Arc::new(move |stream, header, encoded| item::prepare(encoded, &rules, stream, header)),
+        on_deletion: t.on_deletion.into(),
+        on_revival: t.on_revival.into(),
+        on_lost_history: t.on_lost_history.into(),
+        read: crate::journal::ReadLimit {
+            events: t.read_events,
+            bytes: usize::try_from(t.read_bytes.0).unwrap_or(usize::MAX),
+        },
+        behind_after: t.behind_after.0,
+        min_write_interval: t.min_write_interval.0,
+        keep_flush: t.keep_flush.0,
+        commands: t.commands,
+    }
+}
+
+fn session_spec(settings: &Settings, planned: &Planned) -> session::Spec {
+    let t = &planned.tuned;
+    session::Spec {
+        rules: Arc::new(lane_rules(planned, planned.fold.clone())),
+        group: planned.group.clone(),
+        buffer: t.buffer,
+        reads: t.reads,
+        writes: t.writes,
+        outage_after: planned.outage_after(),
+        watchdog_after: t.watchdog_after.0,
+        quarantine_limit: t.quarantine_limit,
+        drain: settings.engine.drain.0,
+    }
+}
+
+/// A daemon that runs.
+#[derive(Debug)]
+pub struct Daemon {
+    /// Where the pages are.
+    pub address: SocketAddr,
+    /// What health is judged from.
+    pub health: Health,
+    /// All metrics.
+    pub metrics: Metrics,
+    running: Vec<Running>,
+    background: JoinSet<()>,
+    /// Ends the projections.
+    stop: CancellationToken,
+    /// Ends the rest, after the projections.
+    close: CancellationToken,
+    drain: Duration,
+}
+
+/// Starts the daemon: takes its address, then runs every projection. Neither store has to be there.
+pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon, RunError> {
+    if planned.is_empty() {
+        return Err(RunError::NothingToRun);
+    }
+    let listener = http::listen(settings.http.listen).await?;
+    let address = listener.local_addr().unwrap_or(settings.http.listen);
+    let connections = Connections::new(settings).await?;
+    let (stop, close) = (CancellationToken::new(), CancellationToken::new());
+    let metrics = Metrics::new();
+    let health = Health::new(settings.http.stuck_after.0);
+    let mut background = JoinSet::new();
+
+    let mut running = Vec::new();
+    let mut summaries = Vec::new();
+    let probed = connections.table(&planned[0], None);
+    let about = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "eventstore": settings.eventstore.connection,
+        "fingerprint": planned[0].fold.fingerprint(),
+    });
+    for plan in &planned {
+        let counts = metrics.projection(plan.fold.name(), plan.fold.schema());
+        let table = Checked::new(
+            connections.table(plan, Some(&counts)),
+            connections.tables(Some(&counts)),
+            item_rules(plan),
+            settings.creation(),
+        );
+        let projection = engine::Projection {
+            spec: Arc::new(session_spec(settings, plan)),
+            feed: connections.journal.clone(),
+            journal: connections.journal.clone(),
+            table,
+            table_name: plan.table.clone(),
+            meter: Arc::new(counts.clone()) as Arc<dyn Meter>,
+            cache_bytes: plan.tuned.cache.0,
+            measure_every: settings.engine.measure_every.0,
+        };
+        let projection = engine::start(projection, stop.clone());
+        health.watch(projection.status.clone());
+        summaries.push((projection.status.clone(), counts));
+        running.push(projection);
+    }
+
+    let every = settings.http.probe_every.0;
+    {
+        let (health, metrics, close, journal) = (
+            health.clone(),
+            metrics.clone(),
+            close.clone(),
+            connections.journal.clone(),
+        );
+        background.spawn(async move {
+            let ask = || async { journal.ping().await.map_err(|error| error.to_string()) };
+            health.probe(Store::EventStore, every, metrics, ask, close).await;
+        });
+    }
+    {
+        let (health, metrics, close) = (health.clone(), metrics.clone(), close.clone());
+        background.spawn(async move {
+            let ask = || async {
+                match probed.marks().await {
+                    // Refused is answered.
+                    Ok(_)
+                    | Err(StoreError::Setup { .. } | StoreError::Throttled { .. } | StoreError::Corrupt { .. }) => {
+                        Ok(())
+                    }
+                    Err(error) => Err(error.to_string()),
+                }
+            };
+            health.probe(Store::DynamoDb, every, metrics, ask, close).await;
+        });
+    }
+    {
+        let (health, metrics, close) = (health.clone(), metrics.clone(), close.clone());
+        background.spawn(async move { health.keep(JUDGE_EVERY, metrics, close).await });
+    }
+    background.spawn(sample_process(metrics.clone(), close.clone()));
+    background.spawn(summarise(summaries, settings.log.summary_every.0, close.clone()));
+    {
+        let (health, metrics, close) = (health.clone(), metrics.clone(), close.clone());
+        background.spawn(async move {
+            if let Err(error) = http::serve(listener, health, metrics, about, close).await {
+                warn!(%error, "the pages for metrics and health ended");
+            }
+        });
+    }
+    info!(%address, projections = planned.len(), version = env!("CARGO_PKG_VERSION"), "started");
+    Ok(Daemon {
+        address,
+        health,
+        metrics,
+        running,
+        background,
+        stop,
+        close,
+        drain: settings.engine.drain.0,
+    })
+}
+
+impl Daemon {
+    /// Takes nothing more, finishes what is held, acknowledges it and closes; within the deadline.
+    pub async fn stop(mut self) {
+        let began = Instant::now();
+        info!("stopping: taking nothing more, finishing what is held");
+        self.health.stopping();
+        self.stop.cancel();
+        let finished = async {
+            for projection in self.running {
+                projection.stopped().await;
+            }
+        };
+        if tokio::time::timeout(self.drain + CLOSING, finished).await.is_err() {
+            warn!("stopped before everything held was finished; what is left is delivered again");
+        }
+        self.close.cancel();
+        let closed = async { while self.background.join_next().await.is_some() {} };
+        // A scraper that keeps its connection open must not keep the process.
+        let _ = tokio::time::timeout(CLOSING, closed).await;
+        info!(seconds = began.elapsed().as_secs_f64(), "stopped");
+    }
+}
+
+/// Runs the daemon until `shutdown`.
+pub async fn run(
+    settings: &Settings,
+    planned: Vec<Planned>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let daemon = start(settings, planned).await?;
+    shutdown.await;
+    daemon.stop().await;
+    Ok(())
+}
+
+type Summed = (
+    tokio::sync::watch::Receiver<crate::projector::status::Status>,
+    ProjectionMetrics,
+);
+
+/// One line a projection and interval, when anything happened in it or is behind.
+async fn summarise(projections: Vec<Summed>, every: Duration, close: CancellationToken) {
+    let mut before: Vec<_> = projections.iter().map(|(_, counts)| counts.totals()).collect();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = close.cancelled() => return,
+        }
+        for ((status, counts), before) in projections.iter().zip(&mut before) {
+            let now = counts.totals();
+            let status = status.borrow().clone();
+            let lag = status.lag.as_ref();
+            let behind = lag.is_some_and(|lag| lag.events > 0);
+            if now != *before || behind || status.phase.reason().is_some() {
+                info!(
+                    projection = &*status.projection,
+                    phase = status.phase.word(),
+                    applied = now.applied - before.applied,
+                    writes = now.writes - before.writes,
+                    refused = now.refused - before.refused,
+                    gap_events = now.gap_events - before.gap_events,
+                    holding = status.holding,
+                    lag_events = lag.map(|l| l.events),
+                    lag_seconds = lag.map(|l| l.seconds),
+                    quarantined = status.quarantined.len(),
+                    diverged = status.diverged.len(),
+                    "summary"
+                );
+            }
+            *before = now;
+        }
+        let kept_back = telemetry::kept_back();
+        if kept_back > 0 {
+            info!(kept_back, "repeated warnings were not written");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! `projector redrive`: tries a quarantined stream again, or folds one anew from its start.
+//!
+//! Writes nothing by itself that a lane would not: the mark is tried by a lane as other code would
+//! try it, so invariant 2 holds against every task that runs beside it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Context, Exit, Failure, out};
+use crate::{
+    app::{Connections, lane_rules},
+    config::Planned,
+    event::RawEvent,
+    projection::{Change, Encoded, Fold, FoldError, Source, State, StateError, StoredState},
+    projector::{
+        effects::{Stores, Trouble},
+        lane::{Arrival, Lane, Next},
+        meter::NoMeter,
+    },
+    replica::{Demand, Header, Put, PutOutcome, Quarantine, Replica, ReplicaStore, item::Body},
+};
+
+/// Try a quarantined stream again, and clear its mark when it can be folded now
+///
+/// Folds on from the replica's last good version with this binary's code. With --from-start the
+/// replica is thrown away and the stream folded anew: the remedy for a diverged replica, after
+/// making sure that the event store is the right one. Exits 1 when the stream is still quarantined.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Args {
+    /// The stream, such as loan-173688.
+    stream: String,
+    /// The projection; may be left out when there is one.
+    #[arg(long, value_name = "NAME")]
+    projection: Option<String>,
+    /// Fold from the stream's first readable event instead of from the replica.
+    #[arg(long)]
+    from_start: bool,
+    /// Give up after so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    timeout: u64,
+}
+
+/// Others may write between; more often than this in a row it is not a coincidence.
+const ATTEMPTS: usize = 10;
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    let plan = context.one(args.projection.as_deref())?;
+    let connections = Connections::new(&context.settings).await?;
+    // Both stores are there, or it is said now rather than waited for.
+    connections.journal.connect().await?;
+    let table = connections.table(&plan, None);
+    let stream: Arc<str> = args.stream.as_str().into();
+    let Some(replica) = table.get(&stream, true).await? else {
+        return Err(Failure::new(
+            Exit::No,
+            format!("there is no replica of {stream} in {}", plan.table),
+        ));
+    };
+    let mark = replica.header.quarantine.clone();
+    if !args.from_start {
+        match &mark {
+            None => {
+                out::line(format!("{stream} is not quarantined; nothing to do"));
+                return Ok(());
+            }
+            Some(mark) if mark.is_diverged() => {
+                return Err(Failure::new(
+                    Exit::No,
+                    format!(
+                        "{stream}: {}; check that the event store is the right one, then add --from-start",
+                        mark.reason
+                    ),
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    let stores = Stores {
+        journal: connections.journal.clone(),
+        table: table.clone(),
+        journal_trouble: Arc::new(Trouble::default()),
+        table_trouble: Arc::new(Trouble::default()),
+        meter: Arc::new(NoMeter),
+    };
+    let limit = Duration::from_secs(args.timeout);
+    let work = async {
+        if args.from_start {
+            empty(&table, &stream, replica).await?;
+        }
+        drive(&plan, &stores, &stream).await;
+        Ok::<_, Failure>(())
+    };
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        let trouble = [stores.journal_trouble.last(), stores.table_trouble.last()];
+        let trouble: Vec<_> = trouble.into_iter().flatten().collect();
+        Err(Failure::new(
+            Exit::Unavailable,
+            format!("failed to finish within {limit:?}: {}", trouble.join("; ")),
+        ))
+    })?;
+    let now = table.get(&stream, true).await?.map(|replica| replica.header);
+    if let Some(mark) = now.as_ref().and_then(|header| header.quarantine.as_ref()) {
+        return Err(Failure::new(
+            Exit::No,
+            format!("{stream} is still quarantined: {}", mark.reason),
+        ));
+    }
+    table.note_mark(&stream, None).await?;
+    let version = now.and_then(|header| header.version);
+    out::line(format!(
+        "{stream} is folded up to {}",
+        version.map_or("nothing: none of its events can be read".to_owned(), |v| format!(
+            "revision {v}"
+        ))
+    ));
+    Ok(())
+}
+
+/// Replaces the replica by one of nothing, under a mark of nobody's: whoever sees it folds on, and
+/// readers see that it is being folded again.
+async fn empty<S: ReplicaStore>(table: &S, stream: &Arc<str>, replica: Replica) -> Result<(), Failure> {
+    let mark = Quarantine {
+        at: 0,
+        reason: "being folded again from the start".into(),
+        by: "".into(),
+    };
+    table.note_mark(stream, Some(&mark)).await?;
+    let mut stored = replica.header;
+    for _ in 0..ATTEMPTS {
+        let header = Header {
+            generation: stored.generation + 1,
+            quarantine: Some(mark.clone()),
+            ..Header::new()
+        };
+        let put = Put {
+            stream: stream.clone(),
+            header,
+            body: Body::Nothing,
+            demand: Demand::Exactly {
+                generation: stored.generation,
+                version: stored.version,
+            },
+        };
+        match table.put(&put).await? {
+            PutOutcome::Done => return Ok(()),
+            PutOutcome::Refused(Some(now)) => stored = now.header,
+            PutOutcome::Refused(None) => {
+                return Err(Failure::new(
+                    Exit::No,
+                    format!("the replica of {stream} was deleted meanwhile"),
+                ));
+            }
+        }
+    }
+    Err(Failure::new(
+        Exit::No,
+        format!("the replica of {stream} keeps changing; try again"),
+    ))
+}
+
+/// Runs one lane for the stream until it has nothing left to do.
+async fn drive<J: crate::journal::Journal, S: ReplicaStore>(plan: &Planned, stores: &Stores<J, S>, stream: &Arc<str>) {
+    let fold = Arc::new(Again {
+        inner: plan.fold.clone(),
+        fingerprint: format!("{} redriven {}", plan.fold.fingerprint(), uuid::Uuid::new_v4()),
+    });
+    let mut lane = Lane::new(stream.clone(), Arc::new(lane_rules(plan, fold)));
+    let epoch = Instant::now();
+    lane.deliver(1, Arrival::Moved, false);
+    loop {
+        match lane.next(epoch.elapsed()) {
+            Next::Do(effect) => {
+                let outcome = stores.carry_out(stream, effect).await;
+                lane.apply(outcome, epoch.elapsed());
+            }
+            Next::WaitUntil(at) => tokio::time::sleep_until((epoch + at).into()).await,
+            // Nothing is under way here: every effect was waited for.
+            Next::Busy | Next::Idle => break,
+        }
+    }
+}
+
+/// The fold under a fingerprint of its own, so that a mark left by the same code is tried again.
+struct Again {
+    inner: Arc<dyn Fold>,
+    fingerprint: String,
+}
+
+impl Fold for Again {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn schema(&self) -> u32 {
+        self.inner.schema()
+    }
+    fn source(&self) -> Source {
+        self.inner.source()
+    }
+    fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+    fn keeps_commands(&self) -> bool {
+        self.inner.keeps_commands()
+    }
+    fn initial(&self) -> State {
+        self.inner.initial()
+    }
+    fn apply(&self, state: &mut State, event: &RawEvent) -> Result<Change, FoldError> {
+        self.inner.apply(state, event)
+    }
+    fn encode(&self, state: &State) -> Result<Encoded, FoldError> {
+        self.inner.encode(state)
+    }
+    fn decode(&self, view: &StoredState, fold: Option<&StoredState>) -> Result<State, StateError> {
+        self.inner.decode(view, fold)
+    }
+}

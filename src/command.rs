@@ -1,0 +1,488 @@
+//! Carrying out commands: the replica is the snapshot, EventStoreDB the judge.
+//!
+//! [`Repository::execute`] loads a snapshot, decides, and appends with the snapshot's revision as
+//! the expected one. After a lost race it reads only what is missing, folds it on, and decides
+//! again. Uncontended and cached that is one round trip, whatever the stream's length; not cached,
+//! two; a rejection one more, because only an append or a read at the leader confirms a state.
+//!
+//! The shell around [`attempt`], which has the rules: here is what waits.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::Utc;
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use crate::{
+    aggregate::{Aggregate, Command},
+    journal::{Journal, JournalError, Presence, ReadLimit},
+    projection::{Compiled, run::COMMANDS_KEPT},
+    replica::Landed,
+};
+
+pub mod attempt;
+pub mod base;
+mod cache;
+pub mod error;
+#[cfg(feature = "daemon")]
+pub mod metrics;
+pub mod observe;
+pub mod snapshots;
+
+pub use attempt::{Committed, OnDeleted};
+pub use error::CommandError;
+pub use snapshots::{NoSnapshots, Replicas, SnapshotEvents};
+
+use attempt::{Action, Attempt, AttemptRules, Finished, Identity, Reply, longest_wait};
+use base::{Base, CatchUp, CatchUpRules, Fed};
+use cache::Cache;
+use observe::{Observation, Observer, Origin, Unobserved};
+use snapshots::{Snapshot, Snapshots};
+
+/// How a repository carries out commands.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Appends to try before [`CommandError::Contended`].
+    pub attempts: u32,
+    /// How long a command may take, write-through aside.
+    pub deadline: Duration,
+    /// Command ids that a state remembers: as many commands of one aggregate later, a repetition
+    /// is no longer recognised. The daemon's setting for the same aggregate must not be smaller.
+    /// A deletion ends the guarantee too: what landed before it can only be known by a replica.
+    pub keep_commands: usize,
+    /// Events that one load may bring, snapshot aside.
+    pub cap: usize,
+    /// One read's size.
+    pub page: ReadLimit,
+    /// What a command on a softly deleted stream finds. Seen where the stream is looked at: a
+    /// command that is decided on a snapshot from before the deletion, unmarked as yet, is
+    /// appended at that snapshot's revision, and revives the stream as EventStoreDB allows.
+    pub on_deleted: OnDeleted,
+    /// Bytes of states that the cache keeps; 0 for no cache.
+    pub cache_bytes: u64,
+    /// How long a write-through may take.
+    pub keep_deadline: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            // Beyond five lost races waiting is worse than telling the caller.
+            attempts: 5,
+            // Over EventStoreDB's own 2 s for a write and a leader's election, below a gateway's 30 s.
+            deadline: Duration::from_secs(10),
+            keep_commands: COMMANDS_KEPT,
+            // Some seconds of reading: an aggregate that needs more needs a snapshot.
+            cap: 100_000,
+            // A read's cost is the round trip up to about here.
+            page: ReadLimit {
+                events: 1_000,
+                bytes: 4 * 1024 * 1024,
+            },
+            on_deleted: OnDeleted::default(),
+            // Thousands of usual states; a Lambda's smallest memory holds it.
+            cache_bytes: 32 * 1024 * 1024,
+            // The caller waits for it: better stale for a moment than slow.
+            keep_deadline: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What a caller may say of a command beside the command itself.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// The command's id: executed again with the same one, it lands at most once, as long as it is
+    /// among the last [`Settings::keep_commands`] of its aggregate. Drawn when `None`.
+    pub command_id: Option<Uuid>,
+    /// What the command belongs to; its own id when `None`.
+    pub correlation_id: Option<String>,
+    /// What caused it; its own id when `None`.
+    pub causation_id: Option<String>,
+    /// Another deadline than the settings'.
+    pub deadline: Option<Duration>,
+}
+
+impl Context {
+    /// A command with an id that the caller will use again when it has to ask again.
+    pub fn with_id(command_id: Uuid) -> Self {
+        Self {
+            command_id: Some(command_id),
+            ..Self::default()
+        }
+    }
+}
+
+/// Carries out the commands of one kind of aggregate. Clones share the cache.
+pub struct Repository<A, J, S> {
+    journal: J,
+    snapshots: S,
+    fold: Arc<Compiled<A>>,
+    settings: Arc<Settings>,
+    cache: Option<Arc<Cache>>,
+    observer: Arc<dyn Observer>,
+}
+
+impl<A, J: Clone, S: Clone> Clone for Repository<A, J, S> {
+    fn clone(&self) -> Self {
+        Self {
+            journal: self.journal.clone(),
+            snapshots: self.snapshots.clone(),
+            fold: self.fold.clone(),
+            settings: self.settings.clone(),
+            cache: self.cache.clone(),
+            observer: self.observer.clone(),
+        }
+    }
+}
+
+impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
+    /// With default settings, observed by nobody.
+    pub fn new(journal: J, snapshots: S) -> Self {
+        Self {
+            journal,
+            snapshots,
+            fold: Arc::new(Compiled::new("")),
+            settings: Arc::default(),
+            cache: None,
+            observer: Arc::new(Unobserved),
+        }
+        .with_settings(Settings::default())
+    }
+
+    /// With these settings, and an empty cache.
+    #[must_use]
+    pub fn with_settings(mut self, settings: Settings) -> Self {
+        self.cache = (settings.cache_bytes > 0).then(|| Arc::new(Cache::new(settings.cache_bytes)));
+        self.settings = Arc::new(settings);
+        self
+    }
+
+    /// Observed by `observer`.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// Forgets the cached state of an aggregate, or of all.
+    pub fn forget(&self, id: Option<&str>) {
+        if let Some(cache) = &self.cache {
+            cache.forget(id.map(A::stream).as_deref());
+        }
+    }
+
+    /// Carries out `command` on the aggregate `id`, at most once in this call.
+    pub async fn execute<C: Command<A>>(&self, id: &str, command: &C) -> Result<Committed<A>, CommandError<C::Error>> {
+        self.execute_with(id, command, Context::default()).await
+    }
+
+    /// Carries out `command` on the aggregate `id`; with a command id in `context` at most once,
+    /// however often and from wherever it is called.
+    pub async fn execute_with<C: Command<A>>(
+        &self,
+        id: &str,
+        command: &C,
+        context: Context,
+    ) -> Result<Committed<A>, CommandError<C::Error>> {
+        let begun = Instant::now();
+        if id.is_empty() {
+            return Err(CommandError::Journal(JournalError::Refused(
+                "execute a command: the aggregate's id is empty".to_owned(),
+            )));
+        }
+        let deadline = begun + context.deadline.unwrap_or(self.settings.deadline);
+        let command_id = context.command_id.unwrap_or_else(Uuid::now_v7);
+        let identity = Identity {
+            command: command_id,
+            correlation: context.correlation_id.unwrap_or_else(|| command_id.to_string()),
+            causation: context.causation_id.unwrap_or_else(|| command_id.to_string()),
+            at: Utc::now(),
+        };
+        let rules = AttemptRules {
+            attempts: self.settings.attempts,
+            keep_commands: self.settings.keep_commands,
+            cap: self.settings.cap,
+            on_deleted: self.settings.on_deleted,
+        };
+        let stream: Arc<str> = A::stream(id).into();
+        let mut attempt = Attempt::new(&*self.fold, command, stream.clone(), identity, rules);
+        let mut seen = Seen::default();
+        loop {
+            let action = attempt.select();
+            if action == Action::Done {
+                break;
+            }
+            let appending = matches!(action, Action::Append(..));
+            let reply = timeout_at(
+                deadline,
+                self.perform::<C>(&stream, command_id, action, deadline, &mut seen),
+            )
+            .await;
+            if let Ok(reply) = reply {
+                attempt.apply(reply);
+            } else {
+                if appending {
+                    let late = JournalError::OutcomeUnknown("no reply before the command's deadline".to_owned());
+                    attempt.apply(Reply::Appended(Err(late)));
+                }
+                attempt.expire();
+            }
+            for observation in attempt.observed() {
+                self.see(&mut seen, observation);
+            }
+        }
+        let finished = attempt.finish();
+        let outcome = match &finished.answer {
+            Ok(done) if done.events.is_empty() && !done.repeated => "nothing",
+            Ok(_) => "committed",
+            Err(error) => error.class(),
+        };
+        let attempts = finished.attempts;
+        let answer = self.keep(&stream, finished, seen.discarded).await;
+        self.observer.observe(
+            A::CATEGORY,
+            Observation::Ended {
+                outcome,
+                took: begun.elapsed(),
+                attempts,
+                replayed: seen.replayed,
+            },
+        );
+        answer
+    }
+
+    fn see(&self, seen: &mut Seen, observation: Observation) {
+        match observation {
+            Observation::Discarded(why) => {
+                seen.discarded = true;
+                tracing::warn!(
+                    aggregate = A::CATEGORY,
+                    reason = why.label(),
+                    "a snapshot was thrown away"
+                );
+            }
+            Observation::Replayed(events) => seen.replayed += events,
+            _ => {}
+        }
+        self.observer.observe(A::CATEGORY, observation);
+    }
+
+    async fn perform<C: Command<A>>(
+        &self,
+        stream: &Arc<str>,
+        command: Uuid,
+        action: Action,
+        deadline: Instant,
+        seen: &mut Seen,
+    ) -> Reply<C::Error> {
+        match action {
+            Action::Load => match self.load(stream, command, seen).await {
+                Ok((base, confirmed)) => Reply::Loaded(base, confirmed),
+                Err(error) => Reply::NotLoaded(error),
+            },
+            Action::Read(from) => Reply::Read(self.journal.read(stream, from, self.settings.page).await),
+            Action::Look => Reply::Stands(self.journal.look(stream).await),
+            Action::Append(expected, events) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                Reply::Appended(self.journal.append(stream, expected, events, left).await)
+            }
+            Action::Wait(nth) => {
+                // Full jitter: those who lost the same race must not meet again.
+                tokio::time::sleep(longest_wait(nth).mul_f64(fastrand::f64())).await;
+                Reply::Waited
+            }
+            Action::Done => Reply::Waited,
+        }
+    }
+
+    /// A base, and whether it was read to the stream's end at the leader within this call.
+    async fn load<E: std::error::Error + 'static>(
+        &self,
+        stream: &Arc<str>,
+        command: Uuid,
+        seen: &mut Seen,
+    ) -> Result<(Base, bool), CommandError<E>> {
+        let Some(cache) = &self.cache else {
+            return self.load_cold(stream, command, seen).await;
+        };
+        match cache.get_or_lead(stream).await {
+            Ok(base) => {
+                self.see(seen, Observation::Loaded(Origin::Cache));
+                Ok(((*base).clone(), false))
+            }
+            // Everybody else who wants this aggregate waits for this load.
+            Err(lead) => {
+                let (base, confirmed) = self.load_cold(stream, command, seen).await?;
+                lead.found(Arc::new(base.clone()));
+                Ok((base, confirmed))
+            }
+        }
+    }
+
+    async fn load_cold<E: std::error::Error + 'static>(
+        &self,
+        stream: &Arc<str>,
+        command: Uuid,
+        seen: &mut Seen,
+    ) -> Result<(Base, bool), CommandError<E>> {
+        let lineage = match self
+            .snapshots
+            .load(&*self.fold, stream, false)
+            .await
+            .map_err(CommandError::Replica)?
+        {
+            Snapshot::Base(base) => {
+                self.see(seen, Observation::Loaded(S::ORIGIN));
+                return Ok((base, false));
+            }
+            Snapshot::Nothing(lineage) => lineage,
+            Snapshot::Unusable(why, problem) => {
+                tracing::warn!(%stream, problem, "failed to use a snapshot");
+                self.see(seen, Observation::Discarded(why));
+                base::Lineage::Foreign
+            }
+        };
+        self.see(seen, Observation::Loaded(Origin::Replay));
+        self.replay(stream, command, lineage, seen).await
+    }
+
+    async fn replay<E: std::error::Error + 'static>(
+        &self,
+        stream: &Arc<str>,
+        command: Uuid,
+        lineage: base::Lineage,
+        seen: &mut Seen,
+    ) -> Result<(Base, bool), CommandError<E>> {
+        let rules = CatchUpRules {
+            keep_commands: self.settings.keep_commands,
+            cap: self.settings.cap,
+            restarts: self.settings.on_deleted == OnDeleted::Restart,
+        };
+        let mut reading = CatchUp::new(Base::initial(&*self.fold, lineage), Some(command), rules);
+        let mut waits = 0;
+        loop {
+            let slice = match self.journal.read(stream, reading.from(), self.settings.page).await {
+                Ok(slice) => slice,
+                Err(error) if error.is_transient() => {
+                    waits += 1;
+                    tokio::time::sleep(longest_wait(waits).mul_f64(fastrand::f64())).await;
+                    continue;
+                }
+                Err(JournalError::Tombstoned(stream)) => {
+                    return Err(CommandError::Deleted {
+                        stream,
+                        tombstoned: true,
+                    });
+                }
+                Err(error) => return Err(CommandError::Journal(error)),
+            };
+            let before = reading.folded;
+            let fed = reading.feed(&*self.fold, slice)?;
+            self.see(seen, Observation::Replayed(reading.folded - before));
+            match fed {
+                Fed::More => {}
+                Fed::Nothing(Presence::Tombstoned) => {
+                    return Err(CommandError::Deleted {
+                        stream: stream.to_string(),
+                        tombstoned: true,
+                    });
+                }
+                Fed::UpToDate | Fed::Nothing(_) | Fed::Diverged => break,
+            }
+        }
+        let CatchUp { mut base, found, .. } = reading;
+        if let Some(found) = found
+            && let (Some(first), Some(last)) = (found.events.first(), found.events.last())
+            && !base.header.commands.iter().any(|l| l.command == command)
+        {
+            // Older than the window, and seen all the same.
+            let landed = Landed {
+                command,
+                first: first.revision,
+                last: last.revision,
+            };
+            base.header.commands.insert(0, landed);
+        }
+        Ok((base, true))
+    }
+
+    /// Hands the new base to cache and snapshots; nothing here can fail the command.
+    async fn keep<E: std::error::Error + 'static>(
+        &self,
+        stream: &Arc<str>,
+        finished: Finished<A, E>,
+        discarded: bool,
+    ) -> Result<Committed<A>, CommandError<E>> {
+        let Finished {
+            answer, base, parent, ..
+        } = finished;
+        let Some(mut base) = base else {
+            if let (Some(cache), true) = (&self.cache, discarded || answer.is_err()) {
+                cache.forget(Some(stream));
+            }
+            return answer;
+        };
+        let appended = answer
+            .as_ref()
+            .map_or(0, |done| if done.repeated { 0 } else { done.events.len() as u64 });
+        let mut trusted = true;
+        if appended > 0 {
+            let keeping = async {
+                if self.snapshots.keeps_times() {
+                    trusted = self.read_back(stream, &mut base, parent).await?;
+                    if !trusted {
+                        return Some(false);
+                    }
+                }
+                self.snapshots.keep(&*self.fold, stream, &mut base, appended).await
+            };
+            let kept = tokio::time::timeout(self.settings.keep_deadline, keeping)
+                .await
+                .unwrap_or(Some(false));
+            if let Some(kept) = kept {
+                self.observer.observe(A::CATEGORY, Observation::WroteThrough(kept));
+            }
+        }
+        if let Some(cache) = &self.cache {
+            if trusted {
+                cache.put(stream, base, discarded);
+            } else {
+                cache.forget(Some(stream));
+            }
+        }
+        answer
+    }
+
+    /// Reads the last event back for the server's own time, from the event before the append on:
+    /// a base that had another one there must not be written over the replica. Whether it is the
+    /// stream's; `None` when it could not be read.
+    async fn read_back(&self, stream: &Arc<str>, base: &mut Base, parent: Option<(u64, Uuid)>) -> Option<bool> {
+        let (version, last) = (base.header.version?, base.header.event.as_mut()?);
+        if let Some((revision, id)) = parent {
+            let one = ReadLimit { events: 1, bytes: 1 };
+            let read = self.journal.read(stream, revision, one).await.ok()?;
+            let first = read.events.first()?;
+            if first.revision == revision && first.id != id {
+                return Some(false);
+            }
+        }
+        let one = ReadLimit { events: 1, bytes: 1 };
+        let read = self.journal.read(stream, version, one).await.ok()?;
+        let event = read
+            .events
+            .first()
+            .filter(|e| e.revision == version && e.id == last.id)?;
+        last.at = event.created;
+        Some(true)
+    }
+}
+
+/// What a command's shell remembers of it.
+#[derive(Default)]
+struct Seen {
+    discarded: bool,
+    replayed: usize,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,622 @@
+//! One command on its way: look up, load, decide, append, and after a lost race the tail, decide again.
+//!
+//! A pure machine (invariant 6): [`Attempt::select`] says what to do next, [`Attempt::apply`] takes
+//! what came of it. Keeps the command path's first rule: a state is answered on only after an append
+//! or a read at the leader confirmed it in this attempt.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::{
+    base::{Base, CatchUp, CatchUpError, CatchUpRules, Fed, Found, Lineage},
+    error::CommandError,
+    observe::{Discard, Observation},
+};
+use crate::{
+    aggregate::{Aggregate, Command},
+    event::{RawEvent, Revision, Version, codec, next_after},
+    journal::{Appended, Expected, JournalError, NewEvent, Presence, Slice, Standing},
+    projection::{
+        Fold, State,
+        run::{command_of, fold_run},
+    },
+    replica::{Header, Landed},
+};
+
+mod answer;
+
+pub use answer::Committed;
+
+mod parts;
+
+pub use parts::{Action, AttemptRules, Identity, OnDeleted, Reply, event_id, longest_wait};
+
+use parts::metadata;
+
+/// Events on their way to the stream.
+#[derive(Clone, Debug)]
+struct Pending {
+    expected: Expected,
+    /// The version that they were decided on.
+    base: Version,
+    events: Vec<NewEvent>,
+}
+
+/// What is not known of an append that was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Doubt {
+    /// Everything is known.
+    None,
+    /// Its reply was lost.
+    Lost,
+    /// It was answered with ids that were written before, and not with where they are.
+    WrittenBefore,
+}
+
+enum Phase<A: Aggregate, E: std::error::Error + 'static> {
+    Load,
+    CatchUp(Box<CatchUp>),
+    /// Replaying from the start up to a command that landed before the base's version.
+    Replay(Box<CatchUp>, Landed),
+    /// Reading a landed command's events.
+    Recall(Landed, Vec<RawEvent>),
+    Look,
+    Append,
+    Wait(Box<Phase<A, E>>),
+    Done(Box<Result<Committed<A>, CommandError<E>>>),
+}
+
+/// What is left of an attempt.
+pub struct Finished<A: Aggregate, E: std::error::Error + 'static> {
+    /// The answer.
+    pub answer: Result<Committed<A>, CommandError<E>>,
+    /// The base that whoever comes next may start from, where the leader confirmed it.
+    pub base: Option<Base>,
+    /// The event that this attempt's append followed: its revision and id, as the base had it.
+    pub parent: Option<(Revision, Uuid)>,
+    /// Appends tried.
+    pub attempts: u32,
+}
+
+/// The machine.
+pub struct Attempt<'a, A: Aggregate, C: Command<A>> {
+    fold: &'a dyn Fold,
+    command: &'a C,
+    stream: Arc<str>,
+    identity: Identity,
+    rules: AttemptRules,
+    phase: Phase<A, C::Error>,
+    base: Base,
+    /// The leader had nothing beyond `base` after this attempt began.
+    confirmed: bool,
+    /// The stream is deleted, and the append is to revive it.
+    reviving: bool,
+    /// Where the stream stands when that is beyond every readable event.
+    adopted: Option<Revision>,
+    /// Where the last conflict said that the stream stands.
+    hint: Option<Version>,
+    pending: Option<Pending>,
+    doubt: Doubt,
+    parent: Option<(Revision, Uuid)>,
+    attempts: u32,
+    waits: u32,
+    trouble: Option<JournalError>,
+    observed: Vec<Observation>,
+}
+
+impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
+    /// Begins. `fold` is the aggregate's own.
+    pub fn new(
+        fold: &'a dyn Fold,
+        command: &'a C,
+        stream: impl Into<Arc<str>>,
+        identity: Identity,
+        rules: AttemptRules,
+    ) -> Self {
+        Self {
+            fold,
+            command,
+            stream: stream.into(),
+            identity,
+            rules,
+            phase: Phase::Load,
+            base: Base::initial(fold, Lineage::Foreign),
+            confirmed: false,
+            reviving: false,
+            adopted: None,
+            hint: None,
+            pending: None,
+            doubt: Doubt::None,
+            parent: None,
+            attempts: 0,
+            waits: 0,
+            trouble: None,
+            observed: Vec::new(),
+        }
+    }
+
+    /// What to do next. Asking twice changes nothing.
+    pub fn select(&self) -> Action {
+        match &self.phase {
+            Phase::Load => Action::Load,
+            Phase::CatchUp(reading) | Phase::Replay(reading, _) => Action::Read(reading.from()),
+            Phase::Recall(landed, events) => Action::Read(landed.first + events.len() as u64),
+            Phase::Look => Action::Look,
+            Phase::Append => match &self.pending {
+                Some(pending) => Action::Append(pending.expected, pending.events.clone()),
+                // Events to append are set with the phase.
+                None => Action::Load,
+            },
+            Phase::Wait(_) => Action::Wait(self.waits),
+            Phase::Done(_) => Action::Done,
+        }
+    }
+
+    /// Takes what came of the selected action.
+    pub fn apply(&mut self, reply: Reply<C::Error>) {
+        let phase = std::mem::replace(&mut self.phase, Phase::Load);
+        match (phase, reply) {
+            (Phase::Load, Reply::Loaded(base, confirmed)) => self.loaded(base, confirmed),
+            (_, Reply::NotLoaded(error)) => self.done(Err(error)),
+            (Phase::Wait(next), Reply::Waited) => self.phase = *next,
+            (Phase::CatchUp(reading), Reply::Read(Ok(slice))) => self.read(reading, slice),
+            (Phase::Replay(reading, landed), Reply::Read(Ok(slice))) => self.replayed(reading, landed, slice),
+            (Phase::Recall(landed, events), Reply::Read(Ok(slice))) => self.recalled(landed, events, slice),
+            (Phase::Look, Reply::Stands(Ok(standing))) => self.stands(&standing),
+            (Phase::Append, Reply::Appended(outcome)) => self.appended(outcome),
+            (phase, Reply::Read(Err(error)) | Reply::Stands(Err(error))) => self.failed(phase, error),
+            // A reply to something that was not asked changes nothing.
+            (phase, _) => self.phase = phase,
+        }
+    }
+
+    /// The deadline is over.
+    pub fn expire(&mut self) {
+        if matches!(self.phase, Phase::Done(_)) {
+            return;
+        }
+        let error = if self.in_doubt() {
+            CommandError::OutcomeUnknown {
+                command_id: self.identity.command,
+            }
+        } else if let Some(trouble) = self.trouble.take() {
+            CommandError::Journal(trouble)
+        } else if self.attempts > 0 {
+            self.contended()
+        } else {
+            CommandError::Journal(JournalError::Unavailable(
+                "no answer before the command's deadline".to_owned(),
+            ))
+        };
+        self.done(Err(error));
+    }
+
+    /// The answer, and what the next command may start from. Before [`Action::Done`]: as if the
+    /// deadline were over.
+    pub fn finish(mut self) -> Finished<A, C::Error> {
+        self.expire();
+        let answer = match self.phase {
+            Phase::Done(answer) => *answer,
+            // `expire` ends every other phase.
+            _ => Err(CommandError::OutcomeUnknown {
+                command_id: self.identity.command,
+            }),
+        };
+        Finished {
+            answer,
+            base: self.confirmed.then_some(self.base),
+            parent: self.parent,
+            attempts: self.attempts,
+        }
+    }
+
+    /// What happened since it was last asked, for metrics.
+    pub fn observed(&mut self) -> Vec<Observation> {
+        std::mem::take(&mut self.observed)
+    }
+
+    fn done(&mut self, answer: Result<Committed<A>, CommandError<C::Error>>) {
+        self.phase = Phase::Done(Box::new(answer));
+    }
+
+    fn catch_up_rules(&self) -> CatchUpRules {
+        CatchUpRules {
+            keep_commands: self.rules.keep_commands,
+            cap: self.rules.cap,
+            restarts: self.rules.on_deleted == OnDeleted::Restart,
+        }
+    }
+
+    fn catch_up(&self) -> Phase<A, C::Error> {
+        Phase::CatchUp(Box::new(CatchUp::new(
+            self.base.clone(),
+            Some(self.identity.command),
+            self.catch_up_rules(),
+        )))
+    }
+
+    fn wait_then(&mut self, next: Phase<A, C::Error>) {
+        self.waits += 1;
+        self.phase = Phase::Wait(Box::new(next));
+    }
+
+    fn contended(&self) -> CommandError<C::Error> {
+        CommandError::Contended {
+            stream: self.stream.to_string(),
+            attempts: self.attempts,
+        }
+    }
+
+    fn deleted(&mut self, tombstoned: bool) {
+        self.confirmed = false;
+        self.done(Err(CommandError::Deleted {
+            stream: self.stream.to_string(),
+            tombstoned,
+        }));
+    }
+
+    fn failed(&mut self, phase: Phase<A, C::Error>, error: JournalError) {
+        match error {
+            JournalError::Tombstoned(_) => self.deleted(true),
+            error if error.is_transient() => {
+                self.trouble = Some(error);
+                self.wait_then(phase);
+            }
+            _ if self.in_doubt() => {
+                self.done(Err(CommandError::OutcomeUnknown {
+                    command_id: self.identity.command,
+                }));
+            }
+            error => self.done(Err(CommandError::Journal(error))),
+        }
+    }
+
+    fn loaded(&mut self, base: Base, confirmed: bool) {
+        let deleted = base.header.deleted;
+        self.base = base;
+        self.confirmed = confirmed;
+        if deleted || (confirmed && self.base.header.version.is_none()) {
+            // Nothing there: never written, or deleted? The policy needs to know which.
+            self.confirmed = false;
+            self.phase = Phase::Look;
+        } else {
+            self.look_up();
+        }
+    }
+
+    /// Has the command landed already, as far as the base knows? Else it is decided.
+    fn look_up(&mut self) {
+        let command = self.identity.command;
+        let known = self.base.header.commands.iter().find(|l| l.command == command).copied();
+        match known {
+            Some(landed) if self.base.header.version > Some(landed.last) => {
+                // Its state is behind the base: fold the stream anew, up to it.
+                let start = Base::initial(self.fold, Lineage::Foreign);
+                let reading = CatchUp::new(start, Some(command), self.catch_up_rules());
+                self.phase = Phase::Replay(Box::new(reading), landed);
+            }
+            Some(landed) => self.phase = Phase::Recall(landed, Vec::new()),
+            None => self.decide(),
+        }
+    }
+
+    fn in_doubt(&self) -> bool {
+        self.doubt != Doubt::None
+    }
+
+    fn knows_command(&self) -> bool {
+        self.base
+            .header
+            .commands
+            .iter()
+            .any(|l| l.command == self.identity.command)
+    }
+
+    /// The base was marked deleted and the stream lives: what its item says next is the daemon's.
+    fn alive(&mut self) {
+        if std::mem::take(&mut self.base.header.deleted) {
+            self.base.lineage = Lineage::Foreign;
+        }
+        self.reviving = false;
+    }
+
+    /// Throws the base away and begins with the stream's first event.
+    fn discard(&mut self, why: Discard) {
+        self.observed.push(Observation::Discarded(why));
+        self.base = Base::initial(self.fold, Lineage::Foreign);
+        self.confirmed = false;
+        self.adopted = None;
+        self.phase = self.catch_up();
+    }
+
+    fn read(&mut self, mut reading: Box<CatchUp>, slice: Slice) {
+        let before = reading.folded;
+        let fed = reading.feed(self.fold, slice);
+        self.observed.push(Observation::Replayed(reading.folded - before));
+        match fed {
+            Err(error) => self.done(Err(error.into())),
+            Ok(Fed::More) => self.phase = Phase::CatchUp(reading),
+            Ok(Fed::Diverged) => self.discard(Discard::Diverged),
+            Ok(Fed::Nothing(Presence::Tombstoned)) => self.deleted(true),
+            Ok(Fed::Nothing(_)) => self.phase = Phase::Look,
+            Ok(Fed::UpToDate) => {
+                let CatchUp { base, found, .. } = *reading;
+                self.base = base;
+                self.alive();
+                self.confirmed = true;
+                // Nothing readable up to where the stream stands: its place is all there is to know.
+                self.adopted = self
+                    .hint
+                    .take()
+                    .flatten()
+                    .filter(|at| Some(*at) > self.base.header.version);
+                // The base was started over at an event beyond the place of an append in doubt.
+                let beyond = |p: &Pending| self.base.header.first > next_after(p.base);
+                match found {
+                    Some(found) => self.answer_found(found),
+                    None if self.in_doubt() && self.pending.as_ref().is_some_and(beyond) => self.lost_track(),
+                    None => self.resume(),
+                }
+            }
+        }
+    }
+
+    /// An append may have landed where nothing can be read any more: looking finds nothing, and
+    /// that says nothing. Deciding again could contradict it or do it twice.
+    fn lost_track(&mut self) {
+        self.confirmed = false;
+        self.done(Err(CommandError::OutcomeUnknown {
+            command_id: self.identity.command,
+        }));
+    }
+
+    fn stands(&mut self, standing: &Standing) {
+        let version = self.base.header.version;
+        match standing {
+            Standing::Tombstoned => return self.deleted(true),
+            Standing::SoftDeleted | Standing::Live(None) if self.in_doubt() && self.doubt != Doubt::WrittenBefore => {
+                return self.lost_track();
+            }
+            // It was carried out before the deletion; doing it again would be twice.
+            Standing::SoftDeleted if self.doubt == Doubt::WrittenBefore || self.knows_command() => {
+                return self.deleted(false);
+            }
+            Standing::SoftDeleted => match self.rules.on_deleted {
+                OnDeleted::Refuse => return self.deleted(false),
+                OnDeleted::Continue => self.reviving = true,
+                OnDeleted::Restart => {
+                    self.reviving = true;
+                    self.base = Base::initial(self.fold, Lineage::Foreign);
+                }
+            },
+            Standing::Missing => {
+                if version.is_some() {
+                    self.observed.push(Observation::Discarded(Discard::WentBackwards));
+                    self.base = Base::initial(self.fold, Lineage::Foreign);
+                }
+                self.adopted = None;
+                self.reviving = false;
+            }
+            Standing::Live(None) => {
+                // All of it is truncated or expired; the state in hand is what is left of it.
+                if let Some(at) = self.hint.take() {
+                    if at < version {
+                        return self.discard(Discard::WentBackwards);
+                    }
+                    self.adopted = at.filter(|at| Some(*at) > version);
+                }
+                self.alive();
+                if self.answer_from_memory() {
+                    return;
+                }
+            }
+            Standing::Live(Some(newest)) if Some(newest.revision) < version => {
+                return self.discard(Discard::WentBackwards);
+            }
+            Standing::Live(Some(_)) => {
+                // It moved while we looked, or it was revived: read it.
+                self.alive();
+                let next = self.catch_up();
+                if self.waits < self.rules.attempts {
+                    self.wait_then(next);
+                } else {
+                    let error = self.contended();
+                    self.done(Err(error));
+                }
+                return;
+            }
+        }
+        self.hint = None;
+        self.confirmed = true;
+        self.resume();
+    }
+
+    /// Goes on with a base that the leader confirmed and that does not hold the command.
+    fn resume(&mut self) {
+        if let Some(pending) = &self.pending
+            && self.in_doubt()
+            && (pending.base, pending.expected) == (self.base.header.version, self.expected())
+        {
+            // Perhaps on its way still: the same events at the same place land at most once, while
+            // a new decision could contradict them.
+            self.phase = Phase::Append;
+        } else if self.attempts >= self.rules.attempts {
+            let error = self.contended();
+            self.done(Err(error));
+        } else {
+            self.look_up();
+        }
+    }
+
+    /// Where an append on the base in hand expects the stream to stand.
+    fn expected(&self) -> Expected {
+        if self.reviving {
+            Expected::NoStream
+        } else {
+            Expected::from(self.adopted.or(self.base.header.version))
+        }
+    }
+
+    fn decide(&mut self) {
+        let Some(state) = self.base.state.get::<A>() else {
+            // States come from the aggregate's own fold; another type is a snapshot source's defect.
+            return self.discard(Discard::Undecodable);
+        };
+        let decided = self.command.decide(state);
+        let appends = decided.as_ref().is_ok_and(|events| !events.is_empty());
+        if !appends && !self.confirmed {
+            // A stale state must never turn a valid command away.
+            self.observed.push(Observation::Confirming);
+            self.phase = self.catch_up();
+            return;
+        }
+        match decided {
+            Err(rejection) => self.done(Err(CommandError::Rejected(rejection))),
+            Ok(events) if events.is_empty() => {
+                let answer = Committed {
+                    command: self.identity.command,
+                    stream: self.stream.clone(),
+                    state: state.clone(),
+                    version: self.base.header.version,
+                    revision: self.base.header.version,
+                    events,
+                    attempts: self.attempts,
+                    repeated: false,
+                };
+                self.done(Ok(answer));
+            }
+            Ok(events) => self.prepare(&events),
+        }
+    }
+
+    /// Encodes what was decided, and makes sure that everybody will be able to read it.
+    fn prepare(&mut self, events: &[A::Event]) {
+        let unwritable = |problem: String| CommandError::Unwritable {
+            stream: self.stream.to_string(),
+            problem,
+        };
+        let mut new = Vec::with_capacity(events.len());
+        for (index, event) in events.iter().enumerate() {
+            match codec::encode(event) {
+                Ok(body) => new.push(NewEvent {
+                    id: event_id(self.identity.command, &self.stream, index),
+                    kind: body.kind,
+                    json: true,
+                    data: body.data,
+                    metadata: metadata::<A::Event>(&self.identity),
+                }),
+                Err(error) => {
+                    let error = unwritable(error.to_string());
+                    return self.done(Err(error));
+                }
+            }
+        }
+        let version = self.base.header.version;
+        let pending = Pending {
+            expected: self.expected(),
+            base: version,
+            events: new,
+        };
+        let raw = self.raw(&pending, next_after(self.adopted.or(version)));
+        let folded = fold_run(self.fold, (self.base.header.clone(), self.base.state.clone()), &raw, 0);
+        if let Some((index, error)) = folded.stopped {
+            let error = unwritable(format!("event {index} (`{}`): {error}", raw[index].kind));
+            return self.done(Err(error));
+        }
+        self.pending = Some(pending);
+        self.phase = Phase::Append;
+    }
+
+    /// The pending events as a read would give them, the first at `first`.
+    fn raw(&self, pending: &Pending, first: Revision) -> Vec<RawEvent> {
+        let raw = |(event, revision): (&NewEvent, Revision)| RawEvent {
+            stream: self.stream.clone(),
+            revision,
+            id: event.id,
+            kind: event.kind.clone(),
+            json: event.json,
+            data: event.data.clone(),
+            metadata: event.metadata.clone(),
+            created: self.identity.at,
+        };
+        pending.events.iter().zip(first..).map(raw).collect()
+    }
+
+    fn appended(&mut self, outcome: Result<Appended, JournalError>) {
+        let Some(pending) = self.pending.take() else {
+            return self.expire();
+        };
+        match outcome {
+            Ok(appended) => self.landed(pending, appended),
+            Err(JournalError::WrongExpected { current }) => {
+                self.attempts += 1;
+                self.observed.push(Observation::Conflict);
+                self.hint = Some(current);
+                if self.attempts >= self.rules.attempts && !self.in_doubt() {
+                    let error = self.contended();
+                    return self.done(Err(error));
+                }
+                self.pending = Some(pending);
+                let next = self.catch_up();
+                self.wait_then(next);
+            }
+            Err(JournalError::OutcomeUnknown(_)) => {
+                self.observed.push(Observation::OutcomeLost);
+                self.doubt = self.doubt.max(Doubt::Lost);
+                self.pending = Some(pending);
+                let next = self.catch_up();
+                self.wait_then(next);
+            }
+            Err(error) => {
+                self.pending = Some(pending);
+                self.failed(Phase::Append, error);
+            }
+        }
+    }
+
+    fn landed(&mut self, pending: Pending, appended: Appended) {
+        let count = pending.events.len() as u64;
+        let place = match pending.expected {
+            Expected::Exact(at) => Some(at + count),
+            Expected::NoStream => appended.revision,
+        };
+        let last = appended.revision.or(place);
+        let first = last.and_then(|last| (last + 1).checked_sub(count));
+        let (Some(first), Some(last), true) = (first, last, appended.positioned && last == place) else {
+            // These ids were written before. Whether they can still be read is for a read to say.
+            self.attempts += 1;
+            self.doubt = Doubt::WrittenBefore;
+            self.pending = Some(pending);
+            let next = self.catch_up();
+            return self.wait_then(next);
+        };
+        self.attempts += 1;
+        self.observed.push(Observation::Appended);
+        let raw = self.raw(&pending, first);
+        self.parent = self
+            .base
+            .header
+            .version
+            .zip(self.base.header.event.as_ref().map(|e| e.id));
+        if first > next_after(self.base.header.version) {
+            // What lies between is gone: as everybody will read it from now on, from here.
+            self.base = Base::initial(self.fold, Lineage::Foreign);
+        }
+        let base = (self.base.header.clone(), self.base.state.clone());
+        let folded = fold_run(self.fold, base, &raw, self.rules.keep_commands);
+        self.base.bytes += raw.iter().map(|e| e.data.len()).sum::<usize>();
+        self.base.header = folded.header;
+        self.base.state = folded.state;
+        if self.reviving || self.adopted.is_some() {
+            // What the table has to say about deletions and lost history is the daemon's to write.
+            self.base.lineage = Lineage::Foreign;
+            self.base.header.deleted = false;
+        }
+        self.confirmed = folded.stopped.is_none();
+        let after = (self.base.header.clone(), self.base.state.clone());
+        self.answer(&raw, after, last, false);
+    }
+}
+
+mod recall;

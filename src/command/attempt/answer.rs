@@ -1,0 +1,52 @@
+//! What a command that was carried out answers.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::{
+    aggregate::Aggregate,
+    event::{Revision, Version},
+    query::Token,
+};
+
+/// A command that was carried out, or had nothing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed<A: Aggregate> {
+    /// The command's id: the one given, or the one drawn for it.
+    pub command: Uuid,
+    /// The aggregate's stream.
+    pub stream: Arc<str>,
+    /// The aggregate's state at `version`.
+    pub state: A,
+    /// The version of `state`: the same as `revision`, except for a command that landed earlier
+    /// whose history cannot be read any more; then it is what could be had.
+    pub version: Version,
+    /// The revision of the command's last event; of an empty decision, the state's version.
+    pub revision: Version,
+    /// The command's events, as they read back from the stream; none for an empty decision, or
+    /// where they cannot be read any more.
+    pub events: Vec<A::Event>,
+    /// Appends that it took, lost races counted; 0 for an empty decision or a repetition.
+    pub attempts: u32,
+    /// The command had landed before this execution.
+    pub repeated: bool,
+}
+
+impl<A: Aggregate> Committed<A> {
+    /// The revision of the command's first event.
+    pub fn first_revision(&self) -> Option<Revision> {
+        let count = self.events.len() as u64;
+        self.revision
+            .and_then(|last| (last + 1).checked_sub(count))
+            .filter(|_| count > 0)
+    }
+
+    /// What a query takes to answer with this command's effect, at least.
+    pub fn token(&self) -> Token {
+        Token {
+            stream: self.stream.clone(),
+            version: self.revision,
+        }
+    }
+}

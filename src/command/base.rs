@@ -1,0 +1,241 @@
+//! A state with the prefix of its stream that it stands for, and how reads bring it up to date.
+//!
+//! Pure. Keeps invariant 1 on the command path: what a read shows of the stream decides whether a
+//! snapshot is built on, started over or thrown away; nothing is folded across a doubt.
+
+use uuid::Uuid;
+
+use crate::{
+    event::{RawEvent, Revision, next_after},
+    journal::{Presence, Slice},
+    projection::{
+        Fold, FoldError, State,
+        run::{command_of, fold_run},
+    },
+    replica::Header,
+};
+
+/// How a base relates to the item in the replica table: what a write-through may demand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lineage {
+    /// Folded on from a stored replica of this generation.
+    Stored {
+        /// The generation.
+        generation: u64,
+    },
+    /// There was no stored replica.
+    Absent,
+    /// Not from the table's line: started over, or from another source. Never written through.
+    Foreign,
+}
+
+/// A state and what it is the fold of.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// Which events.
+    pub header: Header,
+    /// The state after them.
+    pub state: State,
+    /// How it relates to the replica table.
+    pub lineage: Lineage,
+    /// About its size in bytes, for a cache.
+    pub bytes: usize,
+}
+
+impl Base {
+    /// Before any event.
+    pub fn initial(fold: &dyn Fold, lineage: Lineage) -> Self {
+        Self {
+            header: Header::new(),
+            state: fold.initial(),
+            lineage,
+            bytes: 0,
+        }
+    }
+}
+
+/// How reads are folded on.
+#[derive(Clone, Copy, Debug)]
+pub struct CatchUpRules {
+    /// Command ids that a header remembers.
+    pub keep_commands: usize,
+    /// Events that one load may bring before it is given up.
+    pub cap: usize,
+    /// A base whose last event cannot be read any more is started over from the first readable
+    /// event (policy `restart`), even where nothing is missing between them.
+    pub restarts: bool,
+}
+
+/// What one read did for a base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fed {
+    /// There is more to read.
+    More,
+    /// The base is the whole stream's fold, as the leader had it during this read.
+    UpToDate,
+    /// Nothing readable at or above the base's version: how the stream stands must be looked at.
+    Nothing(Presence),
+    /// The stream has another event at the base's version: the base is not this stream's.
+    Diverged,
+}
+
+/// Why a base cannot be brought up to date.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CatchUpError {
+    /// An event does not fold.
+    #[error("fold revision {revision} of `{stream}`: {error}; the daemon quarantines such an aggregate too")]
+    Unfoldable {
+        /// The stream.
+        stream: String,
+        /// The event's revision.
+        revision: Revision,
+        /// Why.
+        error: FoldError,
+    },
+    /// The stream has more events to fold than one load may take.
+    #[error(
+        "load `{stream}`: more than {cap} events to fold; let the daemon project it, or raise the cap on events per load"
+    )]
+    TooLong {
+        /// The stream.
+        stream: String,
+        /// The cap.
+        cap: usize,
+    },
+}
+
+/// A command's events as a read found them, and the base right after them.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Its events, in order.
+    pub events: Vec<RawEvent>,
+    /// Header and state right after them.
+    pub after: (Header, State),
+}
+
+/// A base on its way to the stream's end.
+#[derive(Debug)]
+pub struct CatchUp {
+    /// The base so far.
+    pub base: Base,
+    /// The command that is looked for, and what was found of it.
+    pub found: Option<Found>,
+    /// Events folded so far.
+    pub folded: usize,
+    watched: Option<Uuid>,
+    /// The event at the base's version has been seen to be the base's, or cannot be any more.
+    verified: bool,
+    rules: CatchUpRules,
+}
+
+impl CatchUp {
+    /// Starts from `base`, looking for the events of the command `watched` on the way.
+    pub fn new(base: Base, watched: Option<Uuid>, rules: CatchUpRules) -> Self {
+        Self {
+            verified: base.header.version.is_none(),
+            base,
+            found: None,
+            folded: 0,
+            watched,
+            rules,
+        }
+    }
+
+    /// Where the next read starts: at the base's own version as long as it is not known to be this
+    /// stream's, after it from then on.
+    pub fn from(&self) -> Revision {
+        match self.base.header.version {
+            Some(version) if !self.verified => version,
+            version => next_after(version),
+        }
+    }
+
+    /// Takes what a read from [`Self::from`] brought.
+    pub fn feed(&mut self, fold: &dyn Fold, slice: Slice) -> Result<Fed, CatchUpError> {
+        let Slice {
+            mut events,
+            end,
+            presence,
+        } = slice;
+        if !self.verified {
+            match (events.first(), &self.base.header) {
+                (None, _) => return Ok(Fed::Nothing(presence)),
+                (Some(first), header) if Some(first.revision) == header.version => {
+                    if header.event.as_ref().is_none_or(|own| own.id != first.id) {
+                        return Ok(Fed::Diverged);
+                    }
+                    events.remove(0);
+                }
+                // The base's last event cannot be read any more: deleted and revived, or truncated.
+                (Some(_), _) if self.rules.restarts => self.base = Base::initial(fold, Lineage::Foreign),
+                (Some(_), _) => {}
+            }
+            self.verified = true;
+        } else if events.is_empty() && (self.base.header.version.is_none() || presence != Presence::Present) {
+            // Deleted between two pages, perhaps: then this is no stream's end.
+            return Ok(Fed::Nothing(presence));
+        }
+        self.take(fold, &events)?;
+        Ok(if end { Fed::UpToDate } else { Fed::More })
+    }
+
+    fn take(&mut self, fold: &dyn Fold, events: &[RawEvent]) -> Result<(), CatchUpError> {
+        let Some(first) = events.first() else { return Ok(()) };
+        if first.revision > next_after(self.base.header.version) && self.base.header.version.is_some() {
+            // What lies between is gone for good. As the daemon does: from the first readable event.
+            self.base = Base::initial(fold, Lineage::Foreign);
+        }
+        self.folded += events.len();
+        if self.folded > self.rules.cap {
+            return Err(CatchUpError::TooLong {
+                stream: first.stream.to_string(),
+                cap: self.rules.cap,
+            });
+        }
+        // Cut after the watched command's events, so that the state right after them is seen.
+        let mut rest = events;
+        while !rest.is_empty() {
+            let ours = |event: &RawEvent| self.watched.is_some() && command_of(event) == self.watched;
+            let own = ours(&rest[0]);
+            let cut = rest.iter().position(|e| ours(e) != own).unwrap_or(rest.len());
+            let (run, later) = rest.split_at(cut);
+            self.fold(fold, run)?;
+            if own {
+                let after = (self.base.header.clone(), self.base.state.clone());
+                match &mut self.found {
+                    // The same command twice: the window was left between them. The first counts.
+                    Some(found) if found.after.0.version.map(|v| v + 1) != Some(run[0].revision) => {}
+                    Some(found) => {
+                        found.events.extend_from_slice(run);
+                        found.after = after;
+                    }
+                    None => {
+                        self.found = Some(Found {
+                            events: run.to_vec(),
+                            after,
+                        });
+                    }
+                }
+            }
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn fold(&mut self, fold: &dyn Fold, run: &[RawEvent]) -> Result<(), CatchUpError> {
+        let base = (self.base.header.clone(), self.base.state.clone());
+        let folded = fold_run(fold, base, run, self.rules.keep_commands);
+        self.base.header = folded.header;
+        self.base.state = folded.state;
+        // An upper bound that grows until the entry is loaded anew: exact would be an encoding each time.
+        self.base.bytes += run.iter().map(|e| e.data.len()).sum::<usize>();
+        match folded.stopped {
+            None => Ok(()),
+            Some((index, error)) => Err(CatchUpError::Unfoldable {
+                stream: run[index].stream.to_string(),
+                revision: run[index].revision,
+                error,
+            }),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What can come of a command besides being carried out.
+
+use std::error::Error;
+
+use uuid::Uuid;
+
+use super::base::CatchUpError;
+use crate::{journal::JournalError, replica::StoreError};
+
+/// Why a command was not carried out, or is not known to have been.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError<E: Error + 'static> {
+    /// The command's own rules turned it away, on a state that the leader confirmed.
+    #[error(transparent)]
+    Rejected(E),
+    /// Others were faster every time.
+    #[error("append to `{stream}`: lost the race {attempts} times; try again, or spread the load over more aggregates")]
+    Contended {
+        /// The stream.
+        stream: String,
+        /// Appends tried.
+        attempts: u32,
+    },
+    /// An append's reply was lost and the deadline ended before its outcome was known.
+    #[error("learn the outcome of command {command_id}: execute it again with this id, it lands at most once")]
+    OutcomeUnknown {
+        /// The command's id.
+        command_id: Uuid,
+    },
+    /// The aggregate's stream is deleted.
+    #[error("use `{stream}`: it is deleted{}", if *.tombstoned { " for good" } else { "" })]
+    Deleted {
+        /// The stream.
+        stream: String,
+        /// Whether for good.
+        tombstoned: bool,
+    },
+    /// The stream cannot be folded to a state to decide on.
+    #[error(transparent)]
+    State(#[from] CatchUpError),
+    /// The events decided on cannot be appended: they could not be read back.
+    #[error("append to `{stream}`: the events decided on cannot be read back, {problem}")]
+    Unwritable {
+        /// The stream.
+        stream: String,
+        /// What is wrong with them.
+        problem: String,
+    },
+    /// The event store failed.
+    #[error(transparent)]
+    Journal(JournalError),
+    /// The replica store failed, and the aggregate may not be loaded without it.
+    #[error(transparent)]
+    Replica(StoreError),
+}
+
+impl<E: Error + 'static> CommandError<E> {
+    /// Whether the same command, with the same id, may succeed later without anybody acting.
+    pub fn can_retry(&self) -> bool {
+        match self {
+            Self::Contended { .. } | Self::OutcomeUnknown { .. } => true,
+            Self::Journal(error) => error.is_transient(),
+            Self::Replica(error) => error.is_transient(),
+            Self::Rejected(_) | Self::Deleted { .. } | Self::State(_) | Self::Unwritable { .. } => false,
+        }
+    }
+
+    /// A word for metrics.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Rejected(_) => "rejected",
+            Self::Contended { .. } => "contended",
+            Self::OutcomeUnknown { .. } => "outcome_unknown",
+            Self::Deleted { .. } => "deleted",
+            Self::State(_) => "state",
+            Self::Unwritable { .. } => "unwritable",
+            Self::Journal(_) => "journal",
+            Self::Replica(_) => "replica",
+        }
+    }
+}

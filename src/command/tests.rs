@@ -1,0 +1,9 @@
+//! The command path on the in-memory doubles: every corner of its rules.
+
+mod campaign;
+mod corners;
+mod faults;
+mod kit;
+mod queries;
+mod repeated;
+mod sources;

@@ -1,0 +1,274 @@
+//! The query modes, one by one.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, TimeDelta};
+
+use super::kit::*;
+use crate::{
+    event::Version,
+    journal::JournalError,
+    projection::{MergePatch, Source},
+    query::{Answer, Freshness, Limits, Mode, Moment, Queries, QueryError, Token, WhenLate},
+    replica::Quarantine,
+    testing::{MemoryJournal, MemoryStore},
+};
+
+fn queries(world: &World) -> Queries<MemoryJournal, MemoryStore> {
+    Queries::new(world.journal.clone(), world.store.clone(), Arc::new(fold()))
+}
+
+fn cents(answer: &Answer) -> i64 {
+    answer.view::<Account>().unwrap().cents
+}
+
+fn at_least(version: Version, then: WhenLate) -> Mode {
+    Mode::AtLeast {
+        token: Token {
+            stream: STREAM.into(),
+            version,
+        },
+        timeout: Duration::from_secs(1),
+        then,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_mode_is_as_fresh_as_it_says() {
+    let world = World::with(&[1, 2]);
+    world.project(STREAM, usize::MAX).await;
+    world.deposit(&[4]);
+    let queries = queries(&world);
+    let get = async |mode: Mode| queries.get(STREAM, &mode).await.unwrap().unwrap();
+    let seen = |answer: &Answer| (cents(answer), answer.freshness);
+    world.journal.reset_calls();
+    assert_eq!(seen(&get(Mode::Eventual).await), (3, Freshness::Eventual));
+    assert_eq!(world.journal.calls().total(), 0);
+    assert_eq!(
+        seen(&get(at_least(Some(1), WhenLate::FoldTail)).await),
+        (3, Freshness::AtLeast)
+    );
+    assert_eq!(world.journal.calls().total(), 0);
+    assert_eq!(seen(&get(Mode::Strong).await), (7, Freshness::Confirmed));
+    assert_eq!((world.journal.calls().reads, world.journal.calls().events_read), (1, 2));
+    assert_eq!(
+        seen(&get(at_least(Some(2), WhenLate::FoldTail)).await),
+        (7, Freshness::Confirmed)
+    );
+    assert_eq!(
+        seen(&get(at_least(Some(2), WhenLate::AnswerBehind)).await),
+        (3, Freshness::Behind)
+    );
+    for (revision, expected) in [(0, 1), (1, 3), (2, 7), (9, 7)] {
+        let answer = get(Mode::AsOf(Moment::Revision(revision))).await;
+        assert_eq!(seen(&answer), (expected, Freshness::AsOf));
+        assert_eq!(answer.version(), Some(revision.min(2)));
+    }
+    assert!(queries.get("account-9", &Mode::Strong).await.unwrap().is_none());
+    assert!(queries.get("account-9", &Mode::Eventual).await.unwrap().is_none());
+    let many = queries.get_many(&["account-9".into(), STREAM.into()]).await.unwrap();
+    assert_eq!((many[0].is_none(), cents(many[1].as_ref().unwrap())), (true, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_least_waits_for_the_projector() {
+    let world = World::with(&[1]);
+    let queries = queries(&world);
+    let mode = at_least(Some(0), WhenLate::AnswerBehind);
+    let waiting = tokio::spawn(async move { queries.get(STREAM, &mode).await.unwrap().unwrap() });
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    // Every eventually consistent read from now on is stale: the waiting ones must not be.
+    world.store.stale_by(1);
+    world.project(STREAM, usize::MAX).await;
+    assert_eq!(waiting.await.unwrap().freshness, Freshness::AtLeast);
+    let other = Mode::AtLeast {
+        token: "account-2@0".parse().unwrap(),
+        timeout: Duration::ZERO,
+        then: WhenLate::FoldTail,
+    };
+    let error = Queries::new(world.journal, world.store, Arc::new(fold()))
+        .get(STREAM, &other)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, QueryError::WrongToken { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_past_by_time() {
+    let world = World::default();
+    let at = |seconds| DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds);
+    for (index, cents) in [1, 2, 4].into_iter().enumerate() {
+        world.journal.set_now(at(10 * index as i64));
+        world.deposit(&[cents]);
+    }
+    for projected in [0, 1, 3] {
+        if projected > 0 {
+            world.project(STREAM, projected).await;
+        }
+        for (seconds, expected) in [(0, 1), (9, 1), (10, 3), (25, 7)] {
+            let mode = Mode::AsOf(Moment::Time(at(seconds)));
+            assert_eq!(
+                cents(&queries(&world).get(STREAM, &mode).await.unwrap().unwrap()),
+                expected
+            );
+        }
+        let before = Mode::AsOf(Moment::Time(at(-1)));
+        assert!(queries(&world).get(STREAM, &before).await.unwrap().is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn deleted_and_quarantined() {
+    let world = World::with(&[1, 2]);
+    world.project(STREAM, usize::MAX).await;
+    world.journal.delete(STREAM);
+    let queries = queries(&world);
+    let deleted = |tombstoned| QueryError::Deleted {
+        stream: STREAM.into(),
+        tombstoned,
+    };
+    for mode in [
+        Mode::Strong,
+        Mode::AsOf(Moment::Revision(1)),
+        at_least(Some(5), WhenLate::FoldTail),
+    ] {
+        assert_eq!(queries.get(STREAM, &mode).await.unwrap_err(), deleted(false));
+    }
+    world.store.change(STREAM, |replica| replica.header.deleted = true);
+    let answer = queries.get(STREAM, &Mode::Eventual).await.unwrap().unwrap();
+    assert!(answer.header.deleted && cents(&answer) == 3);
+    world.store.change(STREAM, |replica| replica.view = None);
+    assert!(
+        queries
+            .get(STREAM, &Mode::Eventual)
+            .await
+            .unwrap()
+            .unwrap()
+            .header
+            .deleted
+    );
+    // Alive again, whatever the mark says still.
+    world.deposit(&[4]);
+    let answer = queries.get(STREAM, &Mode::Strong).await.unwrap().unwrap();
+    assert_eq!(
+        (cents(&answer), answer.header.first, answer.header.deleted),
+        (4, 2, false)
+    );
+    world.journal.tombstone(STREAM);
+    assert_eq!(queries.get(STREAM, &Mode::Strong).await.unwrap_err(), deleted(true));
+
+    let world = World::with(&[1]);
+    world.project(STREAM, usize::MAX).await;
+    world
+        .journal
+        .push(STREAM, vec![crate::testing::journal::event("Unheard", "{}")]);
+    world.store.change(STREAM, |replica| {
+        replica.header.quarantine = Some(Quarantine {
+            at: 1,
+            reason: "Unheard".into(),
+            by: "x".into(),
+        });
+    });
+    let queries = super::queries::queries(&world);
+    let begun = tokio::time::Instant::now();
+    let behind = queries
+        .get(STREAM, &at_least(Some(1), WhenLate::AnswerBehind))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (behind.freshness, behind.header.quarantine.is_some()),
+        (Freshness::Behind, true)
+    );
+    assert_eq!(begun.elapsed(), Duration::ZERO, "waiting would change nothing");
+    assert_eq!(queries.get(STREAM, &Mode::Strong).await.unwrap_err().class(), "state");
+    assert!(
+        queries
+            .get(STREAM, &Mode::Eventual)
+            .await
+            .unwrap()
+            .unwrap()
+            .header
+            .quarantine
+            .is_some()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn strong_believes_no_snapshot_against_the_stream() {
+    let spoil: [fn(&World); 5] = [
+        |w| w.store.garble(STREAM),
+        |w| w.store.corrupt(STREAM),
+        |w| w.store.diverge(STREAM),
+        |w| {
+            w.journal.restore(STREAM, 0);
+            w.deposit(&[3, 4]);
+        },
+        |w| w.journal.restore(STREAM, 1),
+    ];
+    for spoil in spoil {
+        let world = World::with(&[1, 2]);
+        world.project(STREAM, usize::MAX).await;
+        spoil(&world);
+        let answer = queries(&world).get(STREAM, &Mode::Strong).await.unwrap().unwrap();
+        assert_eq!(*answer.view::<Account>().unwrap(), world.truth(STREAM));
+    }
+    let world = World::with(&[1, 2]);
+    world.project(STREAM, usize::MAX).await;
+    world.store.garble(STREAM);
+    let error = queries(&world).get(STREAM, &Mode::Eventual).await.unwrap_err();
+    assert!(error.to_string().contains("strong mode"), "{error}");
+    // The event store away for a while, and for longer.
+    world.journal.fail_read(1, JournalError::Unavailable("scripted".into()));
+    queries(&world).get(STREAM, &Mode::Strong).await.unwrap();
+    world.journal.reset_calls();
+    for nth in 1..5000 {
+        world
+            .journal
+            .fail_read(nth, JournalError::Unavailable("scripted".into()));
+    }
+    assert!(
+        queries(&world)
+            .get(STREAM, &Mode::Strong)
+            .await
+            .unwrap_err()
+            .can_retry()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn projections_known_only_at_start_are_answered_too() {
+    let world = World::default();
+    let push = |body: &str| {
+        world.journal.push(
+            "loan-1",
+            vec![crate::testing::journal::event("W_Completeren aanvraag", body)],
+        )
+    };
+    push(r#"{"amount":20000,"by":{"user":"112"}}"#);
+    push(r#"{"by":{"user":"113"}}"#);
+    let fold = MergePatch::new("loan", 1, Source::Category("loan".into()), "x");
+    let queries = Queries::new(world.journal.clone(), world.store.clone(), Arc::new(fold));
+    let answer = queries.get("loan-1", &Mode::Strong).await.unwrap().unwrap();
+    let document = crate::document::json::to_string(&answer.document().unwrap());
+    assert_eq!(document, r#"{"amount":20000,"by":{"user":"113"}}"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_between_two_pages_is_no_streams_end() {
+    let world = World::with(&[1; 20]);
+    let queries = queries(&world).with_limits(Limits {
+        page: PAGE,
+        ..Limits::default()
+    });
+    let deletion = async {
+        while world.journal.calls().reads < 1 {
+            tokio::task::yield_now().await;
+        }
+        world.journal.delete(STREAM);
+    };
+    let (answer, ()) = tokio::join!(queries.get(STREAM, &Mode::Strong), deletion);
+    assert_eq!(answer.unwrap_err().class(), "deleted");
+}

@@ -1,0 +1,197 @@
+//! Settings that must go together, what they come to, and what each source guarantees.
+
+use std::fmt::Write as _;
+
+use super::{ConfigError, Planned, Settings, refused, units::Span};
+use crate::{
+    projection::{Filter, Source},
+    replica::item::ITEM_LIMIT,
+};
+
+/// A delivery waits for a write interval and then for its put; both and a redelivery's margin must
+/// fit the message time-out, so the interval may have a quarter of it.
+const INTERVAL_SHARE: u32 = 4;
+
+/// With a write interval, a stream's deliveries are held until its next put, so a task takes no
+/// more than buffer/interval events a second from streams that each move once. Below this a
+/// backlog of a million takes more than a day, and the interval was meant for something else.
+const LEAST_RATE: f64 = 10.0;
+
+/// The group's messages must outlive a put that fails once and is made again.
+const TIMEOUTS_OF_A_PUT: u32 = 2;
+
+/// The read batch that the server takes at most, and the smallest that it uses.
+const READ_BATCH: std::ops::RangeInclusive<i32> = 10..=100;
+
+/// Checks one projection's settings against each other and the process's.
+pub(super) fn projection(settings: &Settings, planned: &Planned) -> Result<(), ConfigError> {
+    let t = &planned.tuned;
+    let name = planned.fold.name();
+    let key = |key: &str| {
+        let own = settings
+            .projection
+            .get(name)
+            .and_then(|table| serde_json::to_value(table).ok())
+            .is_some_and(|table| table.get(key).is_some_and(|value| !value.is_null()));
+        if own {
+            format!("projection.{name}.{key}")
+        } else {
+            format!("defaults.{key}")
+        }
+    };
+    let refuse = |name: &str, value: &dyn std::fmt::Display, allowed: &str| {
+        Err(refused(&key(name), &value.to_string(), allowed))
+    };
+    for (name, value) in [
+        ("buffer", t.buffer),
+        ("reads", t.reads),
+        ("writes", t.writes),
+        ("read_events", t.read_events),
+        ("quarantine_limit", t.quarantine_limit),
+    ] {
+        if value == 0 {
+            return refuse(name, &value, "at least 1");
+        }
+    }
+    if t.read_bytes.0 == 0 {
+        return refuse("read_bytes", &t.read_bytes, "more than nothing");
+    }
+    if !READ_BATCH.contains(&t.read_batch) {
+        return refuse("read_batch", &t.read_batch, "10 to 100: what EventStoreDB uses of it");
+    }
+    if t.history_buffer <= t.read_batch {
+        let allowed = format!(
+            "more than `read_batch`, which is {}: EventStoreDB refuses the group else",
+            t.read_batch
+        );
+        return refuse("history_buffer", &t.history_buffer, &allowed);
+    }
+    for (name, value) in [
+        ("max_retries", t.max_retries),
+        ("checkpoint_upper", t.checkpoint_upper),
+        ("live_buffer", t.live_buffer),
+    ] {
+        if value < 1 {
+            return refuse(name, &value, "at least 1");
+        }
+    }
+    let worst = settings.dynamodb.operation_timeout.0 * TIMEOUTS_OF_A_PUT;
+    if t.message_timeout.0 < worst {
+        let allowed = format!(
+            "at least {}, twice `dynamodb.operation_timeout`: a delivery must outlive a put that fails once",
+            Span(worst)
+        );
+        return refuse("message_timeout", &t.message_timeout, &allowed);
+    }
+    if t.watchdog_after < t.message_timeout {
+        let allowed = format!("at least `message_timeout`, which is {}", t.message_timeout);
+        return refuse("watchdog_after", &t.watchdog_after, &allowed);
+    }
+    let most = t.message_timeout.0 / INTERVAL_SHARE;
+    if t.min_write_interval.0 > most {
+        let allowed = format!(
+            "at most {}, a quarter of `message_timeout`: deliveries wait for the next put and would be delivered again",
+            Span(most)
+        );
+        return refuse("min_write_interval", &t.min_write_interval, &allowed);
+    }
+    if let Some(rate) = held_rate(planned)
+        && rate < LEAST_RATE
+    {
+        let allowed = format!(
+            "with `buffer` = {} it leaves {rate:.1} events a second a task when every event is another stream's, \
+             and at least {LEAST_RATE} are wanted: raise `buffer` or lower the interval",
+            t.buffer
+        );
+        return refuse("min_write_interval", &t.min_write_interval, &allowed);
+    }
+    if t.compress_above.0 > ITEM_LIMIT as u64 {
+        return refuse(
+            "compress_above",
+            &t.compress_above,
+            "at most 400 KiB, which is the most that an item holds",
+        );
+    }
+    Ok(())
+}
+
+/// Events a second that buffer and write interval allow when every event is another stream's.
+fn held_rate(planned: &Planned) -> Option<f64> {
+    let interval = planned.tuned.min_write_interval.0.as_secs_f64();
+    (interval > 0.0).then(|| planned.tuned.buffer as f64 / interval)
+}
+
+/// What a source guarantees, for `--check-config` and the documentation.
+pub(super) fn guarantees(source: &Source) -> &'static str {
+    match source {
+        Source::Category(_) => {
+            "every event and deletion of the category's streams arrives at least once, while the server's $by_category \
+             projection runs; lag tells when it does not"
+        }
+        Source::Stream(_) => {
+            "every event of the stream arrives at least once; its deletion is seen with the next event or start"
+        }
+        Source::All(Filter::StreamPrefix(_)) => {
+            "events and deletions of the streams arrive at least once while the server runs; a server restart can lose \
+             deliveries that waited, so a stream may stay behind until its next event: prefer a category"
+        }
+        Source::All(Filter::StreamRegex(_) | Filter::KindPrefix(_) | Filter::KindRegex(_)) => {
+            "matching events arrive at least once while the server runs; a server restart can lose deliveries that \
+             waited, so a stream may stay behind until its next event; deletions are not seen"
+        }
+    }
+}
+
+pub(super) fn explained(settings: &Settings, planned: &[Planned]) -> String {
+    let mut text = String::new();
+    // Settings are plain tables of texts and numbers.
+    let resolved =
+        toml::to_string_pretty(settings).unwrap_or_else(|error| format!("# failed to show the settings: {error}\n"));
+    let _ = writeln!(text, "# The settings as they are, secrets left out.\n\n{resolved}");
+    let _ = writeln!(text, "# What they come to.");
+    if planned.is_empty() {
+        let _ = writeln!(
+            text,
+            "#\n# No projection: add a [projection.NAME] table, or run a binary with projections built in."
+        );
+    }
+    for p in planned {
+        let t = &p.tuned;
+        let _ = writeln!(text, "#\n# projection {} (schema {})", p.fold.name(), p.fold.schema());
+        let _ = writeln!(
+            text,
+            "#   table {}, group {} on {}",
+            p.table,
+            p.group.name,
+            p.source.feed()
+        );
+        let _ = writeln!(text, "#   source {}: {}", p.source, guarantees(&p.source));
+        let _ = writeln!(
+            text,
+            "#   a task holds up to {} deliveries; {} puts in flight at most",
+            t.buffer, t.writes
+        );
+        match held_rate(p) {
+            None => {
+                let _ = writeln!(
+                    text,
+                    "#   no write interval: a put takes all that gathered while the one before was under way"
+                );
+            }
+            Some(rate) => {
+                let _ = writeln!(
+                    text,
+                    "#   a write interval of {}: at most {rate:.0} events a second a task when every event is another \
+                     stream's, and a replica is up to {} older",
+                    t.min_write_interval, t.min_write_interval
+                );
+            }
+        }
+        let _ = writeln!(
+            text,
+            "#   a store away for {} drops the subscription until it is back",
+            Span(p.outage_after())
+        );
+    }
+    text
+}

@@ -1,0 +1,426 @@
+//! Whether the process is alive and ready, judged from what projections and probes report.
+//!
+//! The judgements are pure; what they rest on is gathered in the background, so no request to
+//! `/livez` or `/readyz` waits for a store. Alive is not ready: an outage of a store makes a
+//! process unready and never dead, for a restart would mend nothing (invariant 5).
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    metrics::{Metrics, Store},
+    projector::status::{Phase, Status},
+};
+
+/// A probe that takes longer than this counts as no answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the last probe of a store found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Probe {
+    /// Whether it answered; `None` before the first probe ended.
+    pub up: Option<bool>,
+    /// Why not.
+    pub error: Option<String>,
+}
+
+/// What health is judged from. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Health(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    started: Instant,
+    stuck_after: Duration,
+    eventstore: watch::Sender<Probe>,
+    dynamodb: watch::Sender<Probe>,
+    projections: Mutex<Vec<watch::Receiver<Status>>>,
+    movement: Mutex<HashMap<Arc<str>, Movement>>,
+    stopping: watch::Sender<bool>,
+}
+
+/// What was last seen to move: by this process, or by another consumer of the same group.
+#[derive(Clone, Debug)]
+struct Movement {
+    place: Place,
+    since: Instant,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Place {
+    checkpoint: Option<u64>,
+    in_flight: u64,
+    parked: u64,
+}
+
+/// All that the judgements look at, taken at one time.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// EventStoreDB's last probe.
+    pub eventstore: Probe,
+    /// DynamoDB's last probe.
+    pub dynamodb: Probe,
+    /// Each projection, and for how long nothing of it has moved.
+    pub projections: Vec<(Status, Duration)>,
+    /// The process is asked to stop.
+    pub stopping: bool,
+}
+
+impl Health {
+    /// `stuck_after`: how long nothing may move although work waits and both stores answer.
+    pub fn new(stuck_after: Duration) -> Self {
+        Self(Arc::new(Inner {
+            started: Instant::now(),
+            stuck_after,
+            eventstore: watch::Sender::new(Probe::default()),
+            dynamodb: watch::Sender::new(Probe::default()),
+            projections: Mutex::new(Vec::new()),
+            movement: Mutex::new(HashMap::new()),
+            stopping: watch::Sender::new(false),
+        }))
+    }
+
+    /// Adds a projection.
+    pub fn watch(&self, status: watch::Receiver<Status>) {
+        lock(&self.0.projections).push(status);
+    }
+
+    /// From now on the process is not ready.
+    pub fn stopping(&self) {
+        self.0.stopping.send_replace(true);
+    }
+
+    /// How long the process has run.
+    pub fn uptime(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    /// What the judgements look at, now.
+    pub fn view(&self) -> View {
+        let statuses: Vec<Status> = lock(&self.0.projections)
+            .iter()
+            .map(|status| status.borrow().clone())
+            .collect();
+        let mut movement = lock(&self.0.movement);
+        let now = Instant::now();
+        let projections = statuses.into_iter().map(|status| {
+            let since = noticed(&mut movement, &status, now);
+            (status, now.saturating_duration_since(since))
+        });
+        View {
+            projections: projections.collect(),
+            eventstore: self.0.eventstore.borrow().clone(),
+            dynamodb: self.0.dynamodb.borrow().clone(),
+            stopping: *self.0.stopping.borrow(),
+        }
+    }
+
+    /// Why the process should be restarted; empty: it should not.
+    pub fn dead(&self) -> Vec<String> {
+        dead(&self.view(), self.0.stuck_after)
+    }
+
+    /// Why the process is not ready; empty: it is.
+    pub fn unready(&self) -> Vec<String> {
+        unready(&self.view())
+    }
+
+    /// Probes a store again and again until `stop`.
+    pub async fn probe<F, A>(&self, store: Store, every: Duration, metrics: Metrics, ask: F, stop: CancellationToken)
+    where
+        F: Fn() -> A,
+        A: Future<Output = Result<(), String>>,
+    {
+        let sender = match store {
+            Store::EventStore => &self.0.eventstore,
+            Store::DynamoDb => &self.0.dynamodb,
+        };
+        loop {
+            let answer = tokio::select! {
+                answer = tokio::time::timeout(PROBE_TIMEOUT, ask()) => answer,
+                () = stop.cancelled() => return,
+            };
+            let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {PROBE_TIMEOUT:?}")));
+            let up = answer.is_ok();
+            metrics.set_store_up(store, up);
+            let probe = Probe {
+                up: Some(up),
+                error: answer.err(),
+            };
+            let before = sender.send_replace(probe.clone());
+            // Once for each change; between, the gauge tells.
+            match (before.up, up) {
+                (Some(true) | None, false) => {
+                    warn!(store = store.word(), error = probe.error, "the store does not answer");
+                }
+                (Some(false), true) => info!(store = store.word(), "the store answers again"),
+                _ => {}
+            }
+            tokio::select! {
+                () = tokio::time::sleep(every) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Notes movement and readiness now and then, so that they are known without being asked for.
+    pub async fn keep(&self, every: Duration, metrics: Metrics, stop: CancellationToken) {
+        let mut ready = false;
+        loop {
+            let reasons = self.unready();
+            metrics.set_ready(reasons.is_empty());
+            if reasons.is_empty() != ready {
+                ready = !ready;
+                if ready {
+                    info!("ready");
+                } else if !*self.0.stopping.borrow() {
+                    warn!(reasons = reasons.join("; "), "not ready any more");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(every) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// When the projection last moved. One of many consumers may hold nothing for hours while others
+/// work a backlog off: the group's own movement counts too.
+fn noticed(movement: &mut HashMap<Arc<str>, Movement>, status: &Status, now: Instant) -> Instant {
+    let info = status.info.as_ref();
+    let place = Place {
+        checkpoint: info.and_then(|i| i.checkpoint_revision.or(i.checkpoint_position)),
+        in_flight: info.map_or(0, |i| i.in_flight),
+        parked: info.map_or(0, |i| i.parked),
+    };
+    let seen = movement.entry(status.group.clone()).or_insert_with(|| Movement {
+        place: place.clone(),
+        since: now,
+    });
+    if seen.place != place {
+        *seen = Movement { place, since: now };
+    }
+    seen.since.max(status.last_progress)
+}
+
+/// Why a process should be restarted: both stores answer, work waits, and nothing has moved for too
+/// long. Nothing else is mended by a restart.
+pub fn dead(view: &View, stuck_after: Duration) -> Vec<String> {
+    let answers = |probe: &Probe| probe.up == Some(true);
+    if view.stopping || !answers(&view.eventstore) || !answers(&view.dynamodb) {
+        return Vec::new();
+    }
+    let stuck = view.projections.iter().filter(|(status, still)| {
+        let tried = matches!(status.phase, Phase::Starting | Phase::Running | Phase::Reconnecting(_));
+        let waits = status.holding > 0 || status.lag.as_ref().is_some_and(|lag| lag.events > 0);
+        tried && waits && *still >= stuck_after
+    });
+    stuck
+        .map(|(status, still)| {
+            format!(
+                "projection {}: work waits and nothing has moved for {} s",
+                status.projection,
+                still.as_secs()
+            )
+        })
+        .collect()
+}
+
+/// Why a process is not ready. A projection that failed for good is reported and not waited for,
+/// unless nothing else runs.
+pub fn unready(view: &View) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if view.stopping {
+        reasons.push("stopping".to_owned());
+    }
+    for (name, probe) in [("EventStoreDB", &view.eventstore), ("DynamoDB", &view.dynamodb)] {
+        match (probe.up, &probe.error) {
+            (Some(true), _) => {}
+            (Some(false), error) => reasons.push(format!(
+                "{name} does not answer: {}",
+                error.as_deref().unwrap_or("no reason given")
+            )),
+            (None, _) => reasons.push(format!("{name} has not answered yet")),
+        }
+    }
+    for (status, _) in &view.projections {
+        let say = |what: &str| format!("projection {}: {what}", status.projection);
+        match &status.phase {
+            Phase::Failed(_) => {}
+            Phase::Paused(why) | Phase::StoreAway(why) => reasons.push(say(why)),
+            Phase::Stopped => reasons.push(say("stopped")),
+            Phase::Starting | Phase::Running | Phase::Reconnecting(_) => {
+                if !status.table_confirmed {
+                    reasons.push(say("its table has not answered yet"));
+                } else if !status.group_confirmed {
+                    reasons.push(say("its group has not taken a consumer yet"));
+                }
+            }
+        }
+    }
+    let failed = |(status, _): &(Status, Duration)| matches!(status.phase, Phase::Failed(_));
+    if !view.projections.is_empty() && view.projections.iter().all(failed) {
+        reasons.push("every projection has failed".to_owned());
+    }
+    reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{journal::feed::GroupInfo, projector::status::Lag};
+
+    fn status(phase: Phase) -> Status {
+        Status {
+            projection: "loan".into(),
+            schema: 1,
+            group: "g".into(),
+            source: "category:loan".into(),
+            table: "t".into(),
+            phase,
+            group_confirmed: true,
+            table_confirmed: true,
+            holding: 0,
+            last_progress: Instant::now(),
+            lag: None,
+            info: None,
+            quarantined: Vec::new(),
+            diverged: Vec::new(),
+            differences: Vec::new(),
+            last_error: None,
+        }
+    }
+
+    fn view(status: Status, still: u64) -> View {
+        let up = Probe {
+            up: Some(true),
+            error: None,
+        };
+        View {
+            eventstore: up.clone(),
+            dynamodb: up,
+            projections: vec![(status, Duration::from_secs(still))],
+            stopping: false,
+        }
+    }
+
+    const STUCK: Duration = Duration::from_mins(5);
+
+    fn lagging(phase: Phase) -> Status {
+        Status {
+            lag: Some(Lag {
+                events: 3,
+                seconds: 900.0,
+                stalled: false,
+            }),
+            ..status(phase)
+        }
+    }
+
+    #[test]
+    fn dead_only_when_both_stores_answer_work_waits_and_nothing_moves() {
+        let stuck = view(lagging(Phase::Running), 300);
+        assert_eq!(dead(&stuck, STUCK).len(), 1);
+        // Each condition alone is what keeps it alive.
+        assert!(dead(&view(lagging(Phase::Running), 299), STUCK).is_empty());
+        assert!(dead(&view(status(Phase::Running), 900), STUCK).is_empty());
+        for store in [true, false] {
+            for up in [Some(false), None] {
+                let mut view = stuck.clone();
+                let probe = if store {
+                    &mut view.eventstore
+                } else {
+                    &mut view.dynamodb
+                };
+                probe.up = up;
+                assert!(dead(&view, STUCK).is_empty());
+            }
+        }
+        // A restart mends no missing right and no tombstoned source.
+        for phase in [
+            Phase::Paused("x".into()),
+            Phase::Failed("x".into()),
+            Phase::StoreAway("x".into()),
+        ] {
+            assert!(dead(&view(lagging(phase), 900), STUCK).is_empty());
+        }
+        let held = Status {
+            holding: 1,
+            ..status(Phase::Running)
+        };
+        assert_eq!(dead(&view(held, 300), STUCK).len(), 1);
+    }
+
+    #[test]
+    fn another_consumer_that_moves_the_group_is_movement() {
+        let (mut seen, start) = (HashMap::new(), Instant::now());
+        let at = |checkpoint| Status {
+            info: Some(GroupInfo {
+                checkpoint_revision: Some(checkpoint),
+                ..GroupInfo::default()
+            }),
+            last_progress: start,
+            ..lagging(Phase::Running)
+        };
+        let later = |secs| start + Duration::from_secs(secs);
+        assert_eq!(noticed(&mut seen, &at(5), later(0)), start);
+        assert_eq!(noticed(&mut seen, &at(5), later(400)), start);
+        assert_eq!(noticed(&mut seen, &at(6), later(401)), later(401));
+        assert_eq!(noticed(&mut seen, &at(6), later(500)), later(401));
+    }
+
+    #[test]
+    fn ready_with_stores_groups_and_tables() {
+        let good = view(status(Phase::Running), 0);
+        assert!(unready(&good).is_empty());
+        assert!(unready(&view(status(Phase::Reconnecting("x".into())), 0)).is_empty());
+        let without_group = Status {
+            group_confirmed: false,
+            ..status(Phase::Starting)
+        };
+        assert!(unready(&view(without_group, 0))[0].contains("group"));
+        let without_table = Status {
+            table_confirmed: false,
+            ..status(Phase::Starting)
+        };
+        assert!(unready(&view(without_table, 0))[0].contains("table"));
+        for phase in [
+            Phase::Paused("give the right".into()),
+            Phase::StoreAway("give the right".into()),
+        ] {
+            assert!(unready(&view(status(phase), 0))[0].contains("give the right"));
+        }
+        let mut away = good.clone();
+        away.dynamodb = Probe {
+            up: Some(false),
+            error: Some("refused".into()),
+        };
+        assert_eq!(unready(&away), ["DynamoDB does not answer: refused"]);
+        let mut stopping = good;
+        stopping.stopping = true;
+        assert_eq!(unready(&stopping), ["stopping"]);
+    }
+
+    #[test]
+    fn what_failed_for_good_is_not_waited_for_unless_it_is_all() {
+        let mut both = view(status(Phase::Running), 0);
+        both.projections
+            .push((status(Phase::Failed("tombstoned".into())), Duration::ZERO));
+        assert!(unready(&both).is_empty());
+        both.projections.remove(0);
+        assert_eq!(unready(&both), ["every projection has failed"]);
+    }
+}

@@ -1,0 +1,205 @@
+//! From the client's records to ours. Pure.
+//!
+//! Keeps invariant 4: whatever cannot be told from a delivery alone (a link that leads nowhere,
+//! a deletion) says only that a stream moved; the stream is then read.
+
+#[cfg(feature = "daemon")]
+use std::sync::Arc;
+
+use eventstore::RecordedEvent;
+#[cfg(feature = "daemon")]
+use eventstore::ResolvedEvent;
+
+use super::text::from_ticks;
+#[cfg(feature = "daemon")]
+use super::{
+    super::feed::{Delivery, Said},
+    text::{DELETED, link_target},
+};
+use crate::event::RawEvent;
+
+/// When a record was written, to 100 ns.
+pub(super) fn created(record: &RecordedEvent) -> chrono::DateTime<chrono::Utc> {
+    record
+        .metadata
+        .get("created")
+        .and_then(|ticks| from_ticks(ticks))
+        .unwrap_or(record.created)
+}
+
+/// An event as a read of its stream gives it.
+pub(super) fn raw_event(record: RecordedEvent) -> RawEvent {
+    RawEvent {
+        created: created(&record),
+        stream: record.stream_id.into(),
+        revision: record.revision,
+        id: record.id,
+        kind: record.event_type.into(),
+        json: record.is_json,
+        data: record.data,
+        metadata: record.custom_metadata,
+    }
+}
+
+/// A delivery; `None` when the server sent neither event nor link.
+#[cfg(feature = "daemon")]
+pub(super) fn delivery(resolved: ResolvedEvent, retry: u32) -> Option<Delivery> {
+    let entry = resolved.link.as_ref().or(resolved.event.as_ref())?;
+    let (ack, at) = (entry.id, created(entry));
+    let said = match (resolved.event, resolved.link) {
+        (Some(event), _) => said(event),
+        (None, Some(link)) => moved_by_link(&link.data),
+        (None, None) => return None,
+    };
+    Some(Delivery { ack, retry, at, said })
+}
+
+#[cfg(feature = "daemon")]
+fn said(event: RecordedEvent) -> Said {
+    match event.event_type.as_str() {
+        // Unresolved: the group does not resolve links, or this one is malformed.
+        "$>" => moved_by_link(&event.data),
+        "$streamDeleted" => moved(&event.stream_id, None),
+        // Of the metadata only a deletion makes a link, but on `$all` every change passes by;
+        // looking once too often costs a read.
+        "$metadata" => match event.stream_id.strip_prefix("$$") {
+            Some(stream) => moved(stream, None),
+            None => Said::Nothing,
+        },
+        kind if kind.starts_with('$') && event.stream_id.starts_with('$') => Said::Nothing,
+        _ => Said::Event(raw_event(event)),
+    }
+}
+
+#[cfg(feature = "daemon")]
+fn moved_by_link(data: &[u8]) -> Said {
+    match link_target(data) {
+        None => Said::Nothing,
+        Some((revision, stream)) => match stream.strip_prefix("$$") {
+            Some(stream) => moved(stream, None),
+            None => moved(stream, (revision != DELETED).then_some(revision)),
+        },
+    }
+}
+
+/// Streams of the system are nobody's aggregates.
+#[cfg(feature = "daemon")]
+fn moved(stream: &str, revision: Option<u64>) -> Said {
+    if stream.starts_with('$') {
+        Said::Nothing
+    } else {
+        Said::Moved {
+            stream: Arc::from(stream),
+            revision,
+        }
+    }
+}
+
+#[cfg(all(test, feature = "daemon"))]
+#[allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
+mod tests {
+    use std::collections::HashMap;
+
+    use bytes::Bytes;
+    use chrono::{DateTime, Utc};
+    use eventstore::Position;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn record(stream: &str, revision: u64, kind: &str, data: &str, id: u128) -> RecordedEvent {
+        RecordedEvent {
+            stream_id: stream.to_owned(),
+            id: Uuid::from_u128(id),
+            revision,
+            event_type: kind.to_owned(),
+            data: Bytes::copy_from_slice(data.as_bytes()),
+            metadata: HashMap::from([(
+                "created".to_owned(),
+                (17_000_000_000_000_000_u64 + u64::try_from(id).unwrap()).to_string(),
+            )]),
+            custom_metadata: Bytes::new(),
+            is_json: kind == "A",
+            position: Position::start(),
+            created: DateTime::<Utc>::UNIX_EPOCH,
+        }
+    }
+
+    fn of(event: Option<RecordedEvent>, link: Option<RecordedEvent>) -> Delivery {
+        delivery(
+            ResolvedEvent {
+                event,
+                link,
+                commit_position: None,
+            },
+            3,
+        )
+        .unwrap()
+    }
+
+    fn link(data: &str) -> RecordedEvent {
+        record("$ce-a", 9, "$>", data, 7)
+    }
+
+    fn moved_to(stream: &str, revision: Option<u64>) -> Said {
+        Said::Moved {
+            stream: stream.into(),
+            revision,
+        }
+    }
+
+    #[test]
+    fn a_resolved_link_is_its_event_and_the_link_is_what_is_acknowledged() {
+        let got = of(Some(record("a-1", 4, "A", "{}", 5)), Some(link("4@a-1")));
+        assert_eq!(got.ack, Uuid::from_u128(7));
+        assert_eq!(got.at.timestamp_subsec_nanos(), 700);
+        assert_eq!(got.retry, 3);
+        let Said::Event(event) = got.said else {
+            panic!("{got:?}")
+        };
+        assert_eq!((&*event.stream, event.revision, &*event.kind), ("a-1", 4, "A"));
+        assert_eq!(event.created.timestamp_subsec_nanos(), 500);
+        assert!(event.json);
+        assert_eq!(of(Some(record("a-1", 4, "A", "{}", 5)), None).ack, Uuid::from_u128(5));
+    }
+
+    #[test]
+    fn what_the_delivery_does_not_carry_is_a_stream_that_moved() {
+        for (data, expected) in [
+            ("4@a-1", moved_to("a-1", Some(4))),
+            ("4@a@b-1", moved_to("a@b-1", Some(4))),
+            ("0@$$a-1", moved_to("a-1", None)),
+            ("9223372036854775807@a-1", moved_to("a-1", None)),
+            ("x@a-1", Said::Nothing),
+            ("1@$system", Said::Nothing),
+            ("0@$$$system", Said::Nothing),
+        ] {
+            assert_eq!(of(None, Some(link(data))).said, expected, "{data}");
+            // The same from a group that does not resolve links.
+            assert_eq!(of(Some(link(data)), None).said, expected, "{data}");
+        }
+    }
+
+    #[test]
+    fn deletions_come_through_their_own_events_too() {
+        let metadata = || record("$$a-1", 0, "$metadata", "{}", 1);
+        assert_eq!(of(Some(metadata()), None).said, moved_to("a-1", None));
+        assert_eq!(of(Some(metadata()), Some(link("0@$$a-1"))).said, moved_to("a-1", None));
+        let tombstone = record("a-1", DELETED, "$streamDeleted", "", 1);
+        assert_eq!(of(Some(tombstone), None).said, moved_to("a-1", None));
+        let other = record("$settings", 0, "$settings", "{}", 1);
+        assert_eq!(of(Some(other), None).said, Said::Nothing);
+        let own = record("a-1", 0, "$odd", "{}", 1);
+        assert!(matches!(of(Some(own), None).said, Said::Event(_)));
+    }
+
+    #[test]
+    fn neither_event_nor_link_is_no_delivery() {
+        let empty = ResolvedEvent {
+            event: None,
+            link: None,
+            commit_position: None,
+        };
+        assert_eq!(delivery(empty, 0), None);
+    }
+}

@@ -1,0 +1,403 @@
+//! Sources read directly, beside their groups: the newest entry, and entries in order.
+//!
+//! A group is a hint that the server can forget, and its figures mislead as lag; what a source
+//! holds is said by the source alone.
+
+use std::{collections::HashMap, sync::Arc};
+
+use eventstore::{Error, Position, ReadAllOptions, ReadStreamOptions, RecordedEvent, ResolvedEvent, StreamPosition};
+use regex::Regex;
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::{
+    super::{
+        JournalError,
+        feed::{Delivery, Head, Mark, Said},
+    },
+    EventStore,
+    convert::{created, delivery},
+    errors::Doing,
+    groups::resolves_links,
+    link::Failure,
+    within,
+};
+use crate::projection::{Filter, Source};
+
+/// Events of `$all` read at once: some pages of the server, well below its message limits.
+const PAGE: usize = 500;
+
+/// Events of `$all` that one call looks through, matching or not: a second or so of reading.
+const LOOK_THROUGH: usize = 50_000;
+
+/// How far the search for each filter's newest entry has come, by filter.
+pub(super) type Heads = Arc<Mutex<HashMap<String, Scan>>>;
+
+/// A part of `$all` that was looked through, downwards from `top`.
+#[derive(Clone, Debug)]
+pub(super) struct Scan {
+    /// The newest position that was looked at.
+    top: u64,
+    /// Where to go on downwards; `None` when the beginning was reached.
+    below: Option<Position>,
+    /// The newest match in it.
+    found: Option<Head>,
+}
+
+/// A filter as the server applies it, on our side: the client cannot send one with a read.
+pub(super) enum Matcher {
+    StreamPrefix(Vec<String>),
+    KindPrefix(Vec<String>),
+    Stream(Regex),
+    Kind(Regex),
+}
+
+/// A regular expression for a stream's whole name, or the same behind `$$`, where its deletion
+/// stands.
+pub(super) fn whole_name(regex: &str) -> String {
+    let inner = regex.strip_prefix('^').unwrap_or(regex);
+    let inner = match inner.strip_suffix('$') {
+        Some(before) if !before.ends_with('\\') => before,
+        _ => inner,
+    };
+    format!(r"^(?:{regex})$|^\$\$(?:{inner})$")
+}
+
+impl Matcher {
+    pub(super) fn new(filter: &Filter) -> Result<Self, JournalError> {
+        let compile = |written: &str, regex: &str| {
+            Regex::new(regex).map_err(|error| {
+                JournalError::Refused(format!(
+                    "use `{written}` as a filter: it must be a regular expression that the server (.NET) and Rust both take, so without look-around and back-references: {error}"
+                ))
+            })
+        };
+        Ok(match filter {
+            Filter::StreamPrefix(list) => {
+                Self::StreamPrefix(list.iter().flat_map(|p| [p.to_string(), format!("$${p}")]).collect())
+            }
+            Filter::KindPrefix(list) => Self::KindPrefix(list.iter().map(ToString::to_string).collect()),
+            Filter::StreamRegex(regex) => {
+                compile(regex, regex)?;
+                Self::Stream(compile(regex, &whole_name(regex))?)
+            }
+            Filter::KindRegex(regex) => Self::Kind(compile(regex, regex)?),
+        })
+    }
+
+    /// Every stream of a category, by the server's default rule for its links.
+    pub(super) fn category(category: &str) -> Self {
+        Self::StreamPrefix(vec![format!("{category}-")])
+    }
+
+    fn takes(&self, stream: &str, kind: &str) -> bool {
+        match self {
+            Self::StreamPrefix(list) => list.iter().any(|prefix| stream.starts_with(prefix)),
+            Self::KindPrefix(list) => list.iter().any(|prefix| kind.starts_with(prefix)),
+            Self::Stream(regex) => regex.is_match(stream),
+            Self::Kind(regex) => regex.is_match(kind),
+        }
+    }
+}
+
+impl EventStore {
+    pub(super) async fn head_of(&self, source: &Source) -> Result<Option<Head>, JournalError> {
+        let Source::All(filter) = source else {
+            let feed = source.feed();
+            let options = ReadStreamOptions::default()
+                .position(StreamPosition::End)
+                .backwards()
+                .requires_leader(true)
+                .max_count(1);
+            let found = self.feed_page(&feed, &options).await?;
+            return Ok(found.into_iter().next().and_then(|entry| {
+                let record = entry.link.or(entry.event)?;
+                Some(Head {
+                    revision: Some(record.revision),
+                    position: Some(record.position.commit),
+                    created: created(&record),
+                })
+            }));
+        };
+        self.newest_match(&source.to_string(), &Matcher::new(filter)?).await
+    }
+
+    /// The newest event of `$all` that `matcher` takes. What was looked through is remembered
+    /// under `key`, so that the next call reads only what came since.
+    pub(super) async fn newest_match(&self, key: &str, matcher: &Matcher) -> Result<Option<Head>, JournalError> {
+        let mut heads = self.heads.lock().await;
+        let mut budget = LOOK_THROUGH;
+
+        // From the end down to what was looked through before.
+        let before = heads.get(key).cloned();
+        let scan = self
+            .scan(matcher, StreamPosition::End, before.as_ref(), &mut budget)
+            .await?;
+        let scan = heads.entry(key.to_owned()).insert_entry(scan).into_mut();
+        if scan.found.is_some() {
+            return Ok(scan.found.clone());
+        }
+        // On downwards from there.
+        if let Some(below) = scan.below {
+            if budget > 0 {
+                let further = self
+                    .scan(matcher, StreamPosition::Position(below), None, &mut budget)
+                    .await?;
+                scan.below = further.below;
+                scan.found = further.found;
+            }
+            if scan.found.is_none() && scan.below.is_some() {
+                return Err(JournalError::Unavailable(format!(
+                    "find the newest entry of `{key}`: none among those looked through so far; the search goes on with the next call"
+                )));
+            }
+        }
+        Ok(scan.found.clone())
+    }
+
+    /// Looks downwards from `from` for a match, until the top of `known`, the beginning, or the
+    /// end of `budget`.
+    async fn scan(
+        &self,
+        matcher: &Matcher,
+        from: StreamPosition<Position>,
+        known: Option<&Scan>,
+        budget: &mut usize,
+    ) -> Result<Scan, JournalError> {
+        let mut top = None;
+        let mut from = from;
+        loop {
+            let page = self.all_page(from, false, PAGE).await?;
+            for record in &page {
+                let at = record.position.commit;
+                if let Some(known) = known.filter(|known| at <= known.top) {
+                    return Ok(Scan {
+                        top: top.unwrap_or(known.top),
+                        ..known.clone()
+                    });
+                }
+                let top = *top.get_or_insert(at);
+                if matcher.takes(&record.stream_id, &record.event_type) {
+                    return Ok(Scan {
+                        top,
+                        below: Some(record.position),
+                        found: Some(Head {
+                            revision: None,
+                            position: Some(at),
+                            created: created(record),
+                        }),
+                    });
+                }
+            }
+            *budget = budget.saturating_sub(page.len());
+            let below = page.last().map(|record| record.position);
+            if below.is_none() || *budget == 0 {
+                return Ok(Scan {
+                    top: top.unwrap_or(0),
+                    below,
+                    found: None,
+                });
+            }
+            from = below.map_or(from, StreamPosition::Position);
+        }
+    }
+
+    pub(super) async fn entries_of(
+        &self,
+        source: &Source,
+        after: Option<Mark>,
+        max: usize,
+    ) -> Result<Vec<(Mark, Delivery)>, JournalError> {
+        let wrong = || {
+            JournalError::Refused(format!(
+                "read `{source}` after {after:?}: that is a place in another kind of source"
+            ))
+        };
+        match source {
+            Source::All(filter) => {
+                let after = match after {
+                    None => None,
+                    Some(Mark::Position(position)) => Some(position),
+                    Some(Mark::Revision(_)) => return Err(wrong()),
+                };
+                self.all_entries(&Matcher::new(filter)?, after, max).await
+            }
+            Source::Category(_) | Source::Stream(_) => {
+                let from = match after {
+                    None => StreamPosition::Start,
+                    Some(Mark::Revision(revision)) => StreamPosition::Position(revision + 1),
+                    Some(Mark::Position(_)) => return Err(wrong()),
+                };
+                let mut options = ReadStreamOptions::default()
+                    .position(from)
+                    .forwards()
+                    .requires_leader(true)
+                    .max_count(max.max(1));
+                if resolves_links(source) {
+                    options = options.resolve_link_tos();
+                }
+                let entries = self.feed_page(&source.feed(), &options).await?;
+                Ok(entries
+                    .into_iter()
+                    .filter_map(|entry| {
+                        let record = entry.link.as_ref().or(entry.event.as_ref())?;
+                        Some((Mark::Revision(record.revision), delivery(entry, 0)?))
+                    })
+                    .collect())
+            }
+        }
+    }
+
+    /// Matching entries of `$all`. When a call has looked through as much as it may and the last
+    /// of it did not match, that last one stands at the end as [`Said::Nothing`]: the next call
+    /// goes on from there.
+    pub(super) async fn all_entries(
+        &self,
+        matcher: &Matcher,
+        after: Option<u64>,
+        max: usize,
+    ) -> Result<Vec<(Mark, Delivery)>, JournalError> {
+        let at = |commit| {
+            StreamPosition::Position(Position {
+                commit,
+                prepare: commit,
+            })
+        };
+        let mut from = after.map_or(StreamPosition::Start, at);
+        let mut passed = after;
+        let mut entries = Vec::new();
+        let mut looked = 0;
+        loop {
+            let page = self.all_page(from, true, PAGE).await?;
+            let full = page.len() >= PAGE;
+            let mut skipped = None;
+            for record in page {
+                let commit = record.position.commit;
+                // A forward read begins with the event at the position itself.
+                if passed.is_some_and(|passed| commit <= passed) {
+                    continue;
+                }
+                passed = Some(commit);
+                from = StreamPosition::Position(record.position);
+                looked += 1;
+                if !matcher.takes(&record.stream_id, &record.event_type) {
+                    skipped = Some((commit, created(&record)));
+                    continue;
+                }
+                skipped = None;
+                let event = ResolvedEvent {
+                    event: Some(record),
+                    link: None,
+                    commit_position: None,
+                };
+                entries.extend(delivery(event, 0).map(|d| (Mark::Position(commit), d)));
+                if entries.len() >= max.max(1) {
+                    return Ok(entries);
+                }
+            }
+            if !full {
+                return Ok(entries);
+            }
+            if looked >= LOOK_THROUGH {
+                if let Some((commit, at)) = skipped {
+                    entries.push((
+                        Mark::Position(commit),
+                        Delivery {
+                            ack: Uuid::nil(),
+                            retry: 0,
+                            at,
+                            said: Said::Nothing,
+                        },
+                    ));
+                }
+                return Ok(entries);
+            }
+        }
+    }
+
+    async fn feed_page(&self, feed: &str, options: &ReadStreamOptions) -> Result<Vec<ResolvedEvent>, JournalError> {
+        let step = self.factory.operation_timeout;
+        let found = self
+            .factory
+            .call(None, |client| async move {
+                let mut read = within(step, client.read_stream(feed, options)).await?;
+                let mut entries = Vec::new();
+                while let Some(entry) = within(step, read.next()).await? {
+                    entries.push(entry);
+                }
+                Ok(entries)
+            })
+            .await;
+        match found {
+            // A source that nothing was ever written to.
+            Err(Failure::Client(Error::ResourceNotFound)) => Ok(Vec::new()),
+            other => other.map_err(|failure| self.explain(failure, Doing::Read(feed))),
+        }
+    }
+
+    async fn all_page(
+        &self,
+        from: StreamPosition<Position>,
+        forwards: bool,
+        count: usize,
+    ) -> Result<Vec<RecordedEvent>, JournalError> {
+        let step = self.factory.operation_timeout;
+        let options = ReadAllOptions::default().position(from);
+        let options = if forwards {
+            options.forwards()
+        } else {
+            options.backwards()
+        };
+        let options = &options.max_count(count).requires_leader(true);
+        self.factory
+            .call(None, |client| async move {
+                let mut read = within(step, client.read_all(options)).await?;
+                let mut records = Vec::new();
+                while let Some(entry) = within(step, read.next()).await? {
+                    records.extend(entry.event.or(entry.link));
+                }
+                Ok(records)
+            })
+            .await
+            .map_err(|failure| self.explain(failure, Doing::ReadAll))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_take_streams_and_their_deletions() {
+        let of = |filter: Filter| Matcher::new(&filter).unwrap();
+        let prefix = of(Filter::StreamPrefix(vec!["a-".into(), "b-".into()]));
+        for (stream, taken) in [("a-1", true), ("$$b-1", true), ("c-1", false), ("$$c-1", false)] {
+            assert_eq!(prefix.takes(stream, "X"), taken, "{stream}");
+        }
+        for written in ["a-[0-9]+", "^a-[0-9]+$", "^a-[0-9]+"] {
+            let regex = of(Filter::StreamRegex(written.into()));
+            for (stream, taken) in [
+                ("a-12", true),
+                ("$$a-12", true),
+                ("xa-12", false),
+                ("a-12x", false),
+                ("$a-12", false),
+            ] {
+                assert_eq!(regex.takes(stream, "X"), taken, "{written} on {stream}");
+            }
+        }
+        assert!(of(Filter::StreamRegex(r"a\$".into())).takes("$$a$", "X"));
+        let kind = of(Filter::KindRegex("^Loan.*ed$".into()));
+        assert!(kind.takes("a", "LoanOpened") && !kind.takes("a", "Opened"));
+        assert!(of(Filter::KindPrefix(vec!["Lo".into()])).takes("a", "Loan"));
+    }
+
+    #[test]
+    fn a_regular_expression_that_only_one_side_takes_is_refused() {
+        for wrong in ["(", "(?<=a)b", r"(a)\1"] {
+            let filter = Filter::KindRegex(wrong.into());
+            let said = Matcher::new(&filter).err().unwrap().to_string();
+            assert!(said.contains(wrong) && said.contains("regular expression"), "{said}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! One connection to a group, in a task of its own.
+//!
+//! The client panics when the server ends a subscription in good order, and cannot be read and
+//! written at once. The task reads, acknowledges, and catches that panic: to whoever takes the
+//! deliveries it is a disconnect like every other. A dropped [`GroupSubscription`] ends the task
+//! after the acknowledgements given to it have left.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use eventstore::{
+    GetPersistentSubscriptionInfoOptions, NakAction, PersistentSubscription, PersistentSubscriptionEvent,
+    SubscribeToPersistentSubscriptionOptions,
+};
+use futures::FutureExt;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::{
+    super::{
+        JournalError,
+        feed::{Delivery, GroupSpec, Nack, Subscription},
+    },
+    EventStore,
+    convert::delivery,
+    errors::{Doing, explain},
+    link::{Factory, Failure, Link, panic_text},
+};
+use crate::projection::Source;
+
+/// Acknowledgements sent in one message: 18 bytes each, so some 36 KB.
+const IDS_AT_ONCE: usize = 2_000;
+
+/// Commands waiting for the task; a full queue makes the sender wait, nothing is lost.
+const COMMANDS: usize = 256;
+
+/// Calls made on the same connection after the last acknowledgements: what was written before
+/// them has left when they are answered. One would do but for the order in which the client's
+/// own tasks run.
+const FLUSH_CALLS: usize = 2;
+
+/// A server that is gone must not keep a dropped subscription alive.
+const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+
+/// A connection to a group. Ended by dropping it.
+#[derive(Debug)]
+pub struct GroupSubscription {
+    deliveries: mpsc::Receiver<Result<Delivery, JournalError>>,
+    commands: mpsc::Sender<Command>,
+    ended: Option<JournalError>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Ack(Vec<Uuid>),
+    Nack(Vec<Uuid>, Nack, String),
+}
+
+impl Subscription for GroupSubscription {
+    async fn next(&mut self) -> Result<Delivery, JournalError> {
+        if let Some(error) = &self.ended {
+            return Err(error.clone());
+        }
+        let next = self
+            .deliveries
+            .recv()
+            .await
+            .unwrap_or_else(|| Err(JournalError::Unavailable("the subscription has ended".into())));
+        if let Err(error) = &next {
+            self.ended = Some(error.clone());
+        }
+        next
+    }
+
+    async fn ack(&mut self, ids: Vec<Uuid>) -> Result<(), JournalError> {
+        self.command(Command::Ack(ids)).await
+    }
+
+    async fn nack(&mut self, ids: Vec<Uuid>, nack: Nack, reason: String) -> Result<(), JournalError> {
+        self.command(Command::Nack(ids, nack, reason)).await
+    }
+}
+
+impl GroupSubscription {
+    async fn command(&self, command: Command) -> Result<(), JournalError> {
+        // The task says why it ended through the deliveries; this is only the consequence.
+        self.commands.send(command).await.map_err(|_| {
+            self.ended
+                .clone()
+                .unwrap_or_else(|| JournalError::Unavailable("acknowledge: the subscription has ended".into()))
+        })
+    }
+}
+
+impl EventStore {
+    pub(super) async fn subscribe_to(
+        &self,
+        group: &GroupSpec,
+        buffer: usize,
+    ) -> Result<GroupSubscription, JournalError> {
+        let feed = group.source.feed();
+        let (stream, name) = (&*feed, &*group.name);
+        let doing = Doing::Consume {
+            feed: stream,
+            group: name,
+        };
+        let all = matches!(group.source, Source::All(_));
+        // The server rejects none at all by never delivering, and counts in 32 bits.
+        let buffer = buffer.clamp(1, i32::MAX as usize);
+        let options = SubscribeToPersistentSubscriptionOptions::default()
+            .buffer_size(buffer)
+            .requires_leader(true);
+        let options = &options;
+        // A server that is still loading its groups answers nothing at all, so the time is ours.
+        let (connection, link) = self
+            .factory
+            .call_on(Some(self.factory.operation_timeout), |client| async move {
+                if all {
+                    client.subscribe_to_persistent_subscription_to_all(name, options).await
+                } else {
+                    client.subscribe_to_persistent_subscription(stream, name, options).await
+                }
+            })
+            .await
+            .map_err(|failure| self.explain(failure, doing))?;
+        let (to_us, deliveries) = mpsc::channel(buffer);
+        let (commands, from_us) = mpsc::channel(COMMANDS);
+        let task = Task {
+            connection,
+            link,
+            factory: Arc::clone(&self.factory),
+            group: group.name.clone(),
+            feed,
+            all,
+        };
+        tokio::spawn(task.run(to_us, from_us));
+        Ok(GroupSubscription {
+            deliveries,
+            commands,
+            ended: None,
+        })
+    }
+}
+
+struct Task {
+    connection: PersistentSubscription,
+    link: Arc<Link>,
+    factory: Arc<Factory>,
+    group: Arc<str>,
+    feed: Arc<str>,
+    all: bool,
+}
+
+/// How the task's work ended, short of a panic.
+enum End {
+    /// Nobody takes deliveries any more.
+    Dropped,
+    Error(eventstore::Error),
+}
+
+impl Task {
+    async fn run(mut self, to_us: mpsc::Sender<Result<Delivery, JournalError>>, mut from_us: mpsc::Receiver<Command>) {
+        let began = Instant::now();
+        let work = AssertUnwindSafe(self.work(&to_us, &mut from_us)).catch_unwind();
+        let failure = match work.await {
+            Ok(End::Dropped) => {
+                let flushed = AssertUnwindSafe(self.flush(&mut from_us)).catch_unwind();
+                // Whatever was lost in it is delivered again; there is nobody left to tell.
+                drop(tokio::time::timeout(FLUSH_WITHIN, flushed).await);
+                return;
+            }
+            Ok(End::Error(error)) => {
+                self.factory.judge(&self.link, &error, began);
+                Failure::Client(error)
+            }
+            Err(panic) => Failure::Panic(format!("the server ended the subscription: {}", panic_text(&*panic))),
+        };
+        let doing = Doing::Consume {
+            feed: &self.feed,
+            group: &self.group,
+        };
+        let error = match failure {
+            // Both mean that the group goes on without us, or is gone; subscribing again tells.
+            Failure::Client(eventstore::Error::IllegalStateError(_)) => JournalError::Unavailable(format!(
+                "{}: the server dropped its consumers (it is stopping, or the group was changed or deleted)",
+                doing.action()
+            )),
+            Failure::Client(error) => explain(&error, doing, self.factory.user()),
+            other => other.explain(doing, self.factory.user()),
+        };
+        // When nobody listens any more there is nobody to tell.
+        drop(to_us.send(Err(error)).await);
+    }
+
+    async fn work(
+        &mut self,
+        to_us: &mpsc::Sender<Result<Delivery, JournalError>>,
+        from_us: &mut mpsc::Receiver<Command>,
+    ) -> End {
+        loop {
+            let connection = &mut self.connection;
+            tokio::select! {
+                // Acknowledgements first: they make room for what else is to come.
+                biased;
+                command = from_us.recv() => {
+                    let Some(command) = command else { return End::Dropped };
+                    if let Err(error) = send(connection, command, from_us).await {
+                        return End::Error(error);
+                    }
+                }
+                // No await stands between the event and its place in the channel, so that losing
+                // the race above loses nothing.
+                outcome = async {
+                    let Ok(place) = to_us.reserve().await else { return Ok(Some(End::Dropped)) };
+                    match connection.next_subscription_event().await? {
+                        PersistentSubscriptionEvent::Confirmed(_) => {}
+                        PersistentSubscriptionEvent::EventAppeared { retry_count, event } => {
+                            if let Some(delivery) = delivery(event, retry_count as u32) {
+                                place.send(Ok(delivery));
+                            }
+                        }
+                    }
+                    Ok(None)
+                } => match outcome {
+                    Ok(None) => self.link.answer(),
+                    Ok(Some(end)) => return end,
+                    Err(error) => return End::Error(error),
+                }
+            }
+        }
+    }
+
+    /// Sends what is queued and waits until it has left.
+    async fn flush(&mut self, from_us: &mut mpsc::Receiver<Command>) {
+        while let Some(command) = from_us.recv().await {
+            if send(&mut self.connection, command, from_us).await.is_err() {
+                return;
+            }
+        }
+        let client = self.link.client.clone();
+        let (feed, group, all) = (Arc::clone(&self.feed), Arc::clone(&self.group), self.all);
+        let calls = async move {
+            let options = GetPersistentSubscriptionInfoOptions::default().deadline(FLUSH_WITHIN);
+            for _ in 0..FLUSH_CALLS {
+                // Any answer will do, a denial as well.
+                if all {
+                    drop(client.get_persistent_subscription_info_to_all(&*group, &options).await);
+                } else {
+                    drop(client.get_persistent_subscription_info(&*feed, &*group, &options).await);
+                }
+            }
+        };
+        let mut calls = std::pin::pin!(calls);
+        loop {
+            tokio::select! {
+                () = &mut calls => return,
+                // Deliveries that still come are let go: they are delivered again elsewhere.
+                event = self.connection.next_subscription_event() => if event.is_err() { return },
+            }
+        }
+    }
+}
+
+/// Sends one command, and with it the acknowledgements that wait behind it.
+async fn send(
+    connection: &mut PersistentSubscription,
+    first: Command,
+    waiting: &mut mpsc::Receiver<Command>,
+) -> Result<(), eventstore::Error> {
+    let mut gathered = Vec::new();
+    let mut next = Some(first);
+    while let Some(command) = next.take() {
+        match command {
+            Command::Ack(ids) => {
+                gathered.extend(ids);
+                if gathered.len() < IDS_AT_ONCE {
+                    next = waiting.try_recv().ok();
+                }
+            }
+            Command::Nack(ids, nack, reason) => {
+                acknowledge(connection, std::mem::take(&mut gathered)).await?;
+                let action = match nack {
+                    Nack::Park => NakAction::Park,
+                    Nack::Retry => NakAction::Retry,
+                };
+                connection.nack_ids(ids, action, reason).await?;
+            }
+        }
+    }
+    acknowledge(connection, gathered).await
+}
+
+async fn acknowledge(connection: &mut PersistentSubscription, ids: Vec<Uuid>) -> Result<(), eventstore::Error> {
+    for some in ids.chunks(IDS_AT_ONCE) {
+        connection.ack_ids(some.iter().copied()).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,541 @@
+//! Reading replicas, as fresh as the reader asks for.
+//!
+//! | mode | promises | costs |
+//! |---|---|---|
+//! | [`Mode::Eventual`] | some prefix of the stream | one eventually consistent table read |
+//! | [`Mode::AtLeast`] | the token's write, or says that it is late | as `Eventual` when it is there, else reads until it is |
+//! | [`Mode::Strong`] | every append acknowledged before the query began | a table read and a read at the leader |
+//! | [`Mode::AsOf`] | exactly the state at that point | a table read and the stream up to it |
+//!
+//! `Strong` is linearizable for one aggregate, except while a deposed leader, cut off from its
+//! majority, still answers: seconds. Works on every projection, those known only at start too.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    command::{
+        attempt::longest_wait,
+        base::{Base, CatchUp, CatchUpError, CatchUpRules, Fed, Lineage},
+        observe::{Discard, Observation, Observer, Unobserved},
+        snapshots::base_of,
+    },
+    document::Document,
+    event::{RawEvent, Revision, Version},
+    journal::{Journal, JournalError, Presence, ReadLimit, Slice, Standing},
+    projection::{Fold, FoldError, State},
+    replica::{Header, Quarantine, Replica, ReplicaStore, StoreError},
+};
+
+mod token;
+
+pub use token::{Token, TokenError};
+
+/// A point in a stream's past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// After this event; past the stream's end: its end.
+    Revision(Revision),
+    /// After the last event that EventStoreDB wrote at or before this time.
+    Time(DateTime<Utc>),
+}
+
+/// What to do when a token's write is not in the replica in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenLate {
+    /// Fold the stream's tail, as `Strong` does.
+    #[default]
+    FoldTail,
+    /// Answer what there is, with [`Freshness::Behind`].
+    AnswerBehind,
+}
+
+/// How fresh an answer has to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Whatever the table has. A deleted replica is answered with what is kept of it, marked so;
+    /// a quarantined one at its last good version, marked so.
+    Eventual,
+    /// At least this write. Waits for the projector up to `timeout`; does not wait on a quarantined
+    /// or deleted replica, which waiting does not change.
+    AtLeast {
+        /// The write.
+        token: Token,
+        /// How long to wait for the projector.
+        timeout: Duration,
+        /// What to do then.
+        then: WhenLate,
+    },
+    /// The newest. A deleted stream is [`QueryError::Deleted`], an event that does not fold (what a
+    /// quarantined replica stands before) [`QueryError::State`]: an older answer would break the promise.
+    Strong,
+    /// The past. Deleted streams and events that do not fold as for `Strong`; where the beginning
+    /// of the history is gone, the answer's `first` says so.
+    AsOf(Moment),
+}
+
+/// What an answer is known to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// A prefix of the stream; nothing more is known.
+    Eventual,
+    /// It holds the token's write.
+    AtLeast,
+    /// It was to hold the token's write and does not.
+    Behind,
+    /// The leader had nothing newer when it was asked.
+    Confirmed,
+    /// The state at the moment asked for.
+    AsOf,
+}
+
+/// A view and what it is the fold of.
+#[derive(Clone)]
+pub struct Answer {
+    /// What it is known to be.
+    pub freshness: Freshness,
+    /// Version, first revision, marks.
+    pub header: Header,
+    /// The view.
+    pub state: State,
+    fold: Arc<dyn Fold>,
+}
+
+impl Answer {
+    /// The view, when it is a `V`.
+    pub fn view<V: 'static>(&self) -> Option<&V> {
+        self.state.get()
+    }
+
+    /// The view as data, for any projection.
+    pub fn document(&self) -> Result<Document, FoldError> {
+        Ok(self.fold.encode(&self.state)?.view)
+    }
+
+    /// The revision of the last event in it.
+    pub fn version(&self) -> Version {
+        self.header.version
+    }
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answer")
+            .field("freshness", &self.freshness)
+            .field("header", &self.header)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a query has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// The stream is deleted.
+    #[error("answer for `{stream}`: it is deleted{}; only the eventual mode shows what is kept of it", if *.tombstoned { " for good" } else { "" })]
+    Deleted {
+        /// The stream.
+        stream: String,
+        /// Whether for good.
+        tombstoned: bool,
+    },
+    /// The token is another stream's.
+    #[error("answer for `{stream}`: the token is one of `{token}`")]
+    WrongToken {
+        /// The stream asked for.
+        stream: String,
+        /// The token's.
+        token: Arc<str>,
+    },
+    /// The stored state cannot be used.
+    #[error("use the replica of `{stream}`: {problem}; the strong mode answers from the stream")]
+    Unusable {
+        /// The stream.
+        stream: String,
+        /// Why.
+        problem: String,
+    },
+    /// The stream cannot be folded.
+    #[error(transparent)]
+    State(#[from] CatchUpError),
+    /// The event store failed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The replica store failed.
+    #[error(transparent)]
+    Replica(#[from] StoreError),
+}
+
+impl QueryError {
+    /// Whether the same query may succeed later without anybody acting.
+    pub fn can_retry(&self) -> bool {
+        match self {
+            Self::Journal(error) => error.is_transient(),
+            Self::Replica(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+
+    /// A word for metrics.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Deleted { .. } => "deleted",
+            Self::WrongToken { .. } => "wrong_token",
+            Self::Unusable { .. } => "unusable",
+            Self::State(_) => "state",
+            Self::Journal(_) => "journal",
+            Self::Replica(_) => "replica",
+        }
+    }
+}
+
+/// Limits of queries.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long the event store may take over all, waits for the projector aside.
+    pub deadline: Duration,
+    /// Events that one query may fold.
+    pub cap: usize,
+    /// One read's size.
+    pub page: ReadLimit,
+    /// Whether the projection's policy for revived streams is `restart`.
+    pub restarts: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let command = crate::command::Settings::default();
+        Self {
+            deadline: command.deadline,
+            cap: command.cap,
+            page: command.page,
+            restarts: false,
+        }
+    }
+}
+
+/// Answers queries on one projection.
+#[derive(Clone)]
+pub struct Queries<J, R> {
+    journal: J,
+    store: R,
+    fold: Arc<dyn Fold>,
+    limits: Limits,
+    observer: Arc<dyn Observer>,
+}
+
+impl<J: Journal, R: ReplicaStore> Queries<J, R> {
+    /// On this projection, whose replicas `store` has.
+    pub fn new(journal: J, store: R, fold: Arc<dyn Fold>) -> Self {
+        Self {
+            journal,
+            store,
+            fold,
+            limits: Limits::default(),
+            observer: Arc::new(Unobserved),
+        }
+    }
+
+    /// With other limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Observed by `observer`.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// The view of `stream`; `None` when there is none: no such stream, no replica yet (eventual),
+    /// nothing of it left.
+    pub async fn get(&self, stream: &str, mode: &Mode) -> Result<Option<Answer>, QueryError> {
+        let begun = Instant::now();
+        let answer = match mode {
+            Mode::Eventual => self.eventual(stream).await,
+            Mode::AtLeast { token, timeout, then } => self.at_least(stream, token, *timeout, *then).await,
+            Mode::Strong => self.strong(stream, None).await,
+            Mode::AsOf(moment) => self.strong(stream, Some(*moment)).await,
+        };
+        let outcome = match &answer {
+            Ok(Some(Answer {
+                freshness: Freshness::Behind,
+                ..
+            })) => "behind",
+            Ok(Some(_)) => "answered",
+            Ok(None) => "nothing",
+            Err(error) => error.class(),
+        };
+        let ended = Observation::Ended {
+            outcome,
+            took: begun.elapsed(),
+            attempts: 0,
+            replayed: 0,
+        };
+        self.observer.observe(self.fold.name(), ended);
+        answer
+    }
+
+    /// The views of many streams, eventually consistent, in the order asked for.
+    pub async fn get_many(&self, streams: &[Arc<str>]) -> Result<Vec<Option<Answer>>, QueryError> {
+        let replicas = self.store.get_many(streams, false).await?;
+        let answers = streams.iter().zip(replicas);
+        answers
+            .map(|(stream, replica)| self.answer_of(stream, replica, Freshness::Eventual))
+            .collect()
+    }
+
+    async fn eventual(&self, stream: &str) -> Result<Option<Answer>, QueryError> {
+        let replica = self.store.get(stream, false).await?;
+        self.answer_of(stream, replica, Freshness::Eventual)
+    }
+
+    /// A stored replica as an answer, marks and all.
+    fn answer_of(
+        &self,
+        stream: &str,
+        replica: Option<Replica>,
+        freshness: Freshness,
+    ) -> Result<Option<Answer>, QueryError> {
+        let Some(replica) = replica else { return Ok(None) };
+        let Some(view) = &replica.view else {
+            // Nothing is kept; a deletion is worth telling all the same.
+            let state = self.fold.initial();
+            let told = replica.header.deleted || replica.header.quarantine.is_some();
+            return Ok(told.then(|| self.answer(freshness, replica.header, state)));
+        };
+        let state = self.fold.decode(view, replica.fold.as_ref());
+        let state = state.map_err(|e| QueryError::Unusable {
+            stream: stream.to_owned(),
+            problem: e.to_string(),
+        })?;
+        Ok(Some(self.answer(freshness, replica.header, state)))
+    }
+
+    fn answer(&self, freshness: Freshness, header: Header, state: State) -> Answer {
+        Answer {
+            freshness,
+            header,
+            state,
+            fold: self.fold.clone(),
+        }
+    }
+
+    async fn at_least(
+        &self,
+        stream: &str,
+        token: &Token,
+        timeout: Duration,
+        then: WhenLate,
+    ) -> Result<Option<Answer>, QueryError> {
+        if &*token.stream != stream {
+            return Err(QueryError::WrongToken {
+                stream: stream.to_owned(),
+                token: token.stream.clone(),
+            });
+        }
+        let until = Instant::now() + timeout;
+        let mut polls = 0;
+        let behind = loop {
+            // The first read is the cheap one; once it is late, no read may be stale on top.
+            let replica = self.store.get(stream, polls > 0).await?;
+            let header = replica.as_ref().map(|r| &r.header);
+            let diverged = header
+                .and_then(|h| h.quarantine.as_ref())
+                .is_some_and(Quarantine::is_diverged);
+            // Another stream's prefix reaches no write of this one.
+            if !diverged && header.map_or(token.version.is_none(), |h| h.version >= token.version) {
+                return self.answer_of(stream, replica, Freshness::AtLeast);
+            }
+            let hopeless = header.is_some_and(|h| h.quarantine.is_some() || h.deleted);
+            polls += 1;
+            let next = Instant::now() + longest_wait(polls).mul_f64(0.5 + fastrand::f64() / 2.0);
+            if hopeless || next >= until {
+                break replica;
+            }
+            tokio::time::sleep_until(next).await;
+        };
+        match then {
+            WhenLate::AnswerBehind => self.answer_of(stream, behind, Freshness::Behind),
+            WhenLate::FoldTail => {
+                let answer = self.strong(stream, None).await?;
+                Ok(answer.map(|mut answer| {
+                    if answer.header.version < token.version {
+                        // The stream itself ends before it: its store was restored.
+                        answer.freshness = Freshness::Behind;
+                    }
+                    answer
+                }))
+            }
+        }
+    }
+
+    async fn strong(&self, stream: &str, until: Option<Moment>) -> Result<Option<Answer>, QueryError> {
+        let deadline = Instant::now() + self.limits.deadline;
+        let base = self.snapshot(stream, until).await?;
+        let base = self.bring_up_to_date(stream, base, until, deadline).await?;
+        let freshness = if until.is_some() {
+            Freshness::AsOf
+        } else {
+            Freshness::Confirmed
+        };
+        let there = base.header.version.is_some();
+        Ok(there.then(|| {
+            // What the replica's marks say of it does not hold for this answer.
+            let header = Header {
+                quarantine: None,
+                deleted: false,
+                ..base.header
+            };
+            self.answer(freshness, header, base.state)
+        }))
+    }
+
+    /// A base to fold on, if the table has one that does not reach beyond `until`.
+    async fn snapshot(&self, stream: &str, until: Option<Moment>) -> Result<Base, QueryError> {
+        let none = || Base::initial(&*self.fold, Lineage::Foreign);
+        let discard = |why, problem: String| {
+            tracing::warn!(stream, problem, "failed to use a snapshot");
+            self.observer.observe(self.fold.name(), Observation::Discarded(why));
+            Ok(none())
+        };
+        let base = match self.store.get(stream, false).await {
+            Ok(None) => return Ok(none()),
+            Ok(Some(replica)) => match base_of(&*self.fold, replica) {
+                Ok(base) => base,
+                Err(problem) => return discard(Discard::Undecodable, problem),
+            },
+            Err(error @ StoreError::Corrupt { .. }) => return discard(Discard::Undecodable, error.to_string()),
+            Err(error) if error.is_transient() => return discard(Discard::Unavailable, error.to_string()),
+            Err(error) => return Err(error.into()),
+        };
+        let reaches_too_far = match until {
+            None => false,
+            Some(Moment::Revision(revision)) => base.header.version > Some(revision),
+            // Stored to the millisecond, rounded down.
+            Some(Moment::Time(time)) => base
+                .header
+                .event
+                .as_ref()
+                .is_some_and(|e| e.at + TimeDelta::milliseconds(1) > time),
+        };
+        Ok(if reaches_too_far { none() } else { base })
+    }
+
+    async fn bring_up_to_date(
+        &self,
+        stream: &str,
+        base: Base,
+        until: Option<Moment>,
+        deadline: Instant,
+    ) -> Result<Base, QueryError> {
+        let rules = CatchUpRules {
+            keep_commands: 0,
+            cap: self.limits.cap,
+            restarts: self.limits.restarts,
+        };
+        let from_scratch = || CatchUp::new(Base::initial(&*self.fold, Lineage::Foreign), None, rules);
+        let discard = |why| self.observer.observe(self.fold.name(), Observation::Discarded(why));
+        let mut reading = CatchUp::new(base, None, rules);
+        let mut looks = 0;
+        loop {
+            let read = || self.journal.read(stream, reading.from(), self.limits.page);
+            let slice = cut(patiently(deadline, read).await?, until);
+            let before = reading.folded;
+            let fed = reading.feed(&*self.fold, slice)?;
+            self.observer
+                .observe(self.fold.name(), Observation::Replayed(reading.folded - before));
+            match fed {
+                Fed::More => {}
+                Fed::UpToDate => return Ok(reading.base),
+                Fed::Diverged => {
+                    discard(Discard::Diverged);
+                    reading = from_scratch();
+                }
+                Fed::Nothing(Presence::Tombstoned) => {
+                    return Err(QueryError::Deleted {
+                        stream: stream.to_owned(),
+                        tombstoned: true,
+                    });
+                }
+                Fed::Nothing(_) => {
+                    let version = reading.base.header.version;
+                    match patiently(deadline, || self.journal.look(stream)).await? {
+                        Standing::Tombstoned => {
+                            return Err(QueryError::Deleted {
+                                stream: stream.to_owned(),
+                                tombstoned: true,
+                            });
+                        }
+                        Standing::SoftDeleted => {
+                            return Err(QueryError::Deleted {
+                                stream: stream.to_owned(),
+                                tombstoned: false,
+                            });
+                        }
+                        Standing::Missing => return Ok(from_scratch().base),
+                        Standing::Live(None) => return Ok(reading.base),
+                        Standing::Live(Some(newest)) if Some(newest.revision) < version => {
+                            discard(Discard::WentBackwards);
+                            reading = from_scratch();
+                        }
+                        // Nothing that old: everything readable is after the moment asked for.
+                        Standing::Live(Some(_)) if until.is_some() => return Ok(reading.base),
+                        // Revived or written to meanwhile.
+                        Standing::Live(Some(_)) => {
+                            looks += 1;
+                            tokio::time::sleep_until(deadline.min(Instant::now() + longest_wait(looks))).await;
+                            if Instant::now() >= deadline {
+                                return Err(JournalError::Unavailable(format!("`{stream}` does not hold still")).into());
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What of a read is not after `until`.
+fn cut(mut slice: Slice, until: Option<Moment>) -> Slice {
+    let Some(until) = until else { return slice };
+    let beyond = |event: &RawEvent| match until {
+        Moment::Revision(revision) => event.revision > revision,
+        Moment::Time(time) => event.created > time,
+    };
+    if let Some(at) = slice.events.iter().position(beyond) {
+        slice.events.truncate(at);
+        slice.end = true;
+    }
+    slice
+}
+
+/// The same request again, with back-off, while the event store is away and there is time.
+async fn patiently<T, F>(deadline: Instant, request: impl Fn() -> F) -> Result<T, JournalError>
+where
+    F: Future<Output = Result<T, JournalError>>,
+{
+    let mut waits = 0;
+    loop {
+        let late = || {
+            Err(JournalError::Unavailable(
+                "no answer before the query's deadline".to_owned(),
+            ))
+        };
+        match timeout_at(deadline, request()).await.unwrap_or_else(|_| late()) {
+            Err(error) if error.is_transient() => {
+                waits += 1;
+                let next = Instant::now() + longest_wait(waits).mul_f64(fastrand::f64());
+                if next >= deadline {
+                    return Err(error);
+                }
+                tokio::time::sleep_until(next).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}

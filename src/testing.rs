@@ -1,0 +1,334 @@
+//! For tests of services: given/when/then for deciders and folds, a clock to turn by hand, and the
+//! in-memory doubles of both stores.
+//!
+//! The events go through their stored form on the way, as in production: what does not read back
+//! fails here and not there.
+
+use std::{
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use crate::{
+    aggregate::{Aggregate, Command},
+    event::{Event, RawEvent, codec},
+    projection::{Compiled, Fold, Projection, run::fold_run},
+    replica::Header,
+};
+
+pub use crate::{
+    journal::memory::{self as journal, AppendFault, MemoryJournal},
+    replica::memory::{self as replica, MemoryStore, PutFault},
+};
+
+/// A clock that stands still until it is turned.
+#[derive(Clone, Debug)]
+pub struct Clock(Arc<Mutex<DateTime<Utc>>>);
+
+impl Clock {
+    /// At this time.
+    pub fn at(now: DateTime<Utc>) -> Self {
+        Self(Arc::new(Mutex::new(now)))
+    }
+
+    /// What it says.
+    pub fn now(&self) -> DateTime<Utc> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Turns it.
+    pub fn advance(&self, by: TimeDelta) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += by;
+    }
+}
+
+/// `events` as a stream has them, from revision 0, a second apart.
+///
+/// # Panics
+///
+/// When one of them cannot be stored.
+#[track_caller]
+pub fn recorded<E: Event>(stream: &str, events: impl IntoIterator<Item = E>) -> Vec<RawEvent> {
+    let stream: Arc<str> = stream.into();
+    let raw = |(revision, event): (usize, E)| {
+        let body = match codec::encode(&event) {
+            Ok(body) => body,
+            Err(error) => panic!("event {revision} cannot be stored: {error}"),
+        };
+        RawEvent {
+            stream: stream.clone(),
+            revision: revision as u64,
+            id: Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{stream}/{revision}").as_bytes()),
+            kind: body.kind,
+            json: true,
+            data: body.data,
+            metadata: Bytes::new(),
+            created: DateTime::UNIX_EPOCH + TimeDelta::seconds(revision as i64),
+        }
+    };
+    events.into_iter().enumerate().map(raw).collect()
+}
+
+#[track_caller]
+fn folded<P: Projection>(events: &[RawEvent]) -> P::View {
+    let fold = Compiled::<P>::new("test");
+    let folded = fold_run(&fold, (Header::new(), fold.initial()), events, 0);
+    if let Some((index, error)) = folded.stopped {
+        panic!("event {index} (`{}`) does not fold: {error}", events[index].kind);
+    }
+    // As a replica gives it back.
+    let stored = match fold.encode(&folded.state) {
+        Ok(encoded) => encoded.view,
+        Err(error) => panic!("the state cannot be stored: {error}"),
+    };
+    match fold.decode(&crate::projection::StoredState::Document(stored), None) {
+        Ok(state) => match state.get::<P::View>() {
+            Some(view) => view.clone(),
+            None => panic!("the state is another type's"),
+        },
+        Err(error) => panic!("the stored state does not read back: {error}"),
+    }
+}
+
+/// An aggregate with a history.
+#[derive(Debug)]
+pub struct Given<A: Aggregate> {
+    state: A,
+    events: Vec<RawEvent>,
+}
+
+/// A decision on a history.
+#[derive(Debug)]
+pub struct When<A: Aggregate, E> {
+    given: Given<A>,
+    decided: Result<Vec<RawEvent>, E>,
+}
+
+/// An aggregate after these events.
+///
+/// # Panics
+///
+/// When one of them cannot be stored or does not fold.
+#[track_caller]
+pub fn given<A: Aggregate>(events: impl IntoIterator<Item = A::Event>) -> Given<A> {
+    let events = recorded(&A::stream("test"), events);
+    Given {
+        state: folded::<A>(&events),
+        events,
+    }
+}
+
+impl<A: Aggregate> Given<A> {
+    /// Decides on `command`.
+    ///
+    /// # Panics
+    ///
+    /// When an event decided on cannot be stored.
+    #[must_use = "a decision that nobody checks tests nothing"]
+    #[track_caller]
+    pub fn when<C: Command<A>>(self, command: &C) -> When<A, C::Error> {
+        let decided = command
+            .decide(&self.state)
+            .map(|events| recorded(&A::stream("test"), events));
+        When { given: self, decided }
+    }
+
+    /// Checks the state.
+    ///
+    /// # Panics
+    ///
+    /// When it is another one.
+    #[track_caller]
+    pub fn then_state(self, expected: &A)
+    where
+        A: PartialEq + Debug,
+    {
+        assert_eq!(&self.state, expected, "another state than expected");
+    }
+}
+
+impl<A: Aggregate, E: std::error::Error> When<A, E> {
+    /// Checks the events decided on, by their stored form.
+    ///
+    /// # Panics
+    ///
+    /// When they are others, or the command was rejected.
+    #[allow(
+        clippy::return_self_not_must_use,
+        reason = "a check is complete without the next one"
+    )]
+    #[track_caller]
+    pub fn then(self, expected: impl IntoIterator<Item = A::Event>) -> Self {
+        let plain = |events: &[RawEvent]| -> Vec<(String, String)> {
+            let text = |e: &RawEvent| (e.kind.to_string(), String::from_utf8_lossy(&e.data).into_owned());
+            events.iter().map(text).collect()
+        };
+        match &self.decided {
+            Ok(events) => {
+                assert_eq!(
+                    plain(events),
+                    plain(&recorded(&A::stream("test"), expected)),
+                    "other events than expected"
+                );
+            }
+            Err(error) => panic!("rejected: {error}"),
+        }
+        self
+    }
+
+    /// Checks that there is nothing to do.
+    ///
+    /// # Panics
+    ///
+    /// When there is, or the command was rejected.
+    #[allow(
+        clippy::return_self_not_must_use,
+        reason = "a check is complete without the next one"
+    )]
+    #[track_caller]
+    pub fn then_nothing(self) -> Self {
+        self.then([])
+    }
+
+    /// Checks the rejection.
+    ///
+    /// # Panics
+    ///
+    /// When it is another one, or the command was accepted.
+    #[track_caller]
+    pub fn then_err(self, expected: &E)
+    where
+        E: PartialEq,
+    {
+        match &self.decided {
+            Ok(events) => {
+                let kinds: Vec<&str> = events.iter().map(|e| &*e.kind).collect();
+                panic!("accepted with {kinds:?}, expected the rejection: {expected}");
+            }
+            Err(error) => assert!(error == expected, "rejected with `{error}`, expected `{expected}`"),
+        }
+    }
+
+    /// Checks the state after the events decided on.
+    ///
+    /// # Panics
+    ///
+    /// When it is another one, or the command was rejected.
+    #[track_caller]
+    pub fn then_state(self, expected: &A)
+    where
+        A: PartialEq + Debug,
+    {
+        let Ok(decided) = self.decided else {
+            panic!("rejected, expected a state")
+        };
+        let mut events = self.given.events;
+        let next = events.len() as u64;
+        events.extend(decided.into_iter().map(|event| RawEvent {
+            revision: next + event.revision,
+            ..event
+        }));
+        assert_eq!(&folded::<A>(&events), expected, "another state than expected");
+    }
+}
+
+/// A projection's view after these events.
+///
+/// # Panics
+///
+/// When one of them cannot be stored or does not fold, or the view does not read back.
+#[track_caller]
+pub fn project<P: Projection>(stream: &str, events: impl IntoIterator<Item = P::Event>) -> P::View {
+    folded::<P>(&recorded(stream, events))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    struct Door {
+        open: bool,
+        moves: u32,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    enum Moved {
+        Opened,
+        Closed { by: String },
+    }
+    impl Event for Moved {}
+
+    impl Aggregate for Door {
+        const CATEGORY: &'static str = "door";
+        type Event = Moved;
+        fn apply(&mut self, event: Moved) {
+            self.open = matches!(event, Moved::Opened);
+            self.moves += 1;
+        }
+    }
+
+    #[derive(Debug, PartialEq, thiserror::Error)]
+    #[error("close the door: it is closed")]
+    struct Closed;
+
+    struct Close(&'static str);
+
+    impl Command<Door> for Close {
+        type Error = Closed;
+        fn decide(&self, door: &Door) -> Result<Vec<Moved>, Closed> {
+            if !door.open {
+                return Err(Closed);
+            }
+            Ok(vec![Moved::Closed { by: self.0.to_owned() }])
+        }
+    }
+
+    #[test]
+    fn a_decider_is_tested_by_its_events() {
+        let closed = |by: &str| Moved::Closed { by: by.to_owned() };
+        given::<Door>([Moved::Opened])
+            .when(&Close("me"))
+            .then([closed("me")])
+            .then_state(&Door { open: false, moves: 2 });
+        given::<Door>([]).when(&Close("me")).then_err(&Closed);
+        given::<Door>([Moved::Opened]).then_state(&Door { open: true, moves: 1 });
+        assert_eq!(
+            project::<Door>("door-1", [Moved::Opened, closed("you")]),
+            Door { open: false, moves: 2 }
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "other events than expected")]
+    fn other_events_fail() {
+        given::<Door>([Moved::Opened])
+            .when(&Close("me"))
+            .then([Moved::Closed { by: "you".into() }]);
+    }
+
+    #[test]
+    #[should_panic(expected = "accepted with")]
+    fn an_acceptance_is_no_rejection() {
+        given::<Door>([Moved::Opened]).when(&Close("me")).then_err(&Closed);
+    }
+
+    #[test]
+    #[should_panic(expected = "rejected: close the door")]
+    fn a_rejection_is_no_acceptance() {
+        given::<Door>([]).when(&Close("me")).then_nothing();
+    }
+
+    #[test]
+    fn the_clock_stands_until_it_is_turned() {
+        let clock = Clock::at(DateTime::UNIX_EPOCH);
+        clock.clone().advance(TimeDelta::seconds(3));
+        assert_eq!(clock.now().timestamp(), 3);
+    }
+}

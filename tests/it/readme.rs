@@ -1,0 +1,318 @@
+//! What the README says, held against what is built: settings, metrics, rights, exit codes, files.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use projector::{
+    cli::EXIT_CODES,
+    config::Settings,
+    metrics::Metrics,
+    replica::dynamodb::{Attempt, AttemptOutcome, Operation, StoreObserver as _},
+};
+use serde_json::Value;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+pub(crate) fn file(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The rows of the table under the header that begins with `first`, cells trimmed.
+fn table(text: &str, first: &str) -> Vec<Vec<String>> {
+    let lines = text.lines().skip_while(|l| !l.starts_with(first)).skip(2);
+    let rows = lines.take_while(|l| l.starts_with('|'));
+    rows.map(|row| {
+        row.trim_matches('|')
+            .split(" | ")
+            .map(|cell| cell.trim().to_owned())
+            .collect()
+    })
+    .collect()
+}
+
+fn code(cell: &str) -> &str {
+    cell.trim_matches('`')
+}
+
+#[test]
+fn the_settings_table_has_every_key_with_its_default() {
+    let settings = serde_json::to_value(Settings::default()).unwrap();
+    let mut wanted = BTreeMap::new();
+    for (section, keys) in settings.as_object().unwrap() {
+        if section == "projection" {
+            continue;
+        }
+        for (key, value) in keys.as_object().unwrap() {
+            let shown = match value {
+                Value::Null => String::new(),
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            wanted.insert(format!("{section}.{key}"), shown);
+        }
+    }
+    let rows = table(&file("README.md"), "| key | default |");
+    let said: BTreeMap<_, _> = rows
+        .iter()
+        .map(|row| (code(&row[0]).to_owned(), code(&row[1]).to_owned()))
+        .collect();
+    assert_eq!(said, wanted);
+    assert!(rows.iter().all(|row| row[2].ends_with('.')));
+}
+
+#[test]
+fn the_metrics_table_is_what_is_served() {
+    let metrics = Metrics::new();
+    metrics.projection("p", 1).attempt(&Attempt {
+        table: "t",
+        operation: Operation::GetItem,
+        outcome: AttemptOutcome::Done,
+        capacity: 0.5,
+        latency: std::time::Duration::ZERO,
+    });
+    let text = metrics.render();
+    let labels = |name: &str| -> BTreeSet<String> {
+        let sample = text
+            .lines()
+            .find(|l| !l.starts_with('#') && l.split(['{', ' ']).next().unwrap().starts_with(name))
+            .unwrap_or_else(|| panic!("{name} has no sample"));
+        let inside = sample
+            .split_once('{')
+            .map_or("", |(_, rest)| rest.split_once('}').unwrap().0);
+        let names = inside
+            .split("\",")
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, _)| name.to_owned());
+        names
+            .filter(|name| !["projection", "schema", "le"].contains(&name.as_str()))
+            .collect()
+    };
+    let served: BTreeSet<_> = metrics
+        .described()
+        .into_iter()
+        .map(|(name, kind, help)| {
+            let more = labels(&name);
+            (name, kind.to_owned(), more, help)
+        })
+        .collect();
+    let rows = table(&file("README.md"), "| name | kind |");
+    let said: BTreeSet<_> = rows
+        .iter()
+        .map(|row| {
+            let more = row[2]
+                .split(", ")
+                .filter(|l| !l.is_empty())
+                .map(str::to_owned)
+                .collect();
+            (code(&row[0]).to_owned(), row[1].clone(), more, row[3].clone())
+        })
+        .collect();
+    assert_eq!(said, served);
+    for (name, _, _, help) in &served {
+        assert!(name.starts_with("projector_") || name.starts_with("process_"), "{name}");
+        // Copies of one figure are not to be summed, and say so.
+        let shared = ["_source_", "_group_", "quarantined_aggregates", "diverged_aggregates"];
+        let is_shared = shared.iter().any(|part| name.contains(part));
+        assert_eq!(help.contains("use max, not sum"), is_shared, "{name}");
+    }
+}
+
+#[test]
+fn alert_rules_use_metrics_that_are_there_and_are_named() {
+    let rules: Value = serde_yaml_ng::from_str(&file("config/prometheus/alerts.yml")).unwrap();
+    let readme = file("README.md");
+    let named = readme.split("alerts.yml` has the rules").nth(1).unwrap();
+    let named = named.split("\n\n").next().unwrap();
+    let metrics = Metrics::new();
+    let _kept = metrics.projection("p", 1);
+    let known: Vec<_> = metrics.described().into_iter().map(|(name, ..)| name).collect();
+    let mut alerts = BTreeSet::new();
+    for rule in rules["groups"][0]["rules"].as_array().unwrap() {
+        let alert = rule["alert"].as_str().unwrap();
+        alerts.insert(alert.to_owned());
+        let expression = rule["expr"].as_str().unwrap();
+        for word in expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            if word.starts_with("projector_") {
+                let family = word.trim_end_matches("_bucket");
+                assert!(known.iter().any(|name| name == family), "{alert}: {word}");
+            }
+        }
+        assert!(rule["annotations"]["summary"].is_string(), "{alert}");
+    }
+    let said: BTreeSet<_> = named
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|word| word.starts_with("Proj"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(said, alerts);
+}
+
+fn json_blocks() -> Vec<Value> {
+    let readme = file("README.md");
+    let blocks = readme.split("```json\n").skip(1);
+    blocks
+        .map(|block| serde_json::from_str(block.split("```").next().unwrap()).unwrap())
+        .collect()
+}
+
+#[test]
+fn the_policies_grant_what_is_sent_and_no_more() {
+    let granted = |sid: &str| -> BTreeSet<String> {
+        let blocks = json_blocks();
+        let statement = blocks
+            .iter()
+            .map(|block| &block["Statement"][0])
+            .find(|s| s["Sid"] == sid)
+            .unwrap();
+        let actions = statement["Action"].as_array().unwrap().iter();
+        actions.map(|action| action.as_str().unwrap().to_owned()).collect()
+    };
+    let needed = |operations: &[Operation]| -> BTreeSet<String> {
+        operations.iter().map(|o| format!("dynamodb:{}", o.name())).collect()
+    };
+    assert_eq!(granted("Replicas"), needed(&Operation::RUNNING));
+    assert_eq!(granted("Provisioning"), needed(&Operation::PROVISIONING));
+}
+
+#[test]
+fn the_task_definition_fits_the_image_and_the_settings() {
+    let blocks = json_blocks();
+    let task = blocks.iter().find(|block| block["family"] == "projector").unwrap();
+    let container = &task["containerDefinitions"][0];
+    let settings = Settings::default();
+    let stop = container["stopTimeout"].as_u64().unwrap();
+    assert!(
+        stop > settings.engine.drain.0.as_secs() + 3,
+        "room to close after draining"
+    );
+    assert_eq!(container["readonlyRootFilesystem"], true);
+    assert_eq!(
+        container["portMappings"][0]["containerPort"],
+        settings.http.listen.port()
+    );
+    let command = container["healthCheck"]["command"].as_array().unwrap();
+    let words: Vec<_> = command[1..].iter().map(|w| w.as_str().unwrap()).collect();
+    let dockerfile = file("Dockerfile");
+    let check = format!(
+        "CMD {}",
+        serde_json::to_string(&words).unwrap().replace("\",\"", "\", \"")
+    );
+    assert!(dockerfile.contains(&check), "{check}");
+
+    // The variables are settings: loaded as they stand there, they are accepted.
+    let list = |key: &str, value: &str| -> Vec<(String, String)> {
+        let items = container[key].as_array().unwrap().iter();
+        items
+            .map(|item| {
+                (
+                    item["name"].as_str().unwrap().to_owned(),
+                    item[value].as_str().unwrap().to_owned(),
+                )
+            })
+            .collect()
+    };
+    let environment = list("environment", "value")
+        .into_iter()
+        .chain(list("secrets", "valueFrom"));
+    let inputs = projector::config::Inputs {
+        dir: Some(root().join("config")),
+        environment: environment.collect(),
+        flags: Vec::new(),
+    };
+    let settings = Settings::load(&inputs).unwrap();
+    let planned = settings.plan(&projector::projection::Registry::new("x")).unwrap();
+    assert_eq!(planned.len(), 1);
+}
+
+#[test]
+fn exit_codes_are_all_named() {
+    let readme = file("README.md").replace('\n', " ");
+    let said = readme.split("Exit codes:").nth(1).unwrap().split('.').next().unwrap();
+    let said: BTreeSet<u8> = said
+        .split(';')
+        .map(|part| part.split_whitespace().next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(said, EXIT_CODES.iter().map(|(code, _)| *code).collect());
+}
+
+#[test]
+fn files_and_commands_that_it_names_are_there() {
+    let readme = file("README.md");
+    for link in readme.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+        if !link.contains("://") {
+            assert!(root().join(link).exists(), "{link}");
+        }
+    }
+    // The command that the tests are run by is the one that is checked.
+    let command = readme.lines().find(|l| l.starts_with("cargo test")).unwrap();
+    assert!(file(".ci/run").lines().any(|l| l.ends_with(command)), "{command}");
+}
+
+/// The example of a projection of one's own is the code of a test here.
+#[test]
+fn the_example_projection_folds_as_it_says() {
+    use projector::{aggregate::Aggregate, event::Event};
+    use serde::{Deserialize, Serialize};
+
+    #[derive(Clone, Default, Serialize, Deserialize)]
+    struct Loan {
+        status: Option<String>,
+        amount: u64,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    enum LoanEvent {
+        Submitted {
+            amount: u64,
+        },
+        Approved {},
+        #[serde(other)]
+        Ignored,
+    }
+
+    impl Event for LoanEvent {}
+
+    impl Aggregate for Loan {
+        const CATEGORY: &'static str = "loan";
+        const SCHEMA: u32 = 1;
+        type Event = LoanEvent;
+
+        fn apply(&mut self, event: LoanEvent) {
+            match event {
+                LoanEvent::Submitted { amount } => {
+                    self.status = Some("submitted".into());
+                    self.amount = amount;
+                }
+                LoanEvent::Approved {} => self.status = Some("approved".into()),
+                LoanEvent::Ignored => {}
+            }
+        }
+    }
+
+    let mut loan = Loan::default();
+    for event in [
+        LoanEvent::Submitted { amount: 5 },
+        LoanEvent::Ignored,
+        LoanEvent::Approved {},
+    ] {
+        loan.apply(event);
+    }
+    assert_eq!((loan.status.as_deref(), loan.amount), (Some("approved"), 5));
+    // Every line of it that is code stands in the README.
+    let readme = file("README.md");
+    for line in [
+        "const CATEGORY: &'static str = \"loan\";",
+        "LoanEvent::Approved {} => self.status = Some(\"approved\".into()),",
+        "#[serde(other)]",
+        "projector::cli::main(|registry| registry.with::<Loan>())",
+    ] {
+        assert!(readme.contains(line), "{line}");
+    }
+}

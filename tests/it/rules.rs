@@ -1,0 +1,60 @@
+//! Which way the dependencies point, checked in the source.
+
+use std::path::{Path, PathBuf};
+
+/// Files and directories whose code waits for nothing.
+const PURE: [&str; 6] = [
+    "event",
+    "aggregate",
+    "projection",
+    "document",
+    "projector/lane",
+    "command/attempt",
+];
+const FORBIDDEN: [&str; 5] = ["tokio", "eventstore", "aws_sdk", "aws_config", "std::net"];
+
+fn rust_files(at: &Path, into: &mut Vec<PathBuf>) {
+    if at.is_dir() {
+        let entries = std::fs::read_dir(at).expect("the source is readable");
+        for entry in entries {
+            rust_files(&entry.expect("the source is readable").path(), into);
+        }
+    } else if at.extension().is_some_and(|e| e == "rs") {
+        into.push(at.to_owned());
+    }
+}
+
+/// What stands in comments is no import.
+fn offences(source: &str) -> Vec<String> {
+    let code = source.lines().map(|line| line.split("//").next().unwrap_or_default());
+    let uses = |line: &&str| {
+        FORBIDDEN.iter().any(|name| {
+            line.contains(&format!("{name}::")) || line.contains(&format!("use {name}")) || line.contains(".await")
+        })
+    };
+    code.filter(uses).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_pure_core_imports_no_runtime_and_no_client() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for name in PURE {
+        let mut files = vec![source.join(format!("{name}.rs"))];
+        if source.join(name).is_dir() {
+            rust_files(&source.join(name), &mut files);
+        }
+        for file in files {
+            let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+            assert_eq!(offences(&text), Vec::<String>::new(), "{}", file.display());
+        }
+    }
+}
+
+#[test]
+fn the_check_finds_what_it_is_for() {
+    assert_eq!(
+        offences("use tokio::time;\n// tokio::time is not used\nlet x = 1;").len(),
+        1
+    );
+    assert_eq!(offences("eventstore::Client::new(x)\nf().await").len(), 2);
+}

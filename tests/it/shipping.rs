@@ -1,0 +1,305 @@
+//! What is shipped, held against what is promised of it: image, compose stack, features.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use projector::{
+    config::{Inputs, Settings},
+    projection::Registry,
+};
+use serde_json::Value;
+
+use crate::readme::file;
+
+/// The Dockerfile's instructions, continuation lines joined, by stage.
+fn stages() -> Vec<Vec<(String, String)>> {
+    let text = file("Dockerfile").replace("\\\n", " ");
+    let mut stages: Vec<Vec<(String, String)>> = Vec::new();
+    for line in text.lines().map(str::trim) {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (word, rest) = line.split_once(' ').unwrap();
+        if word == "FROM" {
+            stages.push(Vec::new());
+        }
+        let rest = rest.split_whitespace().collect::<Vec<_>>().join(" ");
+        stages.last_mut().unwrap().push((word.to_owned(), rest));
+    }
+    stages
+}
+
+fn all<'a>(stage: &'a [(String, String)], word: &str) -> Vec<&'a str> {
+    stage
+        .iter()
+        .filter(|(w, _)| w == word)
+        .map(|(_, rest)| rest.as_str())
+        .collect()
+}
+
+#[test]
+fn the_image_is_small_not_root_and_says_how_it_is_checked_and_stopped() {
+    let stages = stages();
+    let image = stages.last().unwrap();
+    assert_eq!(all(image, "FROM"), ["gcr.io/distroless/cc-debian12:nonroot"]);
+    assert_eq!(all(image, "USER"), ["nonroot:nonroot"]);
+    assert_eq!(all(image, "STOPSIGNAL"), ["SIGTERM"]);
+    assert_eq!(all(image, "ENTRYPOINT"), [r#"["/app/projector"]"#]);
+    assert_eq!(all(image, "CMD"), [r#"["run"]"#]);
+    assert!(all(image, "RUN").is_empty(), "there is no shell to run anything");
+    let health = all(image, "HEALTHCHECK");
+    assert!(health[0].ends_with(r#"CMD ["/app/projector", "health"]"#), "{health:?}");
+    let port = Settings::default().http.listen.port().to_string();
+    assert_eq!(all(image, "EXPOSE"), [port]);
+}
+
+#[test]
+fn the_image_is_built_with_the_daemon_alone_and_dependencies_by_themselves() {
+    let stages = stages();
+    let build = &stages[0];
+    let rust = all(build, "FROM")[0].to_owned();
+    let manifest: toml::Table = toml::from_str(&file("Cargo.toml")).unwrap();
+    let least = manifest["package"]["rust-version"].as_str().unwrap();
+    let minor = |version: &str| version.split('.').nth(1).unwrap().parse::<u32>().unwrap();
+    let used = rust.trim_start_matches("rust:").split(['-', ' ']).next().unwrap();
+    assert!(minor(used) >= minor(least), "{used} builds what needs {least}");
+    let runs = all(build, "RUN");
+    assert_eq!(runs.len(), 2);
+    for run in &runs {
+        assert!(run.contains("cargo build --release --locked --bin projector --no-default-features --features daemon"));
+    }
+    let at = |word: &str, rest: &str| {
+        let found = build.iter().position(|(w, r)| w == word && r.starts_with(rest));
+        found.unwrap_or_else(|| panic!("{word} {rest}"))
+    };
+    assert!(at("COPY", "Cargo.toml Cargo.lock") < at("RUN", "mkdir"));
+    assert!(at("RUN", "mkdir") < at("COPY", "src src"));
+}
+
+#[test]
+fn what_the_image_copies_is_there_and_is_sent_and_nothing_else_is() {
+    let ignore = file(".dockerignore");
+    let mut sent = ignore
+        .lines()
+        .filter_map(|l| l.strip_prefix('!'))
+        .collect::<BTreeSet<_>>();
+    assert!(ignore.lines().any(|l| l == "*"));
+    let stages = stages();
+    for stage in &stages {
+        for copy in all(stage, "COPY") {
+            if copy.starts_with("--from") {
+                continue;
+            }
+            let words: Vec<_> = copy.split(' ').collect();
+            for source in &words[..words.len() - 1] {
+                assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(source).exists(), "{source}");
+                assert!(sent.remove(source), "{source} is not sent to the build");
+            }
+        }
+    }
+    assert!(sent.is_empty(), "sent and not used: {sent:?}");
+    // What the sources include at compile time is sent as well.
+    for source in sources(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+        let text = fs::read_to_string(&source).unwrap();
+        for included in text.split("include_str!(\"").skip(1) {
+            let name = included.split('"').next().unwrap();
+            let path = source.parent().unwrap().join(name);
+            assert!(path.exists() && !name.contains(".."), "{name} in {}", source.display());
+        }
+    }
+}
+
+fn sources(dir: PathBuf) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(sources(path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn the_compose_stack_starts_in_order_and_on_loopback() {
+    let compose: Value = serde_yaml_ng::from_str(&file("docker-compose.yml")).unwrap();
+    let services = compose["services"].as_object().unwrap();
+    let names: BTreeSet<_> = services.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        BTreeSet::from(["eventstore", "dynamodb", "projector", "prometheus"])
+    );
+    for (name, service) in services {
+        for port in service["ports"].as_array().unwrap() {
+            assert!(port.as_str().unwrap().starts_with("127.0.0.1:"), "{name}: {port}");
+        }
+        if name == "projector" {
+            // The image brings its own check.
+            assert_eq!(service["build"], ".");
+        } else {
+            assert!(service["healthcheck"]["test"].is_array(), "{name}");
+            let image = service["image"].as_str().unwrap();
+            let tag = image.rsplit_once(':').unwrap().1;
+            assert!(tag != "latest" && tag.contains(|c: char| c.is_ascii_digit()), "{image}");
+        }
+    }
+    let waits = |service: &str| -> BTreeSet<String> {
+        let on = services[service]["depends_on"].as_object().unwrap();
+        assert!(on.values().all(|how| how["condition"] == "service_healthy"));
+        on.keys().cloned().collect()
+    };
+    assert_eq!(
+        waits("projector"),
+        BTreeSet::from(["eventstore".into(), "dynamodb".into()])
+    );
+    assert_eq!(waits("prometheus"), BTreeSet::from(["projector".into()]));
+    let projector = &services["projector"];
+    assert_eq!(
+        (&projector["read_only"], &projector["cap_drop"][0]),
+        (&true.into(), &"ALL".into())
+    );
+
+    // The settings of the stack are settings, and point at its services.
+    let environment = projector["environment"].as_object().unwrap();
+    let environment: BTreeMap<_, _> = environment
+        .iter()
+        .map(|(k, v)| (k.clone(), v.as_str().unwrap().to_owned()))
+        .collect();
+    let settings = load(environment);
+    assert!(settings.eventstore.connection.0.contains("//eventstore:2113"));
+    assert_eq!(settings.dynamodb.endpoint.as_deref(), Some("http://dynamodb:8000"));
+    assert_eq!(settings.plan(&Registry::new("x")).unwrap().len(), 1);
+    let mounted = projector["volumes"][0].as_str().unwrap().split(':').next().unwrap();
+    assert!(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(mounted).is_file(),
+        "{mounted}"
+    );
+
+    let prometheus: Value = serde_yaml_ng::from_str(&file("config/prometheus/prometheus.yml")).unwrap();
+    let target = &prometheus["scrape_configs"][0]["static_configs"][0]["targets"][0];
+    assert_eq!(target, &format!("projector:{}", settings.http.listen.port()));
+    assert_eq!(prometheus["scrape_configs"][0]["job_name"], "projector");
+}
+
+fn load(environment: BTreeMap<String, String>) -> Settings {
+    let inputs = Inputs {
+        dir: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("config")),
+        environment,
+        flags: Vec::new(),
+    };
+    Settings::load(&inputs).unwrap()
+}
+
+#[test]
+fn the_image_settings_listen_for_others_and_log_for_machines() {
+    let image = stages().pop().unwrap();
+    let name = all(&image, "ENV")[0].strip_prefix("PROJECTOR_ENV=").unwrap().to_owned();
+    let settings = load(BTreeMap::from([("PROJECTOR_ENV".into(), name)]));
+    assert!(settings.http.listen.ip().is_unspecified());
+    assert_eq!(settings.log.format, projector::config::LogFormat::Json);
+}
+
+/// The names of all crates that a build with these features links.
+fn tree(features: &[&str]) -> BTreeSet<String> {
+    let out = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--offline",
+            "--locked",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ])
+        .args(features)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8(out.stdout).unwrap();
+    text.lines()
+        .filter_map(|l| Some(l.split_once(' ')?.0.to_owned()))
+        .collect()
+}
+
+#[test]
+fn each_feature_brings_its_own_and_no_more() {
+    let library = tree(&["--no-default-features"]);
+    let daemon = tree(&["--no-default-features", "--features", "daemon"]);
+    let everything = tree(&[]);
+    for embedded in ["rusqlite", "libsqlite3-sys", "dynoxide-rs", "rcgen"] {
+        assert!(!library.contains(embedded) && !daemon.contains(embedded), "{embedded}");
+        assert!(everything.contains(embedded), "{embedded}");
+    }
+    for operators in ["clap", "config", "prometheus", "indicatif", "tracing-subscriber"] {
+        assert!(!library.contains(operators), "{operators}");
+    }
+    for operators in ["clap", "config", "prometheus", "indicatif", "tracing-subscriber"] {
+        assert!(daemon.contains(operators), "{operators}");
+    }
+    // The event store's client brings an axum of its own, below its tonic; ours is not in the library.
+    let out = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--offline",
+            "--locked",
+            "--edges",
+            "normal",
+            "--depth",
+            "1",
+            "--no-default-features",
+        ])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let direct = String::from_utf8(out.stdout).unwrap();
+    for server in [" axum v", " tonic v", " hyper v"] {
+        assert!(!direct.contains(server), "{server}");
+    }
+    assert!(direct.contains(" eventstore v") && direct.contains(" aws-sdk-dynamodb v"));
+}
+
+/// Dependencies point inward: the pure core knows neither the runtime nor a store's client.
+#[test]
+fn the_core_knows_no_runtime_and_no_client() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut core: Vec<PathBuf> = [
+        "event.rs",
+        "aggregate.rs",
+        "projection.rs",
+        "document.rs",
+        "projector/lane.rs",
+    ]
+    .iter()
+    .map(|name| src.join(name))
+    .collect();
+    for dir in ["event", "projection", "document", "projector/lane"] {
+        core.extend(sources(src.join(dir)));
+    }
+    assert!(core.len() > 12, "{core:?}");
+    for path in core {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.lines().filter(|l| !l.trim_start().starts_with("//"));
+        for line in code {
+            for outside in ["tokio", "eventstore::", "aws_", "tonic", "axum"] {
+                assert!(!line.contains(outside), "{}: {line}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_licence_is_there_as_the_manifest_says() {
+    let manifest: toml::Table = toml::from_str(&file("Cargo.toml")).unwrap();
+    assert_eq!(manifest["package"]["license"].as_str(), Some("MIT OR Apache-2.0"));
+    assert!(file("LICENSE-MIT").starts_with("MIT License"));
+    assert!(file("LICENSE-APACHE").contains("Version 2.0, January 2004"));
+}
