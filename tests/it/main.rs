@@ -12,4 +12,5 @@ mod dynamodb;
 mod journal;
 mod readme;
 mod shipping;
+mod stack;
 mod support;
