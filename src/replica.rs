@@ -14,8 +14,6 @@ use crate::{
     projection::StoredState,
 };
 
-#[cfg(feature = "daemon")]
-pub mod cache;
 pub mod dynamodb;
 pub mod item;
 #[cfg(any(test, feature = "testing"))]

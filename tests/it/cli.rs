@@ -2,13 +2,11 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use projector::{
-    embedded::dynamodb::{DynamoDb, Handle, Options},
-    replica::dynamodb::Operation,
-};
+use projector::replica::dynamodb::Operation;
 use serde_json::{Value, json};
 
 use crate::support::{
+    dynamo::Dynamo,
     node::{Node, until},
     process::{Daemon, World, line, write},
     proxy::{Proxy, Wire},
@@ -16,19 +14,33 @@ use crate::support::{
 
 struct Stores {
     node: Node,
-    dynamo: Handle,
+    dynamo: Dynamo,
 }
 
 impl Stores {
     async fn start() -> Self {
         Self {
             node: Node::start().await,
-            dynamo: DynamoDb::start(Options::default()).await.unwrap(),
+            dynamo: Dynamo::start().await,
         }
     }
 
     fn world(&self) -> World {
-        World::new(&self.node.url(), &self.dynamo.endpoint(), "t-")
+        self.world_by(&self.dynamo.endpoint)
+    }
+
+    /// With DynamoDB by way of something else.
+    fn world_by(&self, endpoint: &str) -> World {
+        World::new(&self.node.url(), endpoint, &self.dynamo.prefix)
+    }
+
+    async fn wire(&self) -> Wire {
+        let address = self.dynamo.endpoint.trim_start_matches("http://");
+        Wire::start(address.parse().unwrap()).await
+    }
+
+    fn table(&self) -> String {
+        format!("{}orders-s1", self.dynamo.prefix)
     }
 }
 
@@ -181,13 +193,13 @@ async fn provision_makes_compares_and_applies() {
     let before = world.run(&["provision", "--check"]).await;
     assert_eq!(before.code, 1, "{before:?}");
     assert!(
-        before.out.contains("table t-orders-s1 is missing")
+        before.out.contains(&format!("table {} is missing", stores.table()))
             && before.out.contains("group projector-orders-s1 on $ce-order is missing")
     );
     let world = world.with("DYNAMODB__CREATE_TABLES", "plain");
     let made = world.run(&["provision"]).await;
     assert_eq!(made.code, 0, "{made:?}");
-    assert!(made.out.contains("table t-orders-s1 created") && made.out.contains("$ce-order created"));
+    assert!(made.out.contains(&format!("table {} created", stores.table())) && made.out.contains("$ce-order created"));
     assert_eq!(world.run(&["provision", "--check"]).await.code, 0);
     let other = world.clone().with("DEFAULTS__MESSAGE_TIMEOUT", "45s");
     let differs = other.run(&["provision", "--check"]).await;
@@ -205,10 +217,10 @@ async fn provision_makes_compares_and_applies() {
 async fn neither_store_there_then_both_and_nothing_is_lost() {
     let (stores, dir) = (Stores::start().await, tempfile::tempdir().unwrap());
     import(&stores.world(), dir.path(), &orders(0..5)).await;
-    let wire = Wire::start(stores.dynamo.address()).await;
+    let wire = stores.wire().await;
     wire.refuse();
     stores.node.kill();
-    let world = World::new(&stores.node.url(), &format!("http://{}", wire.address()), "t-");
+    let world = stores.world_by(&format!("http://{}", wire.address()));
     let daemon = world.daemon().await;
     until("both are missed", async || {
         let (code, text) = daemon.page("/readyz").await;
@@ -256,7 +268,7 @@ async fn a_stop_does_not_wait_for_stores_that_are_away() {
 async fn asked_twice_it_does_not_wait_for_what_it_holds() {
     let (stores, dir) = (Stores::start().await, tempfile::tempdir().unwrap());
     let world = stores.world();
-    let wire = Wire::start(stores.dynamo.address()).await;
+    let wire = stores.wire().await;
     let world = world.with("DYNAMODB__ENDPOINT", &format!("http://{}", wire.address()));
     let mut daemon = world.daemon().await;
     daemon.ready().await;
@@ -397,8 +409,8 @@ async fn nothing_is_sent_that_the_policies_do_not_grant() {
     let (running, mut provisioning) = (names(&Operation::RUNNING), names(&Operation::PROVISIONING));
     provisioning.insert("DescribeTable".into());
 
-    let proxy = Proxy::start(&stores.dynamo.endpoint()).await;
-    let world = World::new(&stores.node.url(), &proxy.endpoint(), "t-").with("DYNAMODB__CREATE_TABLES", "no");
+    let proxy = Proxy::start(&stores.dynamo.endpoint).await;
+    let world = stores.world_by(&proxy.endpoint()).with("DYNAMODB__CREATE_TABLES", "no");
     let made = world
         .clone()
         .with("DYNAMODB__CREATE_TABLES", "plain")
@@ -408,8 +420,8 @@ async fn nothing_is_sent_that_the_policies_do_not_grant() {
     let sent = proxy.operations_sent();
     assert!(sent.is_subset(&provisioning), "{sent:?}");
 
-    let proxy = Proxy::start(&stores.dynamo.endpoint()).await;
-    let world = World::new(&stores.node.url(), &proxy.endpoint(), "t-").with("DYNAMODB__CREATE_TABLES", "no");
+    let proxy = Proxy::start(&stores.dynamo.endpoint).await;
+    let world = stores.world_by(&proxy.endpoint()).with("DYNAMODB__CREATE_TABLES", "no");
     let daemon = world.daemon().await;
     caught_up(&daemon, 3).await;
     stores.node.log(|log| {

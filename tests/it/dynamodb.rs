@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::support::dynamo::{Dynamo, PROJECTION, SCHEMA};
 
 mod faults;
+mod marks;
 mod states;
 mod tables;
 

@@ -239,14 +239,7 @@ fn each_feature_brings_its_own_and_no_more() {
         assert!(!library.contains(embedded) && !daemon.contains(embedded), "{embedded}");
         assert!(everything.contains(embedded), "{embedded}");
     }
-    for operators in [
-        "clap",
-        "config",
-        "prometheus",
-        "indicatif",
-        "tracing-subscriber",
-        "anyhow",
-    ] {
+    for operators in ["clap", "config", "prometheus", "indicatif", "tracing-subscriber"] {
         assert!(!library.contains(operators), "{operators}");
     }
     for operators in ["clap", "config", "prometheus", "indicatif", "tracing-subscriber"] {

@@ -5,8 +5,14 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnConsumedCapacity};
+use aws_sdk_dynamodb::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::update_item::UpdateItemError,
+    types::{AttributeValue, ReturnConsumedCapacity},
+};
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::{AttemptOutcome, Inner, Operation, Retry, attributes::text, classify};
 use crate::replica::{Marked, Quarantine, StoreError, item::attribute as a};
@@ -102,6 +108,14 @@ impl Inner {
                 self.make_notes().await?;
                 continue;
             }
+            if mark.is_some() && is_full(&error) {
+                self.observe(Operation::UpdateItem, AttemptOutcome::Refused, None, began);
+                warn!(
+                    table = self.name,
+                    stream, "there is no room to note another mark; the replica's own stands"
+                );
+                return Ok(());
+            }
             let failure = classify(Operation::UpdateItem, &error);
             self.observe(Operation::UpdateItem, failure.outcome(), None, began);
             retry.wait(failure, &self.name).await?;
@@ -142,4 +156,12 @@ impl Inner {
             }
         }
     }
+}
+
+/// Whether the notes have grown to an item's limit. A hint that does not fit is left out: it must
+/// not stop a projection. DynamoDB has no code of its own for it.
+fn is_full(error: &SdkError<UpdateItemError, HttpResponse>) -> bool {
+    error.as_service_error().is_some_and(|e| {
+        e.code() == Some("ValidationException") && e.message().is_some_and(|m| m.to_lowercase().contains("item size"))
+    })
 }

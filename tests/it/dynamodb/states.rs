@@ -85,7 +85,6 @@ fn nested(levels: usize, list: bool) -> Document {
     })
 }
 
-/// As deep as we say a map may be is as deep as the server takes.
 #[tokio::test]
 async fn depth_and_names_that_a_map_does_not_take_are_compressed() {
     let dynamo = Dynamo::start().await;
@@ -118,6 +117,35 @@ async fn depth_and_names_that_a_map_does_not_take_are_compressed() {
         } else {
             assert!(matches!(back, StoredState::Json(_)), "{n}");
         }
+    }
+}
+
+/// What we compress because a map cannot hold it is indeed refused as a map.
+#[tokio::test]
+async fn the_server_refuses_as_a_map_what_we_compress() {
+    let dynamo = Dynamo::start().await;
+    dynamo.table().await;
+    let client = dynamo.client().await;
+    let n = |n: &str| AttributeValue::N(n.to_owned());
+    let m = |key: &str, value| AttributeValue::M([(key.to_owned(), value)].into());
+    let deep = |levels| (1..levels).fold(AttributeValue::M([].into()), |inner, _| m("a", inner));
+    for (what, state, is_taken) in [
+        ("a flat map", m("a", n("1")), true),
+        ("31 levels", deep(31), true),
+        // The emulator takes one level more than Amazon's own; our limit is the real one's.
+        ("32 levels", deep(32), dynamo.is_embedded()),
+        ("33 levels", deep(33), false),
+        ("an empty name", m("", n("1")), false),
+        ("39 digits", m("a", n(&"1".repeat(39))), false),
+        ("too great", m("a", n("1e126")), false),
+        ("too small", m("a", n("1e-131")), false),
+    ] {
+        let put = client
+            .put_item()
+            .table_name(dynamo.table_name())
+            .item("pk", AttributeValue::S("loan-1".into()))
+            .item("state", state);
+        assert_eq!(put.send().await.is_ok(), is_taken, "{what}");
     }
 }
 

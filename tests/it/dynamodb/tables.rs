@@ -250,7 +250,9 @@ async fn no_operation_is_sent_that_is_not_declared() {
         .get_many(&["loan-1".into(), "loan-2".into()], false)
         .await
         .unwrap();
-    table.note_mark("loan-1", None).await.unwrap();
+    let mark = Quarantine::diverged("the stream is shorter", "loan-1", "v1".into());
+    table.note_mark("loan-1", Some(&mark)).await.unwrap();
+    table.marks().await.unwrap();
     assert_eq!(proxy.operations_sent(), running);
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Dynamo {
     /// What its tables' calls came to.
     pub(crate) seen: Arc<Seen>,
     // Stops with the test.
-    _embedded: Option<Handle>,
+    embedded: Option<Handle>,
 }
 
 impl Dynamo {
@@ -49,8 +49,13 @@ impl Dynamo {
             endpoint,
             prefix: format!("t{}-", Uuid::new_v4().simple()),
             seen: Arc::default(),
-            _embedded: embedded,
+            embedded,
         }
+    }
+
+    /// Whether it is the emulator, and not Amazon's own.
+    pub(crate) fn is_embedded(&self) -> bool {
+        self.embedded.is_some()
     }
 
     /// The name of the table of [`PROJECTION`].
