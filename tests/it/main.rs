@@ -14,4 +14,5 @@ mod persistent;
 mod readme;
 mod rules;
 mod shipping;
+mod stack;
 mod support;
