@@ -80,6 +80,7 @@ impl Both {
             port: options.eventstore_port,
             data: dir.map(|dir| dir.join("eventstore")),
             tls: options.tls,
+            ..eventstore::Options::default()
         });
         let eventstore = eventstore
             .await

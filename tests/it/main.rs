@@ -10,7 +10,6 @@ mod cli;
 mod config;
 mod dynamodb;
 mod journal;
-mod persistent;
 mod readme;
 mod rules;
 mod shipping;
