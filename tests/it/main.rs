@@ -8,6 +8,7 @@
 
 mod cli;
 mod config;
+mod daemon;
 mod dynamodb;
 mod journal;
 mod readme;
