@@ -15,6 +15,10 @@ use crate::{
     telemetry,
 };
 
+#[cfg(feature = "embedded")]
+mod demo;
+#[cfg(feature = "embedded")]
+mod dev;
 mod get;
 mod health;
 mod import;
@@ -23,6 +27,8 @@ mod pages;
 mod provision;
 mod redrive;
 mod run;
+#[cfg(feature = "embedded")]
+mod stack;
 mod status;
 
 /// What the process exits with. The numbers from 64 on are those of `sysexits.h`.
@@ -162,6 +168,10 @@ struct Common {
     /// A local DynamoDB; short for --set dynamodb.endpoint=….
     #[arg(long, global = true, value_name = "URL")]
     dynamodb: Option<String>,
+    /// Know the projection of the demo that `dev` runs, to look at its replicas.
+    #[cfg(feature = "embedded")]
+    #[arg(long, global = true)]
+    demo: bool,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
@@ -174,6 +184,10 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    #[cfg(feature = "embedded")]
+    Dev(dev::Args),
+    #[cfg(feature = "embedded")]
+    Stack(stack::Args),
     Import(import::Args),
     Provision(provision::Args),
     Status(status::Args),
@@ -290,6 +304,9 @@ fn code(exit: Exit) -> ExitCode {
 }
 
 fn start(cli: Cli, build: impl FnOnce(Registry) -> Result<Registry, RegistryError>) -> Result<(), Failure> {
+    #[cfg(feature = "embedded")]
+    let command = cli.command.unwrap_or_else(|| Command::Dev(dev::Args::default()));
+    #[cfg(not(feature = "embedded"))]
     let Some(command) = cli.command else {
         use clap::CommandFactory as _;
         let _ = Cli::command().print_help();
@@ -298,6 +315,9 @@ fn start(cli: Cli, build: impl FnOnce(Registry) -> Result<Registry, RegistryErro
     let settings = cli.common.settings()?;
     let mut log = settings.log.clone();
     // What is asked for once is answered on standard output; logs of it are for the curious.
+    #[cfg(feature = "embedded")]
+    let daemon = matches!(&command, Command::Run(_) | Command::Dev(_) | Command::Stack(_));
+    #[cfg(not(feature = "embedded"))]
     let daemon = matches!(&command, Command::Run(_));
     if !daemon && log.filter == Settings::default().log.filter {
         "warn,eventstore=off".clone_into(&mut log.filter);
@@ -306,10 +326,14 @@ fn start(cli: Cli, build: impl FnOnce(Registry) -> Result<Registry, RegistryErro
     let asks = matches!(&command, Command::Health(_) | Command::Status(_));
     // Reading the executable is too much for a question asked every few seconds.
     let fingerprint = if asks { String::new() } else { fingerprint() };
-    let context = Context {
-        settings,
-        registry: build(Registry::new(fingerprint))?,
+    let registry = build(Registry::new(fingerprint))?;
+    #[cfg(feature = "embedded")]
+    let registry = if cli.common.demo {
+        demo::add(registry)?
+    } else {
+        registry
     };
+    let context = Context { settings, registry };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -317,6 +341,10 @@ fn start(cli: Cli, build: impl FnOnce(Registry) -> Result<Registry, RegistryErro
     let done = runtime.block_on(async {
         match command {
             Command::Run(args) => run::run(args, &context).await,
+            #[cfg(feature = "embedded")]
+            Command::Dev(args) => dev::run(args, context).await,
+            #[cfg(feature = "embedded")]
+            Command::Stack(args) => stack::run(args).await,
             Command::Import(args) => import::run(args, &context).await,
             Command::Provision(args) => provision::run(args, &context).await,
             Command::Status(args) => status::run(args, &context).await,

@@ -15,6 +15,7 @@ use crate::{
     aggregate::Aggregate,
     event::{Event, Version, codec},
     journal::{Expected, Journal, JournalError, NewEvent},
+    projection::{Registry, RegistryError},
 };
 
 /// One order, as its events have made it.
@@ -75,6 +76,14 @@ impl Aggregate for Order {
             OrderEvent::OrderCancelled { .. } => self.status = Status::Cancelled,
         }
     }
+}
+
+/// The registry with the demo's projection, unless it has one of that name.
+pub(super) fn add(registry: Registry) -> Result<Registry, RegistryError> {
+    if registry.get(Order::CATEGORY).is_some() {
+        return Ok(registry);
+    }
+    registry.with::<Order>()
 }
 
 /// Orders that are worked on at the same time: enough streams to see them interleave.

@@ -17,6 +17,6 @@ pub mod service;
 pub mod settings;
 pub mod store;
 pub mod strategy;
-mod wire;
+pub(crate) mod wire;
 
-pub use delivery::counts_as_skipped;
+pub(crate) use delivery::counts_as_skipped;

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::Value;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader},
     process::{Child, Command},
     sync::watch,
 };
@@ -105,35 +105,46 @@ impl World {
         }
     }
 
+    /// Starts what runs until it is asked to stop.
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Daemon {
+        let mut child = self.command(arguments).spawn().unwrap();
+        Daemon {
+            log: lines_of(child.stderr.take().unwrap()),
+            out: lines_of(child.stdout.take().unwrap()),
+            child,
+            address: String::new(),
+        }
+    }
+
     /// Starts the daemon; it answers when this returns.
     pub(crate) async fn daemon(&self) -> Daemon {
-        let mut child = self.command(&["run"]).spawn().unwrap();
-        let (lines, seen) = watch::channel(String::new());
-        let stderr = child.stderr.take().unwrap();
-        tokio::spawn(async move {
-            let mut reader = BufReader::new(stderr).lines();
-            while let Ok(Some(line)) = reader.next_line().await {
-                lines.send_modify(|all| {
-                    all.push_str(&line);
-                    all.push('\n');
-                });
-            }
-        });
-        let mut daemon = Daemon {
-            child,
-            log: seen,
-            address: String::new(),
-        };
+        let mut daemon = self.spawn(&["run"]);
         let started = daemon.logged("started").await;
         started["address"].as_str().unwrap().clone_into(&mut daemon.address);
         daemon
     }
 }
 
+/// All lines of a stream, as they come.
+fn lines_of(stream: impl AsyncRead + Unpin + Send + 'static) -> watch::Receiver<String> {
+    let (lines, seen) = watch::channel(String::new());
+    tokio::spawn(async move {
+        let mut reader = BufReader::new(stream).lines();
+        while let Ok(Some(line)) = reader.next_line().await {
+            lines.send_modify(|all| {
+                all.push_str(&line);
+                all.push('\n');
+            });
+        }
+    });
+    seen
+}
+
 /// A daemon that runs; killed when it is dropped.
 pub(crate) struct Daemon {
     child: Child,
     log: watch::Receiver<String>,
+    out: watch::Receiver<String>,
     /// Where its pages are.
     pub(crate) address: String,
 }
@@ -142,6 +153,16 @@ impl Daemon {
     /// All that it has logged.
     pub(crate) fn log(&self) -> String {
         self.log.borrow().clone()
+    }
+
+    /// What it has printed, once this is part of it.
+    pub(crate) async fn printed(&mut self, part: &str) -> String {
+        let waited = tokio::time::timeout(PATIENCE, self.out.wait_for(|out| out.contains(part))).await;
+        let found = matches!(waited, Ok(Ok(_)));
+        drop(waited);
+        let out = self.out.borrow().clone();
+        assert!(found, "`{part}` was not printed in:\n{out}\n{}", self.log());
+        out
     }
 
     /// The first line of its log with this message, waited for.
@@ -198,10 +219,6 @@ impl Daemon {
             .await
             .unwrap()
             .unwrap();
-        let mut rest = String::new();
-        if let Some(mut out) = self.child.stdout.take() {
-            out.read_to_string(&mut rest).await.unwrap();
-        }
         (status, self.log())
     }
 

@@ -149,55 +149,6 @@ fn strategy(settings: &WireSettings) -> Result<Strategy, String> {
     }
 }
 
-/// A record for a consumer that wants its ids as text, or as halves.
-pub(super) fn delivered(delivery: &Shared, retry_count: u32, text_ids: bool) -> ReadResp {
-    let resolved = &delivery.resolved;
-    // Both records say the position of the one that stands in the source, as EventStoreDB's do.
-    let place = resolved
-        .original()
-        .map_or((0, 0), |original| (original.commit, original.prepare));
-    let encode = |one: &Record| record(one, place, text_ids);
-    ReadResp {
-        event: Some(ReadEvent {
-            event: resolved.event.as_deref().map(encode),
-            link: resolved.link.as_deref().map(encode),
-            commit_position: Some(place.0),
-            no_position: None,
-            retry_count: Some(i32::try_from(retry_count).unwrap_or(i32::MAX)),
-        }),
-        confirmation: None,
-    }
-}
-
-fn record(record: &Record, (commit, prepare): (u64, u64), text_ids: bool) -> Bytes {
-    let content_type = if record.json {
-        "application/json"
-    } else {
-        "application/octet-stream"
-    };
-    let entry = |key: &str, value: String| MapEntry {
-        key: key.to_owned(),
-        value,
-    };
-    let message = WireRecord {
-        id: Some(WireUuid::of(record.id, text_ids)),
-        stream: Some(StreamIdentifier {
-            name: Bytes::copy_from_slice(record.stream.as_bytes()),
-        }),
-        revision: record.revision,
-        prepare_position: prepare,
-        commit_position: commit,
-        metadata: vec![
-            entry("type", record.event_type.to_string()),
-            entry("created", record.created.to_string()),
-            entry("content-type", content_type.to_owned()),
-        ],
-        custom_metadata: record.metadata.clone(),
-        data: record.data.clone(),
-    };
-    Bytes::from(message.encode_to_vec())
-}
-
 fn int(value: usize) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
 }

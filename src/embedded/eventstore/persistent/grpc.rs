@@ -3,15 +3,17 @@
 //! whatever way, is disconnected from its group.
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use base64::Engine as _;
+use bytes::Bytes;
 use futures::Stream;
 use futures::future::BoxFuture;
-use tokio::sync::mpsc;
+use futures::stream::BoxStream;
+use prost::Message as _;
+use tokio::sync::{mpsc, watch};
 use tonic::body::BoxBody;
 use tonic::codec::ProstCodec;
 use tonic::codegen::{Body, StdError};
@@ -22,13 +24,19 @@ use uuid::Uuid;
 
 use super::actor::{Command, End, Outbound, Outlet};
 use super::convert;
+use super::delivery::Shared;
 use super::errors::GroupError;
 use super::group::Nack;
 use super::service::{Connected, Groups};
 use super::wire::{
-    Confirmation, DeleteReq, Empty, InfoReq, InfoResp, ListReq, ListResp, ManageReq, NackReq, ReadOptions, ReadReq,
-    ReadResp, ReplayReq, WireUuid,
+    Confirmation, DeleteReq, Empty, InfoReq, InfoResp, ListReq, ListResp, ManageReq, NackReq, ReadReq, ReadResp,
+    ReplayReq, WireUuid,
 };
+use crate::embedded::eventstore::access::{Identity, Right};
+use crate::embedded::eventstore::encode::{Encoder, Encoding, Positions};
+use crate::embedded::eventstore::faults::{Disturbance, End as Ending, Faults};
+use crate::embedded::eventstore::node::Node;
+use crate::embedded::eventstore::streams::EncodedCodec;
 
 /// What a connection is called that does not say.
 const UNNAMED: &str = "<unknown>";
@@ -37,14 +45,14 @@ const ANONYMOUS: &str = "anonymous";
 
 /// The service, to be put into a router.
 #[derive(Clone)]
-pub struct PersistentSubscriptions {
-    groups: Arc<Groups>,
+pub(crate) struct PersistentSubscriptions {
+    node: Arc<Node>,
 }
 
 impl PersistentSubscriptions {
-    /// Serves these groups.
-    pub fn new(groups: Arc<Groups>) -> Self {
-        Self { groups }
+    /// Serves this node's groups.
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node }
     }
 }
 
@@ -52,14 +60,31 @@ impl NamedService for PersistentSubscriptions {
     const NAME: &'static str = "event_store.client.persistent_subscriptions.PersistentSubscriptions";
 }
 
+/// Who asks whom.
+#[derive(Clone)]
+struct Caller {
+    node: Arc<Node>,
+    identity: Identity,
+}
+
+impl Caller {
+    fn groups(&self) -> &Groups {
+        &self.node.groups
+    }
+
+    async fn may(&self, right: Right, stream: &str) -> Result<(), Status> {
+        self.node.check(&self.identity, right, stream).await
+    }
+}
+
 /// Answers one request with one message.
 macro_rules! unary {
-    ($request:expr, $groups:expr, $call:expr) => {{
-        let groups = $groups;
+    ($request:expr, $caller:expr, $call:expr) => {{
+        let caller = $caller;
         let service = tower::service_fn(move |request: Request<_>| {
-            let groups = Arc::clone(&groups);
+            let caller = caller.clone();
             let call = $call;
-            async move { call(groups, request.into_inner()).await.map(Response::new) }
+            async move { call(caller, request.into_inner()).await.map(Response::new) }
         });
         Grpc::new(ProstCodec::default()).unary(service, $request).await
     }};
@@ -79,80 +104,93 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let groups = Arc::clone(&self.groups);
-        let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        let caller = Caller {
+            node: Arc::clone(&self.node),
+            identity: request.extensions().get().cloned().unwrap_or_default(),
+        };
+        let path = request.uri().path().to_owned();
         Box::pin(async move {
-            Ok(match method.as_str() {
-                "Create" => unary!(request, groups, create),
-                "Update" => unary!(request, groups, update),
-                "Delete" => unary!(request, groups, delete),
-                "GetInfo" => unary!(request, groups, info),
-                "List" => unary!(request, groups, list),
-                "ReplayParked" => unary!(request, groups, replay),
-                "RestartSubsystem" => unary!(request, groups, restart),
+            Ok(match path.rsplit('/').next().unwrap_or_default() {
+                "Create" => unary!(request, caller, create),
+                "Update" => unary!(request, caller, update),
+                "Delete" => unary!(request, caller, delete),
+                "GetInfo" => unary!(request, caller, info),
+                "List" => unary!(request, caller, list),
+                "ReplayParked" => unary!(request, caller, replay),
+                "RestartSubsystem" => unary!(request, caller, restart),
                 "Read" => {
-                    let service = tower::service_fn(move |request: Request<Streaming<ReadReq>>| {
-                        read(Arc::clone(&groups), request)
-                    });
-                    let codec = ProstCodec::<ReadResp, ReadReq>::default();
-                    Grpc::new(codec).streaming(service, request).await
+                    let service =
+                        tower::service_fn(move |request: Request<Streaming<ReadReq>>| read(caller.clone(), request));
+                    Grpc::new(EncodedCodec::default()).streaming(service, request).await
                 }
-                other => Status::unimplemented(format!("{}/{other}", Self::NAME))
-                    .into_http()
-                    .map(http_body_util::BodyExt::boxed_unsync),
+                _ => crate::embedded::eventstore::router::unimplemented(&path),
             })
         })
     }
 }
 
-async fn create(groups: Arc<Groups>, request: ManageReq) -> Result<Empty, Status> {
-    groups.create(convert::config(request.options)?).await?;
-    Ok(Empty {})
-}
-
-async fn update(groups: Arc<Groups>, request: ManageReq) -> Result<Empty, Status> {
+async fn create(caller: Caller, request: ManageReq) -> Result<Empty, Status> {
     let config = convert::config(request.options)?;
-    groups.update(config.source, &config.group, config.settings).await?;
+    caller.may(Right::ManageGroups, config.source.name()).await?;
+    caller.groups().create(config).await?;
     Ok(Empty {})
 }
 
-async fn delete(groups: Arc<Groups>, request: DeleteReq) -> Result<Empty, Status> {
-    let options = request.options.ok_or_else(no_options)?;
-    let source = convert::source_name(options.stream.as_ref(), options.all.as_ref())?;
-    groups.delete(&source, &options.group).await?;
+async fn update(caller: Caller, request: ManageReq) -> Result<Empty, Status> {
+    let config = convert::config(request.options)?;
+    caller.may(Right::ManageGroups, config.source.name()).await?;
+    caller
+        .groups()
+        .update(config.source, &config.group, config.settings)
+        .await?;
     Ok(Empty {})
 }
 
-async fn info(groups: Arc<Groups>, request: InfoReq) -> Result<InfoResp, Status> {
+async fn delete(caller: Caller, request: DeleteReq) -> Result<Empty, Status> {
     let options = request.options.ok_or_else(no_options)?;
     let source = convert::source_name(options.stream.as_ref(), options.all.as_ref())?;
-    let info = groups.info(&source, &options.group).await?;
+    caller.may(Right::ManageGroups, &source).await?;
+    caller.groups().delete(&source, &options.group).await?;
+    Ok(Empty {})
+}
+
+async fn info(caller: Caller, request: InfoReq) -> Result<InfoResp, Status> {
+    let options = request.options.ok_or_else(no_options)?;
+    let source = convert::source_name(options.stream.as_ref(), options.all.as_ref())?;
+    caller.may(Right::GroupInfo, &source).await?;
+    let info = caller.groups().info(&source, &options.group).await?;
     Ok(InfoResp {
         info: Some(convert::info(info)),
     })
 }
 
-async fn list(groups: Arc<Groups>, request: ListReq) -> Result<ListResp, Status> {
+async fn list(caller: Caller, request: ListReq) -> Result<ListResp, Status> {
     let options = request.options.ok_or_else(no_options)?;
     let source = match &options.of {
         Some(of) => Some(convert::source_name(of.stream.as_ref(), of.all.as_ref())?),
         None => None,
     };
-    let listed = groups.list(source.as_deref()).await?;
+    caller
+        .may(Right::GroupInfo, source.as_deref().unwrap_or_default())
+        .await?;
+    let listed = caller.groups().list(source.as_deref()).await?;
     Ok(ListResp {
         groups: listed.into_iter().map(convert::info).collect(),
     })
 }
 
-async fn replay(groups: Arc<Groups>, request: ReplayReq) -> Result<Empty, Status> {
+async fn replay(caller: Caller, request: ReplayReq) -> Result<Empty, Status> {
     let options = request.options.ok_or_else(no_options)?;
     let source = convert::source_name(options.stream.as_ref(), options.all.as_ref())?;
-    groups.replay(&source, &options.group, options.stop_at).await?;
+    caller.may(Right::ManageGroups, &source).await?;
+    caller.groups().replay(&source, &options.group, options.stop_at).await?;
     Ok(Empty {})
 }
 
-async fn restart(groups: Arc<Groups>, _: Empty) -> Result<Empty, Status> {
-    groups
+async fn restart(caller: Caller, _: Empty) -> Result<Empty, Status> {
+    caller.may(Right::ManageGroups, "").await?;
+    caller
+        .groups()
         .restart()
         .await
         .map_err(|error| Status::internal(error.to_string()))?;
@@ -163,11 +201,14 @@ fn no_options() -> Status {
     GroupError::Invalid("the request has no options".to_owned()).into()
 }
 
-async fn read(groups: Arc<Groups>, request: Request<Streaming<ReadReq>>) -> Result<Response<Consumer>, Status> {
+type Consumed = BoxStream<'static, Result<Bytes, Status>>;
+
+async fn read(caller: Caller, request: Request<Streaming<ReadReq>>) -> Result<Response<Consumed>, Status> {
     let (metadata, _, mut inbound) = request.into_parts();
     let first = inbound.message().await?;
     let options = first.and_then(|first| first.options).ok_or_else(no_options)?;
     let source = convert::source_name(options.stream.as_ref(), options.all.as_ref())?;
+    caller.may(Right::Read, &source).await?;
     let limit = usize::try_from(options.buffer_size)
         .ok()
         .filter(|limit| *limit > 0)
@@ -179,12 +220,84 @@ async fn read(groups: Arc<Groups>, request: Request<Streaming<ReadReq>>) -> Resu
         queued: Arc::clone(&queued),
         limit,
     };
-    let connected = groups
+    // A fault armed before the consumer is there is not meant for it.
+    let (cut, ends) = (caller.node.faults.cuts(), caller.node.faults.ends());
+    let connected = caller
+        .groups()
         .connect(&source, &options.group, outlet, connection(&metadata), user(&metadata))
         .await?;
-    let consumer = Consumer::new(connected, &options, source, records, queued);
+    let consumer = Consumer { connected, queued };
     tokio::spawn(listen(inbound, consumer.connected.commands.clone()));
-    Ok(Response::new(consumer))
+    let encoder = Encoder::new(Encoding {
+        text_ids: options.uuid.is_some_and(|uuid| uuid.text.is_some()),
+        positions: Positions::Source,
+    });
+    let faults = Arc::clone(&caller.node.faults);
+    let group = options.group;
+    let deliver = deliver(consumer, records, encoder, (source, group), faults, (cut, ends));
+    Ok(Response::new(Box::pin(deliver)))
+}
+
+/// What a consumer gets, until the end.
+fn deliver(
+    consumer: Consumer,
+    mut records: mpsc::UnboundedReceiver<Outbound>,
+    mut encoder: Encoder,
+    (source, group): (String, String),
+    faults: Arc<Faults>,
+    (mut cut, mut ends): (watch::Receiver<u64>, watch::Receiver<(u64, Ending)>),
+) -> impl Stream<Item = Result<Bytes, Status>> + Send {
+    async_stream::stream! {
+        let confirmation = Confirmation { subscription_id: format!("{source}::{group}") };
+        yield Ok(ReadResp { event: None, confirmation: Some(confirmation) }.encode_to_vec().into());
+        let mut cut_off = false;
+        loop {
+            let outbound = tokio::select! {
+                biased;
+                changed = cut.changed(), if !cut_off => {
+                    // The connection ends by itself; a node that is gone ends it, too.
+                    cut_off = changed.is_err();
+                    if cut_off { continue } else { return }
+                }
+                Ok(()) = ends.changed() => {
+                    let (_, how) = ends.borrow_and_update().clone();
+                    match how {
+                        Ending::Clean => {}
+                        Ending::Status { dropped: true, .. } => yield Err(GroupError::Dropped { stream: source, group }.into()),
+                        Ending::Status { code, message, .. } => yield Err(Status::new(code, message)),
+                    }
+                    return;
+                }
+                outbound = records.recv() => outbound,
+            };
+            match outbound {
+                Some(Outbound::Batch(mut batch)) => {
+                    consumer.queued.fetch_sub(batch.len(), Ordering::AcqRel);
+                    if let Some(how) = faults.disturbance() {
+                        disturb(&mut batch, how);
+                    }
+                    for (delivery, retry_count) in batch {
+                        yield Ok(encoder.event(&delivery.resolved, Some(retry_count)));
+                    }
+                }
+                Some(Outbound::End(End::Dropped)) | None => {
+                    yield Err(GroupError::Dropped { stream: source, group }.into());
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Deliveries twice, or in another order.
+fn disturb(batch: &mut Vec<(Shared, u32)>, how: Disturbance) {
+    if how.twice {
+        let again: Vec<_> = batch.clone();
+        batch.extend(again);
+    }
+    if how.reorder {
+        fastrand::Rng::with_seed(how.seed ^ batch.len() as u64).shuffle(batch);
+    }
 }
 
 fn connection(metadata: &MetadataMap) -> String {
@@ -241,69 +354,10 @@ fn refusal(nack: NackReq) -> Command {
     }
 }
 
-/// A consumer's stream. Dropping it disconnects the consumer.
+/// A consumer's place in its group. Dropping it disconnects the consumer.
 struct Consumer {
     connected: Connected,
-    confirmation: Option<Confirmation>,
-    text_ids: bool,
-    source: String,
-    group: String,
-    records: mpsc::UnboundedReceiver<Outbound>,
-    batch: std::vec::IntoIter<(super::delivery::Shared, u32)>,
     queued: Arc<AtomicUsize>,
-}
-
-impl Consumer {
-    fn new(
-        connected: Connected,
-        options: &ReadOptions,
-        source: String,
-        records: mpsc::UnboundedReceiver<Outbound>,
-        queued: Arc<AtomicUsize>,
-    ) -> Self {
-        let subscription_id = format!("{source}::{}", options.group);
-        Self {
-            connected,
-            confirmation: Some(Confirmation { subscription_id }),
-            text_ids: options.uuid.is_some_and(|uuid| uuid.text.is_some()),
-            source,
-            group: options.group.clone(),
-            records,
-            batch: Vec::new().into_iter(),
-            queued,
-        }
-    }
-}
-
-impl Stream for Consumer {
-    type Item = Result<ReadResp, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Some(confirmation) = self.confirmation.take() {
-            return Poll::Ready(Some(Ok(ReadResp {
-                event: None,
-                confirmation: Some(confirmation),
-            })));
-        }
-        loop {
-            if let Some((delivery, retry_count)) = self.batch.next() {
-                self.queued.fetch_sub(1, Ordering::AcqRel);
-                let response = convert::delivered(&delivery, retry_count, self.text_ids);
-                return Poll::Ready(Some(Ok(response)));
-            }
-            match self.records.poll_recv(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Outbound::Batch(batch))) => self.batch = batch.into_iter(),
-                Poll::Ready(Some(Outbound::End(End::Dropped)) | None) => {
-                    let dropped = GroupError::Dropped {
-                        stream: self.source.clone(),
-                        group: self.group.clone(),
-                    };
-                    return Poll::Ready(Some(Err(dropped.into())));
-                }
-            }
-        }
-    }
 }
 
 impl Drop for Consumer {

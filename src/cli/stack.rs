@@ -1,0 +1,135 @@
+//! `projector stack`: EventStoreDB and DynamoDB inside this process, for tests and trying out.
+
+use std::{net::Ipv4Addr, path::PathBuf};
+
+use super::{Exit, Failure, out};
+use crate::{
+    app,
+    embedded::{dynamodb, eventstore},
+};
+
+/// Run an EventStoreDB-compatible server and a DynamoDB emulator in this process
+///
+/// For any language's client, spoken to over their real protocols on loopback. Prints both
+/// endpoints when they answer, as lines that can be sourced: NAME=VALUE. In memory unless
+/// --data-dir is given. Ctrl-C stops both.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    place: Place,
+    /// EventStoreDB's port; 0 takes a free one.
+    #[arg(long, value_name = "PORT", default_value_t = 2113)]
+    eventstore_port: u16,
+    /// DynamoDB's port; 0 takes a free one.
+    #[arg(long, value_name = "PORT", default_value_t = 8000)]
+    dynamodb_port: u16,
+    /// Serve EventStoreDB with TLS, by a certificate made at start.
+    #[arg(long)]
+    tls: bool,
+}
+
+/// Where the stores keep what they are given.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct Place {
+    /// Keep everything in this folder, over restarts and crashes.
+    #[arg(long, value_name = "DIR", conflicts_with = "in_memory")]
+    data_dir: Option<PathBuf>,
+    /// Keep everything in memory; the default.
+    #[arg(long)]
+    in_memory: bool,
+}
+
+impl Place {
+    /// For people.
+    pub(super) fn shown(&self) -> String {
+        self.data_dir
+            .as_ref()
+            .map_or("in memory".to_owned(), |dir| format!("kept in {}", dir.display()))
+    }
+}
+
+/// Both servers while they run.
+pub(super) struct Both {
+    eventstore: eventstore::Handle,
+    dynamodb: dynamodb::Handle,
+}
+
+/// How both are started.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Options {
+    pub(super) place: Place,
+    pub(super) eventstore_port: u16,
+    pub(super) dynamodb_port: u16,
+    pub(super) tls: bool,
+}
+
+impl Both {
+    /// Starts both; they answer when this returns.
+    pub(super) async fn start(options: &Options) -> Result<Self, Failure> {
+        let dir = options.place.data_dir.as_ref();
+        if let Some(dir) = dir {
+            std::fs::create_dir_all(dir).map_err(|error| {
+                Failure::new(
+                    Exit::CantCreate,
+                    format!("failed to make the folder {}: {error}", dir.display()),
+                )
+            })?;
+        }
+        let eventstore = eventstore::EventStoreDb::start(eventstore::Options {
+            host: Ipv4Addr::LOCALHOST.into(),
+            port: options.eventstore_port,
+            data: dir.map(|dir| dir.join("eventstore")),
+            tls: options.tls,
+            ..eventstore::Options::default()
+        });
+        let eventstore = eventstore
+            .await
+            .map_err(|error| Failure::to(Exit::CantCreate, &error))?;
+        let dynamodb = dynamodb::DynamoDb::start(dynamodb::Options {
+            host: Ipv4Addr::LOCALHOST.into(),
+            port: options.dynamodb_port,
+            file: dir.map(|dir| dir.join("dynamodb.sqlite")),
+        });
+        let dynamodb = dynamodb.await.map_err(|error| Failure::to(Exit::CantCreate, &error))?;
+        Ok(Self { eventstore, dynamodb })
+    }
+
+    /// EventStoreDB's connection string.
+    pub(super) fn connection(&self) -> String {
+        self.eventstore.connection_string()
+    }
+
+    /// DynamoDB's endpoint.
+    pub(super) fn endpoint(&self) -> String {
+        self.dynamodb.endpoint()
+    }
+
+    /// Stops both.
+    pub(super) async fn stop(self) {
+        self.dynamodb.shutdown().await;
+        self.eventstore.shutdown().await;
+    }
+}
+
+pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    let options = Options {
+        place: args.place,
+        eventstore_port: args.eventstore_port,
+        dynamodb_port: args.dynamodb_port,
+        tls: args.tls,
+    };
+    let shutdown = app::shutdown();
+    let both = Both::start(&options).await?;
+    out::line(format!(
+        "# EventStoreDB and DynamoDB answer, {}. Ctrl-C stops both.\n\
+         PROJECTOR__EVENTSTORE__CONNECTION={}\n\
+         PROJECTOR__DYNAMODB__ENDPOINT={}",
+        options.place.shown(),
+        both.connection(),
+        both.endpoint(),
+    ));
+    shutdown.await;
+    both.stop().await;
+    out::line("# stopped");
+    Ok(())
+}

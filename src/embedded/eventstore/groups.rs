@@ -1,0 +1,203 @@
+//! The log as the groups read and write it.
+
+use std::sync::Arc;
+
+use futures::future::{BoxFuture, FutureExt as _};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::{
+    log::{AllAsk, Direction, Expected, Log, Matcher, NewEvent, ReadFailed, StreamAsk, StreamRead},
+    persistent::{
+        place::{From, Place},
+        store::{Ask, NewRecord, ReadError, Scan, Source, Store, WriteError},
+    },
+    record::Record,
+};
+
+/// The log, for groups.
+pub(super) struct GroupLog(pub(super) Log);
+
+impl std::convert::From<ReadFailed> for ReadError {
+    fn from(error: ReadFailed) -> Self {
+        Self::Busy {
+            reason: error.to_string(),
+        }
+    }
+}
+
+impl GroupLog {
+    async fn stream(&self, ask: &Ask, stream: &Arc<str>) -> Result<Scan, ReadError> {
+        let from = match ask.from {
+            From::Start => 0,
+            From::At(place) => revision(place),
+            From::After(place) => revision(place) + 1,
+            From::End => self.0.bounds(stream.to_string()).await?.1,
+        };
+        let nothing = |from| Scan {
+            records: Vec::new(),
+            skipped: 0,
+            scanned_to: None,
+            next: From::At(Place::Stream(from)),
+            end: true,
+        };
+        if !self.0.may_have(stream, from) {
+            return Ok(nothing(from));
+        }
+        let read = StreamAsk {
+            stream: Arc::clone(stream),
+            from,
+            direction: Direction::Forwards,
+            count: ask.count,
+            resolve_links: ask.resolve_links,
+        };
+        match self.0.stream(read).await? {
+            StreamRead::Missing => Ok(nothing(from)),
+            StreamRead::Deleted => Err(ReadError::Gone {
+                stream: stream.to_string(),
+            }),
+            StreamRead::Page(page) => Ok(Scan {
+                skipped: 0,
+                scanned_to: page
+                    .records
+                    .last()
+                    .and_then(|last| last.original())
+                    .map(|last| Place::Stream(last.revision)),
+                // What is gone below the first readable is not asked for again, and nothing is passed over.
+                next: From::At(Place::Stream(if page.end { from.max(page.next) } else { page.next })),
+                end: page.end,
+                records: page.records,
+            }),
+        }
+    }
+
+    async fn all(&self, ask: &Ask, filter: Option<&super::record::Filter>) -> Result<Scan, ReadError> {
+        let from = match ask.from {
+            From::Start => 0,
+            From::At(place) => position(place),
+            From::After(place) => position(place) + 1,
+            From::End => self.0.end(),
+        };
+        let matcher = match filter.map(Matcher::new).transpose() {
+            Ok(matcher) => matcher.map(Arc::new),
+            Err(error) => {
+                return Err(ReadError::Busy {
+                    reason: error.to_string(),
+                });
+            }
+        };
+        if from >= self.0.end() {
+            return Ok(Scan {
+                records: Vec::new(),
+                skipped: 0,
+                scanned_to: None,
+                next: From::At(on_all(from)),
+                end: true,
+            });
+        }
+        let read = AllAsk {
+            from,
+            direction: Direction::Forwards,
+            count: ask.count,
+            window: ask.window.max(1),
+            resolve_links: ask.resolve_links,
+            matcher,
+        };
+        let page = self.0.all(read).await?;
+        Ok(Scan {
+            records: page.records,
+            skipped: page.skipped,
+            scanned_to: page.scanned_to.map(on_all),
+            next: From::At(on_all(page.next)),
+            end: page.end,
+        })
+    }
+}
+
+fn on_all(position: u64) -> Place {
+    Place::All {
+        commit: position,
+        prepare: position,
+    }
+}
+
+fn revision(place: Place) -> u64 {
+    match place {
+        Place::Stream(revision) => revision,
+        Place::All { commit, .. } => commit,
+    }
+}
+
+fn position(place: Place) -> u64 {
+    match place {
+        Place::Stream(revision) => revision,
+        Place::All { commit, .. } => commit,
+    }
+}
+
+impl Store for GroupLog {
+    fn read(&self, ask: Ask) -> BoxFuture<'_, Result<Scan, ReadError>> {
+        async move {
+            match &ask.source {
+                Source::Stream(stream) => self.stream(&ask, stream).await,
+                Source::All(filter) => self.all(&ask, filter.as_ref()).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn newest(&self, stream: String) -> BoxFuture<'_, Result<Option<Arc<Record>>, ReadError>> {
+        async move {
+            let ask = StreamAsk {
+                stream: stream.as_str().into(),
+                from: u64::MAX,
+                direction: Direction::Backwards,
+                count: 1,
+                resolve_links: false,
+            };
+            match self.0.stream(ask).await? {
+                StreamRead::Missing => Ok(None),
+                StreamRead::Deleted => Err(ReadError::Gone { stream }),
+                StreamRead::Page(mut page) => Ok(page.records.pop().and_then(|newest| newest.event)),
+            }
+        }
+        .boxed()
+    }
+
+    fn bounds(&self, stream: String) -> BoxFuture<'_, Result<(u64, u64), ReadError>> {
+        async move { Ok(self.0.bounds(stream).await?) }.boxed()
+    }
+
+    fn head(&self) -> BoxFuture<'_, Result<Option<Place>, ReadError>> {
+        let head = self.0.head().map(on_all);
+        async move { Ok(head) }.boxed()
+    }
+
+    fn append(&self, stream: String, records: Vec<NewRecord>) -> BoxFuture<'_, Result<u64, WriteError>> {
+        async move {
+            let events = records
+                .into_iter()
+                .map(|record| NewEvent {
+                    id: Uuid::new_v4(),
+                    event_type: record.event_type.into(),
+                    json: record.json,
+                    data: record.data,
+                    metadata: record.metadata,
+                })
+                .collect();
+            let written = self.0.append(stream.as_str().into(), Expected::Any, events).await;
+            match written {
+                Ok(appended) => Ok(appended.revision.unwrap_or_default()),
+                Err(error) => Err(WriteError {
+                    stream,
+                    reason: error.to_string(),
+                }),
+            }
+        }
+        .boxed()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes()
+    }
+}

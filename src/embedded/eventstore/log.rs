@@ -1,0 +1,334 @@
+//! The log: every record, in one SQLite file. Keeps: what an append answers is on disk and seen by
+//! every read that begins afterwards; nothing is ever seen half.
+
+mod filter;
+mod links;
+mod metadata;
+mod reader;
+mod rules;
+mod schema;
+mod stream;
+mod writer;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use quick_cache::sync::Cache;
+use rusqlite::Connection;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+pub(super) use self::{
+    filter::Matcher,
+    metadata::{Acl, Metadata},
+    reader::{AllAsk, StreamAsk},
+    stream::{described_by, metadata_of},
+};
+pub use self::{
+    links::SystemProjection,
+    reader::{AllPage, Direction, StreamPage, StreamRead},
+    rules::Expected,
+    writer::{Appended, NewEvent, WriteError},
+};
+use self::{
+    reader::{Names, Reader},
+    writer::{Command, Writer},
+};
+use super::record::Record;
+
+/// Connections that read: more than cores only wait for one another.
+const READERS: usize = 4;
+/// Streams whose newest revision is known without asking the file, for what reads live.
+const HEADS: usize = 20_000;
+/// No record yet.
+const EMPTY: u64 = u64::MAX;
+
+/// Where the log is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In this folder, over restarts and crashes.
+    Folder(PathBuf),
+    /// Nowhere: it is gone with the process. (A file without a name, so that it may outgrow memory.)
+    Memory,
+}
+
+/// Why the log does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file.
+    #[error("open the log {file}: {problem}; check that the folder is writable and that no other server uses it")]
+    File {
+        /// Which.
+        file: String,
+        /// What SQLite says.
+        problem: String,
+    },
+    /// Another server has it.
+    #[error("open the log {file}: another server uses it; stop that one or choose another folder")]
+    Taken {
+        /// Which.
+        file: String,
+    },
+}
+
+/// Why nothing could be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("read the log: {0}")]
+pub struct ReadFailed(String);
+
+impl From<rusqlite::Error> for ReadFailed {
+    fn from(error: rusqlite::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// What the writer and the readers share.
+struct Shared {
+    /// The last record's position, [`EMPTY`] for none.
+    head: AtomicU64,
+    /// Where the next record will be.
+    end: AtomicU64,
+    changes: watch::Sender<u64>,
+    /// The next revision of streams written lately; [`u64::MAX`]: look.
+    heads: Cache<Arc<str>, u64>,
+    names: Names,
+    readers: Mutex<Vec<Connection>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Shared {
+    fn set_head(&self, head: Option<u64>, end: u64) {
+        self.head.store(head.unwrap_or(EMPTY), Ordering::Release);
+        self.end.store(end, Ordering::Release);
+    }
+
+    fn publish(&self, touched: &mut std::collections::HashMap<Arc<str>, u64>, last: u64, end: u64) {
+        for (stream, next) in touched.drain() {
+            self.heads.insert(stream, next);
+        }
+        self.end.store(end, Ordering::Release);
+        self.head.store(last, Ordering::Release);
+        self.changes.send_replace(end);
+    }
+}
+
+/// The log.
+#[derive(Clone)]
+pub struct Log {
+    shared: Arc<Shared>,
+    commands: mpsc::UnboundedSender<Command>,
+    closed: Arc<Mutex<Option<thread::JoinHandle<()>>>>,
+    /// Held while the log is open: one server a folder.
+    _lock: Arc<Option<std::fs::File>>,
+}
+
+impl Log {
+    /// Opens the log, or makes it; a few milliseconds, whatever its size.
+    pub fn open(place: &Place, projections: Vec<SystemProjection>) -> Result<Self, OpenError> {
+        let (path, nameless) = match place {
+            Place::Folder(folder) => {
+                std::fs::create_dir_all(folder).map_err(|error| failed(folder, &error))?;
+                (folder.join("log.sqlite"), false)
+            }
+            Place::Memory => {
+                let name = format!("projector-{}.sqlite", uuid::Uuid::new_v4().simple());
+                (std::env::temp_dir().join(name), true)
+            }
+        };
+        let lock = if nameless { None } else { Some(take(&path)?) };
+        let connection = schema::writer(&path, !nameless).map_err(|error| failed(&path, &error))?;
+        let mut readers = Vec::with_capacity(READERS);
+        for _ in 0..READERS {
+            readers.push(schema::reader(&path).map_err(|error| failed(&path, &error))?);
+        }
+        if nameless {
+            for suffix in ["", "-wal", "-shm"] {
+                let mut file = path.clone().into_os_string();
+                file.push(suffix);
+                // Where a file in use keeps its name it stays until the system clears its temporary files.
+                let _ = std::fs::remove_file(file);
+            }
+        }
+        let shared = Arc::new(Shared {
+            head: AtomicU64::new(EMPTY),
+            end: AtomicU64::new(0),
+            changes: watch::Sender::new(0),
+            heads: Cache::new(HEADS),
+            names: Names::new(),
+            readers: Mutex::new(readers),
+            permits: Arc::new(Semaphore::new(READERS)),
+        });
+        let writer =
+            Writer::open(connection, Arc::clone(&shared), projections).map_err(|error| failed(&path, &error))?;
+        let (commands, received) = mpsc::unbounded_channel();
+        let thread = thread::Builder::new()
+            .name("eventstore-log".to_owned())
+            .spawn(move || writer.run(received))
+            .map_err(|error| failed(&path, &error))?;
+        Ok(Self {
+            shared,
+            commands,
+            closed: Arc::new(Mutex::new(Some(thread))),
+            _lock: Arc::new(lock),
+        })
+    }
+
+    /// Appends events, all or none; durable when it returns.
+    pub async fn append(
+        &self,
+        stream: Arc<str>,
+        expected: Expected,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended, WriteError> {
+        self.start_append(stream, expected, events)
+            .await
+            .unwrap_or(Err(WriteError::Stopped))
+    }
+
+    /// Hands events to the writer; appends are written in the order in which they are handed over.
+    pub(super) fn start_append(
+        &self,
+        stream: Arc<str>,
+        expected: Expected,
+        events: Vec<NewEvent>,
+    ) -> oneshot::Receiver<Result<Appended, WriteError>> {
+        let (reply, answer) = oneshot::channel();
+        // A writer that is gone drops the reply, which is the answer.
+        let _ = self.commands.send(Command::Append {
+            stream,
+            expected,
+            events,
+            reply,
+        });
+        answer
+    }
+
+    /// Deletes a stream: softly, or for good. The position of what was written for it.
+    pub async fn delete(&self, stream: Arc<str>, expected: Expected, hard: bool) -> Result<u64, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Delete {
+            stream,
+            expected,
+            hard,
+            reply,
+        });
+        answer.await.unwrap_or(Err(WriteError::Stopped))
+    }
+
+    /// Reads a page of a stream.
+    pub(super) async fn stream(&self, ask: StreamAsk) -> Result<StreamRead, ReadFailed> {
+        self.read(move |reader| reader.stream(&ask)).await
+    }
+
+    /// Reads a page of `$all`.
+    pub(super) async fn all(&self, ask: AllAsk) -> Result<AllPage, ReadFailed> {
+        self.read(move |reader| reader.all(&ask)).await
+    }
+
+    /// A stream's first readable revision, and the next to be written.
+    pub(super) async fn bounds(&self, stream: String) -> Result<(u64, u64), ReadFailed> {
+        self.read(move |reader| reader.bounds(&stream)).await
+    }
+
+    /// A stream's metadata.
+    pub(super) async fn metadata(&self, stream: String) -> Result<Metadata, ReadFailed> {
+        self.read(move |reader| reader.metadata(&stream)).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Reader<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, ReadFailed> {
+        let shared = Arc::clone(&self.shared);
+        let permit = Arc::clone(&shared.permits).acquire_owned().await;
+        let task = tokio::task::spawn_blocking(move || {
+            // Held until the connection is back: who asked may be gone before.
+            let _permit = permit;
+            let taken = lock(&shared.readers).pop();
+            let connection = taken.ok_or_else(|| ReadFailed("no connection is free".to_owned()))?;
+            let read = || {
+                // One transaction: a page is one moment of the log.
+                connection.execute_batch("BEGIN")?;
+                let result = work(&mut Reader::new(&connection, &shared.names));
+                connection.execute_batch("ROLLBACK")?;
+                result
+            };
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+            lock(&shared.readers).push(connection);
+            match result {
+                Ok(result) => result.map_err(ReadFailed::from),
+                Err(_) => Err(ReadFailed("a read panicked".to_owned())),
+            }
+        });
+        task.await.unwrap_or_else(|error| Err(ReadFailed(error.to_string())))
+    }
+
+    /// Whether a stream may have anything from this revision on; `false` is sure.
+    pub(super) fn may_have(&self, stream: &str, from: u64) -> bool {
+        self.shared.heads.get(stream).is_none_or(|next| next > from)
+    }
+
+    /// Where the next record will be written: beyond every record there is.
+    pub fn end(&self) -> u64 {
+        self.shared.end.load(Ordering::Acquire)
+    }
+
+    /// The last record's position; none while there is no record.
+    pub fn head(&self) -> Option<u64> {
+        Some(self.shared.head.load(Ordering::Acquire)).filter(|head| *head != EMPTY)
+    }
+
+    /// Changes with every commit.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// The record that says that a stream was deleted for good.
+    pub(super) async fn tombstone(&self, stream: Arc<str>) -> Result<Option<Record>, ReadFailed> {
+        self.read(move |reader| reader.tombstone(&stream)).await
+    }
+
+    /// Writes what was handed over and stops; whatever comes later is answered [`WriteError::Stopped`].
+    pub async fn close(&self) {
+        let thread = lock(&self.closed).take();
+        if let Some(thread) = thread {
+            // A writer that panicked has closed by unwinding, and nobody listens.
+            let _ = self.commands.send(Command::Stop);
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn failed(path: &Path, problem: &dyn std::fmt::Display) -> OpenError {
+    OpenError::File {
+        file: path.display().to_string(),
+        problem: problem.to_string(),
+    }
+}
+
+/// Two servers on one file would both give out the same positions.
+fn take(path: &Path) -> Result<std::fs::File, OpenError> {
+    let lock_path = path.with_extension("lock");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&lock_path)
+        .map_err(|error| failed(&lock_path, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Taken {
+            file: path.display().to_string(),
+        }),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(&lock_path, &error)),
+    }
+}

@@ -1,0 +1,64 @@
+//! Filters over `$all`. Keeps: they look at the raw record, and a pattern wins over prefixes, as in
+//! EventStoreDB.
+
+use regex::Regex;
+
+use crate::embedded::eventstore::record::Filter;
+
+/// A filter made ready.
+#[derive(Clone, Debug)]
+pub(in super::super) enum Matcher {
+    StreamPrefix(Vec<String>),
+    StreamRegex(Regex),
+    TypePrefix(Vec<String>),
+    TypeRegex(Regex),
+}
+
+impl Matcher {
+    /// Makes a filter ready; why its pattern cannot be used, otherwise.
+    pub(in super::super) fn new(filter: &Filter) -> Result<Self, regex::Error> {
+        Ok(match filter {
+            Filter::StreamPrefix(prefixes) => Self::StreamPrefix(prefixes.clone()),
+            Filter::TypePrefix(prefixes) => Self::TypePrefix(prefixes.clone()),
+            Filter::StreamRegex(pattern) => Self::StreamRegex(pattern_of(pattern)?),
+            Filter::TypeRegex(pattern) => Self::TypeRegex(pattern_of(pattern)?),
+        })
+    }
+
+    /// Whether a record of this stream and type is taken.
+    pub(super) fn takes(&self, stream: &str, event_type: &str) -> bool {
+        let any = |prefixes: &[String], text: &str| prefixes.iter().any(|prefix| text.starts_with(prefix.as_str()));
+        match self {
+            Self::StreamPrefix(prefixes) => any(prefixes, stream),
+            Self::TypePrefix(prefixes) => any(prefixes, event_type),
+            Self::StreamRegex(regex) => regex.is_match(stream),
+            Self::TypeRegex(regex) => regex.is_match(event_type),
+        }
+    }
+}
+
+/// .NET's patterns escape what needs no escape; here an unknown escape would be an error.
+fn pattern_of(pattern: &str) -> Result<Regex, regex::Error> {
+    Regex::new(pattern)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn takes(filter: &Filter, stream: &str, event_type: &str) -> bool {
+        Matcher::new(filter).unwrap().takes(stream, event_type)
+    }
+
+    #[test]
+    fn names_and_types_are_matched() {
+        let prefixes = Filter::StreamPrefix(vec!["a-".to_owned(), "b-".to_owned()]);
+        assert!(takes(&prefixes, "b-1", "T") && !takes(&prefixes, "c-1", "a-"));
+        assert!(!takes(&Filter::StreamPrefix(Vec::new()), "a", "T"));
+        let no_system = Filter::StreamRegex(r"^[^\$].*".to_owned());
+        assert!(takes(&no_system, "a", "T") && !takes(&no_system, "$a", "T"));
+        let types = Filter::TypeRegex("^T[12]$".to_owned());
+        assert!(takes(&types, "a", "T1") && !takes(&types, "a", "T3"));
+        assert!(Matcher::new(&Filter::TypeRegex("(".to_owned())).is_err());
+    }
+}

@@ -1,0 +1,568 @@
+//! Pages of the log. Keeps: a page shows one moment of the log, and what a stream's metadata hides is
+//! hidden in reads of the stream and behind links to it, but not in `$all`.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use quick_cache::sync::Cache;
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Row, params};
+use uuid::Uuid;
+
+use super::{
+    filter::Matcher,
+    schema::columns,
+    stream::{self, Stream},
+    writer::now,
+};
+use crate::embedded::eventstore::persistent::counts_as_skipped;
+use crate::embedded::eventstore::record::{DELETED, LINK, Record, Resolved};
+
+/// Bytes of data after which a page ends: what a reader holds in memory at once.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Names of streams and types kept between pages.
+pub(super) const NAMES: usize = 50_000;
+/// Ticks of 100 ns in a second, the unit of `$maxAge`.
+const SECOND: i64 = 10_000_000;
+
+/// Which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Towards the newest.
+    Forwards,
+    /// Towards the oldest.
+    Backwards,
+}
+
+/// What a read of a stream finds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StreamRead {
+    /// No such stream, or softly deleted.
+    Missing,
+    /// Deleted for good.
+    Deleted,
+    /// Events, perhaps none.
+    Page(StreamPage),
+}
+
+/// A page of a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamPage {
+    /// In the order that was asked for.
+    pub records: Vec<Resolved>,
+    /// Where to read on.
+    pub next: u64,
+    /// Nothing more is there.
+    pub end: bool,
+    /// The first revision that can be read; the next to be written, when there is none.
+    pub first: u64,
+    /// The last revision.
+    pub last: u64,
+}
+
+/// A page of `$all`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AllPage {
+    /// In the order that was asked for, those that match.
+    pub records: Vec<Resolved>,
+    /// Where to read on: forwards from here inclusive, backwards before here.
+    pub next: u64,
+    /// Nothing more is there.
+    pub end: bool,
+    /// The last record that was looked at, matching or not.
+    pub scanned_to: Option<u64>,
+    /// How many were looked at.
+    pub scanned: usize,
+    /// How many of those behind the last match were not taken, and count as skipped.
+    pub skipped: u64,
+}
+
+/// What is to be read of `$all`.
+#[derive(Clone, Debug)]
+pub(in super::super) struct AllAsk {
+    pub(in super::super) from: u64,
+    pub(in super::super) direction: Direction,
+    /// Matching records at most.
+    pub(in super::super) count: usize,
+    /// Records looked at at most.
+    pub(in super::super) window: usize,
+    pub(in super::super) resolve_links: bool,
+    pub(in super::super) matcher: Option<Arc<Matcher>>,
+}
+
+/// What is to be read of a stream.
+#[derive(Clone, Debug)]
+pub(in super::super) struct StreamAsk {
+    pub(in super::super) stream: Arc<str>,
+    pub(in super::super) from: u64,
+    pub(in super::super) direction: Direction,
+    pub(in super::super) count: usize,
+    pub(in super::super) resolve_links: bool,
+}
+
+/// What a filter says of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Taken,
+    /// Filtered out, which is progress.
+    Skipped,
+    /// As if it were not there.
+    Unseen,
+}
+
+/// Names that never change their number.
+pub(super) struct Names {
+    pub(super) streams: Cache<i64, Arc<str>>,
+    pub(super) types: Cache<i64, Arc<str>>,
+}
+
+impl Names {
+    pub(super) fn new() -> Self {
+        Self {
+            streams: Cache::new(NAMES),
+            types: Cache::new(NAMES),
+        }
+    }
+}
+
+/// Reads within one transaction.
+pub(super) struct Reader<'a> {
+    connection: &'a Connection,
+    names: &'a Names,
+    streams: HashMap<i64, Stream>,
+    now: i64,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(connection: &'a Connection, names: &'a Names) -> Self {
+        Self {
+            connection,
+            names,
+            streams: HashMap::new(),
+            now: now(),
+        }
+    }
+
+    /// A page of a stream.
+    pub(super) fn stream(&mut self, ask: &StreamAsk) -> rusqlite::Result<StreamRead> {
+        let Some(stream) = Stream::by_name(self.connection, &ask.stream)? else {
+            return self.unknown(&ask.stream);
+        };
+        if stream.tombstoned {
+            return Ok(StreamRead::Deleted);
+        }
+        if stream.missing() {
+            return Ok(StreamRead::Missing);
+        }
+        let last = stream.next - 1;
+        let first = self.first(&stream)?;
+        let mut page = StreamPage {
+            records: Vec::new(),
+            next: 0,
+            end: true,
+            first,
+            last,
+        };
+        match ask.direction {
+            Direction::Forwards => self.forwards(ask, &stream, &mut page)?,
+            Direction::Backwards => self.backwards(ask, &stream, &mut page)?,
+        }
+        self.streams.insert(stream.id, stream);
+        Ok(StreamRead::Page(page))
+    }
+
+    /// A name that no row has may still be the metadata of a tombstoned stream.
+    fn unknown(&self, name: &str) -> rusqlite::Result<StreamRead> {
+        let Some(described) = stream::described_by(name) else {
+            return Ok(StreamRead::Missing);
+        };
+        let described = Stream::by_name(self.connection, described)?;
+        let gone = described.is_some_and(|stream| stream.tombstoned);
+        Ok(if gone { StreamRead::Deleted } else { StreamRead::Missing })
+    }
+
+    /// The first readable revision, by count, by `$tb` and by age.
+    fn first(&self, stream: &Stream) -> rusqlite::Result<u64> {
+        let first = stream.first();
+        let Some(age) = stream.metadata.max_age else {
+            return Ok(first);
+        };
+        let mut statement = self.connection.prepare_cached(
+            "SELECT revision FROM events WHERE stream = ?1 AND revision >= ?2 AND created >= ?3
+             ORDER BY revision LIMIT 1",
+        )?;
+        let young = statement.query_row(params![stream.id, first, self.oldest(age)], |row| row.get(0));
+        Ok(young.optional()?.unwrap_or(stream.next))
+    }
+
+    fn oldest(&self, max_age: u64) -> i64 {
+        let age = i64::try_from(max_age).unwrap_or(i64::MAX).saturating_mul(SECOND);
+        self.now.saturating_sub(age)
+    }
+
+    fn forwards(&mut self, ask: &StreamAsk, stream: &Stream, page: &mut StreamPage) -> rusqlite::Result<()> {
+        let from = ask.from.max(page.first);
+        page.next = from;
+        if from > page.last {
+            return Ok(());
+        }
+        let mut statement = self.connection.prepare_cached(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM events e WHERE e.stream = ?1 AND e.revision >= ?2 AND e.revision < ?3 ORDER BY e.revision LIMIT ?4"
+        ))?;
+        // A stream read never shows a tombstone, whose revision lies beyond `next`.
+        let limit = i64::try_from(ask.count).unwrap_or(i64::MAX);
+        let mut rows = statement.query(params![stream.id, from, stream.next, limit])?;
+        let mut bytes = 0;
+        while let Some(row) = rows.next()? {
+            let record = self.record(row)?;
+            bytes += record.data.len() + record.metadata.len();
+            page.next = record.revision + 1;
+            let resolved = self.resolve(record, row, ask.resolve_links)?;
+            page.records.push(resolved);
+            if bytes >= PAGE_BYTES {
+                break;
+            }
+        }
+        page.end = page.next > page.last;
+        Ok(())
+    }
+
+    fn backwards(&mut self, ask: &StreamAsk, stream: &Stream, page: &mut StreamPage) -> rusqlite::Result<()> {
+        let from = ask.from.min(page.last);
+        page.next = from;
+        if from < page.first {
+            return Ok(());
+        }
+        let mut statement = self.connection.prepare_cached(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM events e WHERE e.stream = ?1 AND e.revision >= ?2 AND e.revision <= ?3 ORDER BY e.revision DESC LIMIT ?4"
+        ))?;
+        let limit = i64::try_from(ask.count).unwrap_or(i64::MAX);
+        let mut rows = statement.query(params![stream.id, page.first, from, limit])?;
+        let mut bytes = 0;
+        let mut reached = None;
+        while let Some(row) = rows.next()? {
+            let record = self.record(row)?;
+            bytes += record.data.len() + record.metadata.len();
+            reached = Some(record.revision);
+            let resolved = self.resolve(record, row, ask.resolve_links)?;
+            page.records.push(resolved);
+            if bytes >= PAGE_BYTES {
+                break;
+            }
+        }
+        match reached {
+            Some(reached) if reached > page.first => {
+                page.next = reached - 1;
+                page.end = false;
+            }
+            _ => page.end = true,
+        }
+        Ok(())
+    }
+
+    /// A page of `$all`.
+    pub(super) fn all(&mut self, ask: &AllAsk) -> rusqlite::Result<AllPage> {
+        let forwards = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM events e WHERE e.position >= ?1 ORDER BY e.position LIMIT ?2"
+        );
+        let backwards = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM events e WHERE e.position < ?1 ORDER BY e.position DESC LIMIT ?2"
+        );
+        let mut statement: CachedStatement<'_> = self.connection.prepare_cached(match ask.direction {
+            Direction::Forwards => forwards,
+            Direction::Backwards => backwards,
+        })?;
+        let from = i64::try_from(ask.from).unwrap_or(i64::MAX);
+        let window = i64::try_from(ask.window).unwrap_or(i64::MAX);
+        let mut rows = statement.query(params![from, window])?;
+        let mut page = AllPage {
+            records: Vec::new(),
+            next: ask.from,
+            end: false,
+            scanned_to: None,
+            scanned: 0,
+            skipped: 0,
+        };
+        let mut bytes = 0;
+        // The verdict on a stream's name, once a page.
+        let mut verdicts: HashMap<(i64, i64), Verdict> = HashMap::new();
+        loop {
+            if page.records.len() >= ask.count || bytes >= PAGE_BYTES {
+                return Ok(page);
+            }
+            let Some(row) = rows.next()? else {
+                page.end = page.scanned < ask.window;
+                return Ok(page);
+            };
+            let position: u64 = row.get(0)?;
+            page.scanned += 1;
+            page.scanned_to = Some(position);
+            page.next = match ask.direction {
+                Direction::Forwards => position + 1,
+                Direction::Backwards => position,
+            };
+            let (stream, of_type): (i64, i64) = (row.get(1)?, row.get(4)?);
+            let taken = match verdicts.get(&(stream, of_type)) {
+                Some(taken) => *taken,
+                None => {
+                    let taken = self.verdict(stream, of_type, ask.matcher.as_deref())?;
+                    verdicts.insert((stream, of_type), taken);
+                    taken
+                }
+            };
+            match taken {
+                Verdict::Taken => {}
+                Verdict::Skipped => {
+                    page.skipped += 1;
+                    continue;
+                }
+                Verdict::Unseen => continue,
+            }
+            let record = self.record(row)?;
+            bytes += record.data.len() + record.metadata.len();
+            let resolved = self.resolve(record, row, ask.resolve_links)?;
+            page.records.push(resolved);
+            page.skipped = 0;
+        }
+    }
+
+    fn verdict(&self, stream: i64, of_type: i64, matcher: Option<&Matcher>) -> rusqlite::Result<Verdict> {
+        let name = self.stream_name(stream)?;
+        if !hidden(&name) {
+            let Some(matcher) = matcher else {
+                return Ok(Verdict::Taken);
+            };
+            if matcher.takes(&name, &self.type_name(of_type)?) {
+                return Ok(Verdict::Taken);
+            }
+        }
+        Ok(if counts_as_skipped(&name) {
+            Verdict::Skipped
+        } else {
+            Verdict::Unseen
+        })
+    }
+
+    /// The record of a row that lists [`columns`].
+    fn record(&self, row: &Row<'_>) -> rusqlite::Result<Record> {
+        let position: u64 = row.get(0)?;
+        let stream: i64 = row.get(1)?;
+        let target: Option<i64> = row.get(9)?;
+        let bytes = |index: usize| -> rusqlite::Result<Option<Bytes>> {
+            Ok(row.get_ref(index)?.as_blob_or_null()?.map(Bytes::copy_from_slice))
+        };
+        let data = match (bytes(7)?, target) {
+            (Some(data), _) => data,
+            (None, Some(target)) => {
+                let revision: u64 = row.get(10)?;
+                format!("{revision}@{}", self.stream_name(target)?).into()
+            }
+            (None, None) => Bytes::new(),
+        };
+        let id = match row.get::<_, Option<[u8; 16]>>(3)? {
+            Some(id) => Uuid::from_bytes(id),
+            None => link_id(position, stream),
+        };
+        Ok(Record {
+            stream: self.stream_name(stream)?,
+            revision: row.get(2)?,
+            id,
+            event_type: self.type_name(row.get(4)?)?,
+            json: row.get(5)?,
+            data,
+            metadata: bytes(8)?.unwrap_or_default(),
+            commit: position,
+            prepare: position,
+            created: row.get(6)?,
+        })
+    }
+
+    /// Follows a link, when it is one and links are to be followed.
+    fn resolve(&mut self, record: Record, row: &Row<'_>, resolve_links: bool) -> rusqlite::Result<Resolved> {
+        let record = Arc::new(record);
+        if !resolve_links || &*record.event_type != LINK {
+            return Ok(Resolved {
+                event: Some(record),
+                link: None,
+            });
+        }
+        let own: Option<i64> = row.get(9)?;
+        let target = match own {
+            // A link whose data is another link's points where that one points.
+            Some(target) if row.get_ref(7)?.as_blob_or_null()?.is_none() => Some((target, row.get(10)?)),
+            _ => match pointed_at(&record.data) {
+                Some((revision, name)) => match self.id_of(name)? {
+                    Some(id) => Some((id, revision)),
+                    None => {
+                        return Ok(Resolved {
+                            event: None,
+                            link: Some(record),
+                        });
+                    }
+                },
+                None => None,
+            },
+        };
+        let Some((stream, revision)) = target else {
+            // What is no link's data is not followed.
+            return Ok(Resolved {
+                event: Some(record),
+                link: None,
+            });
+        };
+        Ok(Resolved {
+            event: self.target(stream, revision)?.map(Arc::new),
+            link: Some(record),
+        })
+    }
+
+    /// The record that a link points at, while it can be read.
+    fn target(&mut self, id: i64, revision: u64) -> rusqlite::Result<Option<Record>> {
+        let stream = match self.streams.get(&id) {
+            Some(stream) => stream,
+            None => {
+                let stream = Stream::by_id(self.connection, id)?;
+                self.streams.entry(id).or_insert(stream)
+            }
+        };
+        if stream.tombstoned || stream.missing() || revision < stream.first() || revision == DELETED {
+            return Ok(None);
+        }
+        let oldest = stream.metadata.max_age;
+        let mut statement = self.connection.prepare_cached(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM events e WHERE e.stream = ?1 AND e.revision = ?2"
+        ))?;
+        let found = statement
+            .query_row(params![id, revision], |row| self.record(row))
+            .optional()?;
+        Ok(found.filter(|record| oldest.is_none_or(|age| record.created >= self.oldest(age))))
+    }
+
+    /// The tombstone of a stream.
+    pub(super) fn tombstone(&self, name: &str) -> rusqlite::Result<Option<Record>> {
+        let Some(id) = self.id_of(name)? else { return Ok(None) };
+        let mut statement = self.connection.prepare_cached(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM events e WHERE e.stream = ?1 AND e.revision = ?2"
+        ))?;
+        statement
+            .query_row(params![id, DELETED], |row| self.record(row))
+            .optional()
+    }
+
+    fn id_of(&self, name: &str) -> rusqlite::Result<Option<i64>> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT id FROM streams WHERE name = ?1")?;
+        statement.query_row([name], |row| row.get(0)).optional()
+    }
+
+    fn stream_name(&self, id: i64) -> rusqlite::Result<Arc<str>> {
+        named(&self.names.streams, id, || {
+            let mut statement = self
+                .connection
+                .prepare_cached("SELECT name FROM streams WHERE id = ?1")?;
+            statement.query_row([id], |row| row.get(0))
+        })
+    }
+
+    fn type_name(&self, id: i64) -> rusqlite::Result<Arc<str>> {
+        named(&self.names.types, id, || {
+            let mut statement = self.connection.prepare_cached("SELECT name FROM types WHERE id = ?1")?;
+            statement.query_row([id], |row| row.get(0))
+        })
+    }
+
+    /// The first readable revision of a stream and its next, for whoever asks by name.
+    pub(super) fn bounds(&self, name: &str) -> rusqlite::Result<(u64, u64)> {
+        Ok(match Stream::by_name(self.connection, name)? {
+            Some(stream) => (stream.first(), stream.next),
+            None => (0, 0),
+        })
+    }
+
+    /// A stream's metadata; none: nothing was ever said.
+    pub(super) fn metadata(&self, name: &str) -> rusqlite::Result<super::metadata::Metadata> {
+        Ok(match stream::newest_metadata(self.connection, name)? {
+            Some((data, json)) => super::metadata::Metadata::parse(&data, json),
+            None => super::metadata::Metadata::default(),
+        })
+    }
+}
+
+fn named(
+    cache: &Cache<i64, Arc<str>>,
+    id: i64,
+    find: impl FnOnce() -> rusqlite::Result<String>,
+) -> rusqlite::Result<Arc<str>> {
+    if let Some(name) = cache.get(&id) {
+        return Ok(name);
+    }
+    let name: Arc<str> = find()?.into();
+    cache.insert(id, Arc::clone(&name));
+    Ok(name)
+}
+
+/// Records that EventStoreDB leaves out of `$all`: what groups on `$all` write about themselves.
+fn hidden(stream: &str) -> bool {
+    stream == "$epoch-information"
+        || stream
+            .strip_prefix("$persistentsubscription-$all::")
+            .is_some_and(|rest| rest.ends_with("-checkpoint") || rest.ends_with("-parked"))
+}
+
+/// Where a link's data points.
+fn pointed_at(data: &[u8]) -> Option<(u64, &str)> {
+    let (revision, stream) = std::str::from_utf8(data).ok()?.split_once('@')?;
+    // As a .NET long: nothing beyond it is a revision.
+    let revision = revision.parse::<i64>().ok()?;
+    Some((u64::try_from(revision).ok()?, stream))
+}
+
+/// The id of a link that the server wrote: the same at every read, another for every link.
+fn link_id(position: u64, stream: i64) -> Uuid {
+    let high = position ^ 0x706a_6573_6c69_6e6b;
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&high.to_be_bytes());
+    bytes[8..].copy_from_slice(&(stream as u64).to_be_bytes());
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_points_at_a_revision_of_a_stream() {
+        assert_eq!(pointed_at(b"7@a-1"), Some((7, "a-1")));
+        assert_eq!(pointed_at(b"7@a@1"), Some((7, "a@1")));
+        assert_eq!(pointed_at(b"9223372036854775807@a"), Some((DELETED, "a")));
+        for none in [&b"7"[..], b"x@a", b"-1@a", b"9223372036854775808@a", b"\xff@a", b""] {
+            assert_eq!(pointed_at(none), None);
+        }
+    }
+
+    #[test]
+    fn link_ids_differ_by_position() {
+        let ids: std::collections::HashSet<_> = (0..10_000).map(|at| link_id(256 + at * 64, 3)).collect();
+        assert_eq!(ids.len(), 10_000);
+    }
+
+    #[test]
+    fn only_what_groups_on_all_write_is_hidden() {
+        assert!(hidden("$persistentsubscription-$all::g-checkpoint"));
+        assert!(hidden("$persistentsubscription-$all::g-parked"));
+        assert!(!hidden("$persistentsubscription-s::g-parked"));
+        assert!(!hidden("$$a"));
+    }
+}

@@ -1,0 +1,598 @@
+//! The one thread that writes. Keeps: what is answered is committed; appends that wait together share
+//! one commit; a record and the links to it are there together or not at all.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension as _, params};
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::{
+    Shared,
+    links::{self, Seen, SystemProjection},
+    metadata::{self, Metadata},
+    rules::{self, Decision, Expected, Standing, Written},
+    stream::{self, Stream},
+};
+use crate::embedded::eventstore::record::{DELETED, LINK, METADATA, TOMBSTONE};
+
+/// Commands in one commit at most: twice the writers that the commit time pays for.
+const BATCH: usize = 512;
+/// Bytes in one commit at most, so that a commit stays short.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// Streams remembered between appends; all are forgotten beyond, for a lookup is cheap.
+const STREAMS: usize = 50_000;
+/// Recent event ids remembered for `Any`; EventStoreDB keeps about 8 MiB of them, this is the same.
+const RECENT: usize = 100_000;
+/// What a record takes in `$all` beside its own bytes; positions are offsets in EventStoreDB, too.
+const OVERHEAD: u64 = 64;
+/// The first record's position; 0 means the start of everything.
+const FIRST: u64 = 256;
+
+/// An event to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewEvent {
+    /// Its id; what makes an append safe to repeat.
+    pub id: Uuid,
+    /// Its type.
+    pub event_type: Arc<str>,
+    /// Whether it is `application/json`.
+    pub json: bool,
+    /// Its data.
+    pub data: Bytes,
+    /// Its custom metadata.
+    pub metadata: Bytes,
+}
+
+/// What became of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The last event's revision; none: the stream has no events.
+    pub revision: Option<u64>,
+    /// Its position; none when these events were written before and cannot be read any more.
+    pub position: Option<u64>,
+}
+
+/// Why nothing was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// The stream is not as expected; its last revision, if it has one.
+    #[error("write: the stream's last revision is {current:?}")]
+    WrongExpectedVersion {
+        /// The last revision.
+        current: Option<u64>,
+    },
+    /// The stream is deleted.
+    #[error("write: the stream is deleted")]
+    StreamDeleted,
+    /// The disk or the file.
+    #[error("write the log: {0}; nothing was written, look at the disk")]
+    Storage(String),
+    /// The server is stopping.
+    #[error("write: the server is stopping")]
+    Stopped,
+}
+
+pub(super) enum Command {
+    Append {
+        stream: Arc<str>,
+        expected: Expected,
+        events: Vec<NewEvent>,
+        reply: oneshot::Sender<Result<Appended, WriteError>>,
+    },
+    Delete {
+        stream: Arc<str>,
+        expected: Expected,
+        hard: bool,
+        reply: oneshot::Sender<Result<u64, WriteError>>,
+    },
+    /// Nothing is written after this.
+    Stop,
+}
+
+impl Command {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Append { events, .. } => events.iter().map(|event| event.data.len() + event.metadata.len()).sum(),
+            Self::Delete { .. } | Self::Stop => 0,
+        }
+    }
+}
+
+/// An answer that waits for its commit.
+enum Answer {
+    Append(
+        oneshot::Sender<Result<Appended, WriteError>>,
+        Result<Appended, WriteError>,
+    ),
+    Delete(oneshot::Sender<Result<u64, WriteError>>, Result<u64, WriteError>),
+}
+
+impl Answer {
+    fn give(self, failure: Option<&WriteError>) {
+        // Who no longer waits misses nothing: what was written is written.
+        match self {
+            Self::Append(reply, result) => drop(reply.send(failure.map_or(result, |error| Err(error.clone())))),
+            Self::Delete(reply, result) => drop(reply.send(failure.map_or(result, |error| Err(error.clone())))),
+        }
+    }
+}
+
+/// Event ids written lately, by stream.
+#[derive(Default)]
+struct Recent {
+    revisions: HashMap<(i64, Uuid), u64>,
+    order: VecDeque<(i64, Uuid)>,
+}
+
+impl Recent {
+    fn note(&mut self, stream: i64, id: Uuid, revision: u64) {
+        if self.revisions.insert((stream, id), revision).is_none() {
+            self.order.push_back((stream, id));
+        }
+        while self.order.len() > RECENT {
+            if let Some(oldest) = self.order.pop_front() {
+                self.revisions.remove(&oldest);
+            }
+        }
+    }
+}
+
+pub(super) struct Writer {
+    connection: Connection,
+    shared: Arc<Shared>,
+    projections: Vec<SystemProjection>,
+    streams: HashMap<Arc<str>, Stream>,
+    types: HashMap<Arc<str>, i64>,
+    recent: Recent,
+    /// Where the next record goes.
+    position: u64,
+    /// Where the last record is.
+    last: u64,
+    /// Streams written in this commit, with their next revisions.
+    touched: HashMap<Arc<str>, u64>,
+}
+
+struct History<'a> {
+    connection: &'a Connection,
+    recent: &'a Recent,
+    stream: i64,
+}
+
+impl Written<rusqlite::Error> for History<'_> {
+    fn recent(&mut self, id: Uuid) -> Option<u64> {
+        self.recent.revisions.get(&(self.stream, id)).copied()
+    }
+
+    fn at(&mut self, revision: u64) -> rusqlite::Result<Option<Uuid>> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT id FROM events WHERE stream = ?1 AND revision = ?2")?;
+        let id = statement.query_row(params![self.stream, revision], |row| row.get::<_, Option<[u8; 16]>>(0));
+        Ok(id.optional()?.flatten().map(Uuid::from_bytes))
+    }
+}
+
+impl Writer {
+    pub(super) fn open(
+        connection: Connection,
+        shared: Arc<Shared>,
+        projections: Vec<SystemProjection>,
+    ) -> rusqlite::Result<Self> {
+        let last: Option<(u64, u64)> = connection
+            .query_row(
+                "SELECT position, coalesce(length(data), 0) + coalesce(length(metadata), 0)
+                 FROM events ORDER BY position DESC LIMIT 1",
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .optional()?;
+        let position = last.map_or(FIRST, |(position, bytes)| position + bytes + OVERHEAD);
+        shared.set_head(last.map(|(position, _)| position), position);
+        Ok(Self {
+            connection,
+            shared,
+            projections,
+            streams: HashMap::new(),
+            types: HashMap::new(),
+            recent: Recent::default(),
+            position,
+            last: last.map_or(0, |(position, _)| position),
+            touched: HashMap::new(),
+        })
+    }
+
+    /// Writes until it is told to stop.
+    pub(super) fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut stopping = false;
+        while !stopping {
+            let Some(first) = commands.blocking_recv() else { break };
+            let mut bytes = 0;
+            let mut next = Some(first);
+            while let Some(command) = next {
+                if matches!(command, Command::Stop) {
+                    stopping = true;
+                    break;
+                }
+                bytes += command.bytes();
+                batch.push(command);
+                let more = batch.len() < BATCH && bytes < BATCH_BYTES;
+                next = if more { commands.try_recv().ok() } else { None };
+            }
+            if !batch.is_empty() {
+                self.commit(&mut batch);
+            }
+        }
+        // Folded back so that what is copied after a stop is one file; it is whole either way.
+        let folded = self.connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
+        if let Err(error) = folded {
+            tracing::debug!(%error, "the write-ahead log stays for the next start");
+        }
+    }
+
+    fn commit(&mut self, batch: &mut Vec<Command>) {
+        let before = self.position;
+        let mut answers = Vec::with_capacity(batch.len());
+        let written = self.begin().and_then(|()| {
+            for command in batch.drain(..) {
+                answers.extend(self.apply(command)?);
+            }
+            self.connection.execute_batch("COMMIT")
+        });
+        // A command whose own statement failed is dropped unanswered: its sender reads that as a stop.
+        let failure = written.err().map(|error| {
+            tracing::error!(%error, "failed to write the log");
+            self.forget();
+            WriteError::Storage(error.to_string())
+        });
+        batch.clear();
+        if failure.is_none() && self.position > before {
+            self.shared.publish(&mut self.touched, self.last, self.position);
+        }
+        self.touched.clear();
+        for answer in answers {
+            answer.give(failure.as_ref());
+        }
+        if self.streams.len() > STREAMS {
+            self.streams.clear();
+        }
+    }
+
+    fn begin(&mut self) -> rusqlite::Result<()> {
+        self.connection.execute_batch("BEGIN IMMEDIATE")
+    }
+
+    /// After a failed commit memory says more than the file: all of it is read anew.
+    fn forget(&mut self) {
+        if !self.connection.is_autocommit() {
+            // Nothing is left to do when even this fails; the next BEGIN will say so.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        self.streams.clear();
+        self.types.clear();
+        self.recent = Recent::default();
+    }
+
+    fn apply(&mut self, command: Command) -> rusqlite::Result<Option<Answer>> {
+        Ok(Some(match command {
+            Command::Append {
+                stream,
+                expected,
+                events,
+                reply,
+            } => Answer::Append(reply, self.append(&stream, expected, events)?),
+            Command::Delete {
+                stream,
+                expected,
+                hard,
+                reply,
+            } => Answer::Delete(reply, self.delete(&stream, expected, hard)?),
+            Command::Stop => return Ok(None),
+        }))
+    }
+
+    fn append(
+        &mut self,
+        name: &Arc<str>,
+        expected: Expected,
+        mut events: Vec<NewEvent>,
+    ) -> rusqlite::Result<Result<Appended, WriteError>> {
+        let stream = self.stream(name)?;
+        let ids: Vec<_> = events.iter().map(|event| event.id).collect();
+        match self.decide(expected, &ids, &stream)? {
+            Decision::Deleted => return Ok(Err(WriteError::StreamDeleted)),
+            Decision::Wrong => {
+                return Ok(Err(WriteError::WrongExpectedVersion {
+                    current: stream.next.checked_sub(1),
+                }));
+            }
+            Decision::Repeated(revision) => {
+                let readable = !stream.missing() && revision >= stream.first();
+                let position = if readable {
+                    self.position_of(stream.id, revision)?
+                } else {
+                    None
+                };
+                return Ok(Ok(Appended {
+                    revision: Some(revision),
+                    position,
+                }));
+            }
+            Decision::Write if events.is_empty() => {
+                return Ok(Ok(Appended {
+                    revision: stream.next.checked_sub(1),
+                    position: Some(self.position),
+                }));
+            }
+            Decision::Write => {}
+        }
+        if stream.metadata.deletes() {
+            self.revive(&stream)?;
+        }
+        if let (Some(described), [event]) = (stream::described_by(name), events.as_mut_slice()) {
+            let described = self.stream(&described.into())?;
+            if described.metadata.deletes() {
+                event.data = metadata::revived(&event.data, described.next).into();
+            }
+        }
+        let mut last = None;
+        for event in &events {
+            last = Some(self.write(name, event)?);
+        }
+        Ok(Ok(Appended {
+            revision: last.map(|(revision, _)| revision),
+            position: last.map(|(_, position)| position),
+        }))
+    }
+
+    fn delete(&mut self, name: &Arc<str>, expected: Expected, hard: bool) -> rusqlite::Result<Result<u64, WriteError>> {
+        let stream = self.stream(name)?;
+        let current = stream.next.checked_sub(1);
+        // A deletion has no id of its own, so it is never found to have happened before.
+        match self.decide(expected, &[Uuid::nil()], &stream)? {
+            Decision::Deleted => return Ok(Err(WriteError::StreamDeleted)),
+            Decision::Wrong | Decision::Repeated(_) => return Ok(Err(WriteError::WrongExpectedVersion { current })),
+            Decision::Write => {}
+        }
+        if hard {
+            return self.tombstone(name).map(Ok);
+        }
+        if stream.next == 0 && !stream.described {
+            return Ok(Err(WriteError::WrongExpectedVersion { current }));
+        }
+        self.describe(name, format!("{{\"$tb\":{DELETED}}}").into_bytes())
+            .map(Ok)
+    }
+
+    fn decide(&mut self, expected: Expected, ids: &[Uuid], stream: &Stream) -> rusqlite::Result<Decision> {
+        let standing = Standing {
+            next: stream.next,
+            tombstoned: stream.tombstoned,
+            deleted: stream.metadata.deletes(),
+            described: stream.described,
+        };
+        let mut history = History {
+            connection: &self.connection,
+            recent: &self.recent,
+            stream: stream.id,
+        };
+        rules::decide(expected, ids, standing, &mut history)
+    }
+
+    fn tombstone(&mut self, name: &Arc<str>) -> rusqlite::Result<u64> {
+        let mut stream = self.stream(name)?;
+        let mut update = self
+            .connection
+            .prepare_cached("UPDATE streams SET tombstoned = 1 WHERE id = ?1")?;
+        update.execute([stream.id])?;
+        drop(update);
+        let event = NewEvent {
+            id: Uuid::new_v4(),
+            event_type: TOMBSTONE.into(),
+            json: false,
+            data: Bytes::new(),
+            metadata: Bytes::new(),
+        };
+        let position = self.insert(stream.id, DELETED, &event)?;
+        stream.tombstoned = true;
+        // The stream's metadata is gone with it.
+        self.streams.remove(stream::metadata_of(name).as_str());
+        self.streams.insert(Arc::clone(name), stream);
+        self.touched.insert(Arc::clone(name), u64::MAX);
+        self.project(name, DELETED, &event, false)?;
+        Ok(position)
+    }
+
+    /// A softly deleted stream that is written to again begins at its next revision.
+    fn revive(&mut self, stream: &Stream) -> rusqlite::Result<()> {
+        let said = stream::newest_metadata(&self.connection, &stream.name)?;
+        let said = said.map(|(data, _)| data).unwrap_or_default();
+        self.describe(&stream.name, metadata::revived(&said, stream.next))?;
+        Ok(())
+    }
+
+    /// Writes a stream's metadata as the server does; its position.
+    fn describe(&mut self, name: &str, data: Vec<u8>) -> rusqlite::Result<u64> {
+        let event = NewEvent {
+            id: Uuid::new_v4(),
+            event_type: METADATA.into(),
+            json: true,
+            data: data.into(),
+            metadata: Bytes::new(),
+        };
+        let (_, position) = self.write(&stream::metadata_of(name).into(), &event)?;
+        Ok(position)
+    }
+
+    /// Writes one event and the links to it: its revision and position.
+    fn write(&mut self, name: &Arc<str>, event: &NewEvent) -> rusqlite::Result<(u64, u64)> {
+        let mut stream = self.stream(name)?;
+        let revision = stream.next;
+        let position = self.insert(stream.id, revision, event)?;
+        stream.next = revision + 1;
+        self.advance(name, stream.next, stream.id)?;
+        self.recent.note(stream.id, event.id, revision);
+        self.streams.insert(Arc::clone(name), stream);
+        let mut deletes = false;
+        if let Some(described) = stream::described_by(name) {
+            let metadata = Metadata::parse(&event.data, event.json);
+            deletes = metadata.deletes();
+            // Read anew, metadata and all, when it is needed next.
+            self.streams.remove(described);
+            if deletes {
+                self.touched.insert(described.into(), u64::MAX);
+            }
+        }
+        self.project(name, revision, event, deletes)?;
+        Ok((revision, position))
+    }
+
+    fn project(&mut self, name: &str, revision: u64, event: &NewEvent, deletes: bool) -> rusqlite::Result<()> {
+        if self.projections.is_empty() {
+            return Ok(());
+        }
+        let seen = Seen {
+            stream: name,
+            revision,
+            event_type: &event.event_type,
+            metadata: &event.metadata,
+            deletes,
+        };
+        for projection in self.projections.clone() {
+            let Some(into) = links::stream_for(projection, &seen) else {
+                continue;
+            };
+            self.link(&into.into(), name, revision, event)?;
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, into: &Arc<str>, name: &str, revision: u64, event: &NewEvent) -> rusqlite::Result<()> {
+        let target = self.stream(&name.into())?.id;
+        let stream = self.stream(into)?;
+        if stream.tombstoned {
+            return Ok(());
+        }
+        let of_type = self.event_type(LINK)?;
+        let position = self.position;
+        // A link to a link is written as that link's own data, as EventStoreDB's projections do.
+        let data = (&*event.event_type == LINK).then_some(&event.data[..]);
+        let bytes = data.map_or(0, <[u8]>::len) as u64;
+        let mut insert = self.connection.prepare_cached(
+            "INSERT INTO events (position, stream, revision, type, json, created, data, target, target_revision)
+             VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8)",
+        )?;
+        insert.execute(params![
+            position,
+            stream.id,
+            stream.next,
+            of_type,
+            now(),
+            data,
+            target,
+            revision
+        ])?;
+        drop(insert);
+        self.last = position;
+        self.position += OVERHEAD + bytes;
+        let next = stream.next + 1;
+        self.advance(into, next, stream.id)?;
+        if let Some(cached) = self.streams.get_mut(into) {
+            cached.next = next;
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, stream: i64, revision: u64, event: &NewEvent) -> rusqlite::Result<u64> {
+        let of_type = self.event_type(&event.event_type)?;
+        let position = self.position;
+        let mut insert = self.connection.prepare_cached(
+            "INSERT INTO events (position, stream, revision, id, type, json, created, data, metadata)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )?;
+        insert.execute(params![
+            position,
+            stream,
+            revision,
+            event.id.as_bytes(),
+            of_type,
+            event.json,
+            now(),
+            &event.data[..],
+            &event.metadata[..]
+        ])?;
+        drop(insert);
+        self.last = position;
+        self.position += OVERHEAD + (event.data.len() + event.metadata.len()) as u64;
+        Ok(position)
+    }
+
+    fn advance(&mut self, name: &Arc<str>, next: u64, id: i64) -> rusqlite::Result<()> {
+        self.touched.insert(Arc::clone(name), next);
+        let mut update = self
+            .connection
+            .prepare_cached("UPDATE streams SET next = ?2 WHERE id = ?1")?;
+        update.execute(params![id, next])?;
+        Ok(())
+    }
+
+    fn position_of(&self, stream: i64, revision: u64) -> rusqlite::Result<Option<u64>> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT position FROM events WHERE stream = ?1 AND revision = ?2")?;
+        statement
+            .query_row(params![stream, revision], |row| row.get(0))
+            .optional()
+    }
+
+    /// The stream, made where there is none.
+    fn stream(&mut self, name: &Arc<str>) -> rusqlite::Result<Stream> {
+        if let Some(stream) = self.streams.get(name) {
+            return Ok(stream.clone());
+        }
+        let stream = match Stream::by_name(&self.connection, name)? {
+            Some(stream) => stream,
+            None => {
+                let mut insert = self
+                    .connection
+                    .prepare_cached("INSERT INTO streams (name, next, tombstoned) VALUES (?1, 0, 0)")?;
+                insert.execute([&**name])?;
+                drop(insert);
+                let id = self.connection.last_insert_rowid();
+                // Metadata may have been there before the stream.
+                Stream::by_name(&self.connection, name)?.unwrap_or_else(|| Stream::new(id, Arc::clone(name)))
+            }
+        };
+        self.streams.insert(Arc::clone(name), stream.clone());
+        Ok(stream)
+    }
+
+    fn event_type(&mut self, name: &str) -> rusqlite::Result<i64> {
+        if let Some(id) = self.types.get(name) {
+            return Ok(*id);
+        }
+        let mut find = self.connection.prepare_cached("SELECT id FROM types WHERE name = ?1")?;
+        let id = match find.query_row([name], |row| row.get(0)).optional()? {
+            Some(id) => id,
+            None => {
+                let mut insert = self.connection.prepare_cached("INSERT INTO types (name) VALUES (?1)")?;
+                insert.execute([name])?;
+                self.connection.last_insert_rowid()
+            }
+        };
+        self.types.insert(name.into(), id);
+        Ok(id)
+    }
+}
+
+/// Now, in ticks of 100 ns since the Unix epoch.
+pub(super) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (since.as_nanos() / 100) as i64
+}

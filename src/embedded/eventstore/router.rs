@@ -1,0 +1,206 @@
+//! Every call to a node. Keeps: who calls is known before anything is done, a call's deadline is
+//! kept, and what is not there is answered by name.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use tonic::{
+    Request as Call, Response as Reply, Status,
+    body::BoxBody,
+    codec::ProstCodec,
+    codegen::{Body, StdError},
+    server::{Grpc, NamedService as _},
+};
+use tower::Service as _;
+
+use super::{
+    about,
+    node::Node,
+    persistent::grpc::PersistentSubscriptions,
+    streams::Streams,
+    wire::{Empty, StatsReq},
+};
+
+const FEATURES: &str = "event_store.client.server_features.ServerFeatures";
+const GOSSIP: &str = "event_store.client.gossip.Gossip";
+const MONITORING: &str = "event_store.client.monitoring.Monitoring";
+
+/// The calls of one node.
+#[derive(Clone)]
+pub(super) struct Router {
+    node: Arc<Node>,
+    streams: Streams,
+    groups: PersistentSubscriptions,
+}
+
+/// An answer for a call that is not there.
+pub(super) fn unimplemented(path: &str) -> Response<BoxBody> {
+    grpc(Status::unimplemented(format!("{path} is not served here")))
+}
+
+fn grpc(status: Status) -> Response<BoxBody> {
+    status.into_http().map(|body| body.boxed_unsync())
+}
+
+fn plain(code: StatusCode, text: &str) -> Response<BoxBody> {
+    let body = Full::new(Bytes::copy_from_slice(text.as_bytes()))
+        .map_err(|never: Infallible| match never {})
+        .boxed_unsync();
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    response
+}
+
+impl Router {
+    pub(super) fn new(node: Arc<Node>) -> Self {
+        Self {
+            streams: Streams::new(Arc::clone(&node)),
+            groups: PersistentSubscriptions::new(Arc::clone(&node)),
+            node,
+        }
+    }
+
+    /// Answers one request.
+    pub(super) async fn answer<B>(self, request: Request<B>) -> Response<BoxBody>
+    where
+        B: Body + Send + 'static,
+        B::Error: Into<StdError> + Send + 'static,
+    {
+        let is_grpc = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        if !is_grpc {
+            return self.page(&request);
+        }
+        let deadline = deadline(&request);
+        let call = self.call(request);
+        match deadline {
+            Some(time) => match tokio::time::timeout(time, call).await {
+                Ok(response) => response,
+                Err(_) => grpc(Status::deadline_exceeded("Deadline Exceeded")),
+            },
+            None => call.await,
+        }
+    }
+
+    /// Pages for people, probes and load balancers.
+    fn page<B>(&self, request: &Request<B>) -> Response<BoxBody> {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/health/live") => {
+                if self.node.stopping.is_cancelled() {
+                    plain(StatusCode::SERVICE_UNAVAILABLE, "")
+                } else {
+                    plain(StatusCode::NO_CONTENT, "")
+                }
+            }
+            (&Method::GET, "/ping") => plain(
+                StatusCode::OK,
+                "{\"msgTypeId\":\"ping\",\"text\":\"Ping request successfully handled\"}",
+            ),
+            (&Method::GET, "/info") => {
+                let info =
+                    serde_json::json!({ "esVersion": about::VERSION, "state": "leader", "projectionsMode": "System" });
+                let mut response = plain(StatusCode::OK, &info.to_string());
+                let json = header::HeaderValue::from_static("application/json");
+                response.headers_mut().insert(header::CONTENT_TYPE, json);
+                response
+            }
+            _ => plain(
+                StatusCode::NOT_FOUND,
+                "this server speaks gRPC, and answers /health/live, /ping and /info\n",
+            ),
+        }
+    }
+
+    async fn call<B>(mut self, mut request: Request<B>) -> Response<BoxBody>
+    where
+        B: Body + Send + 'static,
+        B::Error: Into<StdError> + Send + 'static,
+    {
+        let path = request.uri().path().to_owned();
+        let Some((service, method)) = path.trim_start_matches('/').split_once('/') else {
+            return unimplemented(&path);
+        };
+        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+        let requires_leader = header("requires-leader").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        if let Err(status) = self.node.faults.before_call(requires_leader).await {
+            return grpc(status);
+        }
+        let identity = match self.node.users.identify(header("authorization")) {
+            Ok(identity) => identity,
+            Err(status) => return grpc(status),
+        };
+        // Groups live on the leader, whatever the client prefers.
+        let on_leader = requires_leader || service == PersistentSubscriptions::NAME;
+        if on_leader && let Err(status) = self.node.lead() {
+            return grpc(status);
+        }
+        request.extensions_mut().insert(identity);
+        let node = Arc::clone(&self.node);
+        let response: Result<Response<BoxBody>, Infallible> = match (service, method) {
+            (Streams::NAME, _) => self.streams.call(request).await,
+            (PersistentSubscriptions::NAME, _) => self.groups.call(request).await,
+            (FEATURES, "GetSupportedMethods") => {
+                let answer = tower::service_fn(|_: Call<Empty>| async { Ok(Reply::new(about::supported())) });
+                Ok(Grpc::new(ProstCodec::default()).unary(answer, request).await)
+            }
+            (GOSSIP, "Read") => {
+                let answer = tower::service_fn(move |_: Call<Empty>| {
+                    let node = Arc::clone(&node);
+                    async move { Ok(Reply::new(about::cluster(&node))) }
+                });
+                Ok(Grpc::new(ProstCodec::default()).unary(answer, request).await)
+            }
+            (MONITORING, "Stats") => {
+                let answer = tower::service_fn(move |request: Call<StatsReq>| {
+                    let node = Arc::clone(&node);
+                    async move { Ok(Reply::new(about::stats(node, request.into_inner()))) }
+                });
+                Ok(Grpc::new(ProstCodec::default()).server_streaming(answer, request).await)
+            }
+            _ => return unimplemented(&path),
+        };
+        match response {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// What a `grpc-timeout` header says: up to eight digits and a unit.
+fn deadline<B>(request: &Request<B>) -> Option<Duration> {
+    let value = request.headers().get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_are_read_as_grpc_writes_them() {
+        let of = |value: &str| deadline(&Request::builder().header("grpc-timeout", value).body(()).unwrap());
+        assert_eq!(of("10S"), Some(Duration::from_secs(10)));
+        assert_eq!(of("1500m"), Some(Duration::from_millis(1500)));
+        assert_eq!(of("99999999n"), Some(Duration::from_nanos(99_999_999)));
+        for none in ["", "S", "10", "123456789S", "1x", "-1S"] {
+            assert_eq!(of(none), None, "{none}");
+        }
+    }
+}

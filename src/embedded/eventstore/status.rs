@@ -1,0 +1,113 @@
+//! How the protocol says that something is wrong. Keeps: clients tell failures apart by the
+//! `exception` trailer, so codes, trailers and texts are EventStoreDB's.
+
+use tonic::{Code, Status, metadata::MetadataValue};
+
+use super::log::{Expected, ReadFailed, WriteError};
+
+/// A status with its trailers. A trailer is ASCII; a name that is not stays in the message alone.
+pub(super) fn exception(code: Code, message: String, exception: &str, trailers: &[(&'static str, &str)]) -> Status {
+    let mut status = Status::new(code, message);
+    for (key, value) in [("exception", exception)].iter().chain(trailers) {
+        if let Ok(value) = MetadataValue::try_from(*value) {
+            status.metadata_mut().insert(*key, value);
+        }
+    }
+    status
+}
+
+pub(super) fn access_denied() -> Status {
+    exception(Code::PermissionDenied, "Access Denied".to_owned(), "access-denied", &[])
+}
+
+pub(super) fn stream_deleted(stream: &str) -> Status {
+    exception(
+        Code::FailedPrecondition,
+        format!("Event stream '{stream}' is deleted."),
+        "stream-deleted",
+        &[("stream-name", stream)],
+    )
+}
+
+/// Of a deletion; an append answers a wrong revision in its reply.
+pub(super) fn wrong_expected_version(stream: &str, expected: Expected, current: Option<u64>) -> Status {
+    let expected = expected_number(expected).to_string();
+    let actual = current.map_or_else(|| "-1".to_owned(), |current| current.to_string());
+    exception(
+        Code::FailedPrecondition,
+        format!(
+            "Append failed due to WrongExpectedVersion. Stream: {stream}, Expected version: {expected}, Actual version: {actual}"
+        ),
+        "wrong-expected-version",
+        &[
+            ("stream-name", stream),
+            ("expected-version", &expected),
+            ("actual-version", &actual),
+        ],
+    )
+}
+
+/// An expectation as EventStoreDB numbers it.
+fn expected_number(expected: Expected) -> i64 {
+    match expected {
+        Expected::Exact(revision) => revision as i64,
+        Expected::NoStream => -1,
+        Expected::Any => -2,
+        Expected::StreamExists => -4,
+    }
+}
+
+pub(super) fn maximum_append_size(max: usize) -> Status {
+    exception(
+        Code::InvalidArgument,
+        format!("Maximum Append Size of {max} Exceeded."),
+        "maximum-append-size-exceeded",
+        &[("maximum-append-size", &max.to_string())],
+    )
+}
+
+pub(super) fn missing_metadata(missing: &str) -> Status {
+    exception(
+        Code::InvalidArgument,
+        format!("Required Metadata Property '{missing}' is missing"),
+        "missing-required-metadata-property",
+        &[("required-metadata-properties", "type,content-type")],
+    )
+}
+
+pub(super) fn not_leader(host: &str, port: u16) -> Status {
+    exception(
+        Code::NotFound,
+        format!("Leader info available: {host}:{port}"),
+        "not-leader",
+        &[
+            ("leader-endpoint-host", host),
+            ("leader-endpoint-port", &port.to_string()),
+        ],
+    )
+}
+
+pub(super) fn not_ready() -> Status {
+    Status::unavailable("Server Is Not Ready")
+}
+
+/// What EventStoreDB answers for a request that it does not understand well enough to refuse.
+pub(super) fn unknown(what: &str) -> Status {
+    Status::unknown(format!("Exception was thrown by handler. {what}"))
+}
+
+impl From<ReadFailed> for Status {
+    fn from(error: ReadFailed) -> Self {
+        Self::unavailable(error.to_string())
+    }
+}
+
+/// Of a write that says it by status.
+pub(super) fn of_write(stream: &str, expected: Expected, error: WriteError) -> Status {
+    match error {
+        WriteError::WrongExpectedVersion { current } => wrong_expected_version(stream, expected, current),
+        WriteError::StreamDeleted => stream_deleted(stream),
+        WriteError::Stopped => not_ready(),
+        WriteError::Storage(_) => Status::unavailable(error.to_string()),
+    }
+}

@@ -1,0 +1,189 @@
+//! The `Streams` service: appends, reads, catch-up subscriptions, deletions.
+
+mod append;
+mod read;
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{BufMut as _, Bytes};
+use futures::future::BoxFuture;
+use prost::Message;
+use tonic::{
+    Request, Response, Status, Streaming,
+    body::BoxBody,
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder, ProstCodec},
+    codegen::{Body, StdError},
+    server::{Grpc, NamedService},
+};
+
+use super::{
+    access::Identity,
+    node::Node,
+    wire::{AppendReq, BatchAppendReq, BatchAppendResp, DeleteReq, ReadReq, StreamIdentifier},
+};
+
+/// What one message may hold: EventStoreDB's own limit of 16 MiB and room for what surrounds the data.
+pub(super) const MAX_MESSAGE: usize = 17 * 1024 * 1024;
+
+/// A stream's name as text.
+fn name(stream: &StreamIdentifier) -> Result<Arc<str>, Status> {
+    std::str::from_utf8(&stream.name)
+        .map(Arc::from)
+        .map_err(|_| Status::invalid_argument("the stream name is not UTF-8; send it as UTF-8"))
+}
+
+/// The service, to be put into a router.
+#[derive(Clone)]
+pub(super) struct Streams {
+    node: Arc<Node>,
+}
+
+impl Streams {
+    pub(super) fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+}
+
+impl NamedService for Streams {
+    const NAME: &'static str = "event_store.client.streams.Streams";
+}
+
+/// Messages that are encoded already go out as they are.
+#[derive(Debug)]
+pub(super) struct EncodedCodec<Req>(std::marker::PhantomData<fn() -> Req>);
+
+impl<Req> Default for EncodedCodec<Req> {
+    fn default() -> Self {
+        Self(std::marker::PhantomData)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Copies;
+
+impl Encoder for Copies {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.put(item);
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::default()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Parses<Req>(std::marker::PhantomData<fn() -> Req>);
+
+impl<Req: Message + Default> Decoder for Parses<Req> {
+    type Item = Req;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Req>, Status> {
+        Req::decode(from)
+            .map(Some)
+            .map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+impl<Req: Message + Default + 'static> Codec for EncodedCodec<Req> {
+    type Encode = Bytes;
+    type Decode = Req;
+    type Encoder = Copies;
+    type Decoder = Parses<Req>;
+
+    fn encoder(&mut self) -> Copies {
+        Copies
+    }
+
+    fn decoder(&mut self) -> Parses<Req> {
+        Parses(std::marker::PhantomData)
+    }
+}
+
+fn identity<T>(request: &Request<T>) -> Identity {
+    request.extensions().get::<Identity>().cloned().unwrap_or_default()
+}
+
+impl<B> tower::Service<http::Request<B>> for Streams
+where
+    B: Body + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<BoxBody>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let node = Arc::clone(&self.node);
+        let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        Box::pin(async move {
+            Ok(match method.as_str() {
+                "Read" => {
+                    let service = tower::service_fn(move |request: Request<ReadReq>| {
+                        let node = Arc::clone(&node);
+                        let identity = identity(&request);
+                        async move {
+                            read::read(node, identity, request.into_inner())
+                                .await
+                                .map(Response::new)
+                        }
+                    });
+                    let mut grpc = Grpc::new(EncodedCodec::<ReadReq>::default());
+                    grpc.server_streaming(service, request).await
+                }
+                "Append" => {
+                    let service = tower::service_fn(move |request: Request<Streaming<AppendReq>>| {
+                        let node = Arc::clone(&node);
+                        let identity = identity(&request);
+                        async move {
+                            append::append(node, identity, request.into_inner())
+                                .await
+                                .map(Response::new)
+                        }
+                    });
+                    let grpc = Grpc::new(ProstCodec::default());
+                    grpc.max_decoding_message_size(MAX_MESSAGE)
+                        .client_streaming(service, request)
+                        .await
+                }
+                "BatchAppend" => {
+                    let service = tower::service_fn(move |request: Request<Streaming<BatchAppendReq>>| {
+                        let node = Arc::clone(&node);
+                        let identity = identity(&request);
+                        async move { Ok::<_, Status>(Response::new(append::batch(node, identity, request.into_inner()))) }
+                    });
+                    let grpc = Grpc::new(ProstCodec::<BatchAppendResp, BatchAppendReq>::default());
+                    grpc.max_decoding_message_size(MAX_MESSAGE)
+                        .streaming(service, request)
+                        .await
+                }
+                deletion @ ("Delete" | "Tombstone") => {
+                    let hard = deletion == "Tombstone";
+                    let service = tower::service_fn(move |request: Request<DeleteReq>| {
+                        let node = Arc::clone(&node);
+                        let identity = identity(&request);
+                        async move {
+                            append::delete(node, identity, request.into_inner(), hard)
+                                .await
+                                .map(Response::new)
+                        }
+                    });
+                    Grpc::new(ProstCodec::default()).unary(service, request).await
+                }
+                _ => super::router::unimplemented(request.uri().path()),
+            })
+        })
+    }
+}

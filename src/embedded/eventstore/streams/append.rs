@@ -1,0 +1,421 @@
+//! Append, BatchAppend, Delete, Tombstone. Keeps: what is refused is refused before anything is
+//! written; appends of one batch are written in the order in which they came.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot};
+use tonic::{Status, Streaming};
+use uuid::Uuid;
+
+use crate::embedded::eventstore::{
+    access::{Identity, Right},
+    log::{Appended, Expected, NewEvent, WriteError},
+    node::Node,
+    status,
+    wire::{
+        AnyMessage, AppendReq, AppendResp, AppendSuccess, AppendWrong, BatchAppendReq, BatchAppendResp, DeleteReq,
+        DeleteResp, Empty, ExpectedOptions, MaximumSizeDetail, Position, ProposedMessage, RpcStatus, StreamIdentifier,
+        WireUuid, WrongDetail,
+    },
+};
+
+/// EventStoreDB's `MaxAppendSize`: what one append may hold, in bytes.
+pub(in super::super) const MAX_APPEND_SIZE: usize = 1024 * 1024;
+/// Appends of one batch call that may be under way; a client that sends more waits.
+const BATCH_WINDOW: usize = 256;
+
+/// What the options say.
+fn options(options: Option<ExpectedOptions>) -> Result<(Arc<str>, Expected), Status> {
+    let options = options.ok_or_else(|| Status::invalid_argument("the request has no options"))?;
+    let stream = options
+        .stream
+        .ok_or_else(|| Status::invalid_argument("the request names no stream"))?;
+    let stream = super::name(&stream)?;
+    if stream.is_empty() {
+        return Err(Status::invalid_argument("the stream name is empty"));
+    }
+    let expected = match (options.revision, options.no_stream, options.any, options.stream_exists) {
+        (Some(revision), ..) => Expected::Exact(revision),
+        (_, Some(_), ..) => Expected::NoStream,
+        (_, _, Some(_), _) => Expected::Any,
+        (_, _, _, Some(_)) => Expected::StreamExists,
+        _ => {
+            return Err(Status::invalid_argument(
+                "the request does not say what revision it expects",
+            ));
+        }
+    };
+    Ok((stream, expected))
+}
+
+/// What an event counts towards the limit, by EventStoreDB's own reckoning.
+fn size(event: &NewEvent) -> usize {
+    event.data.len() + event.metadata.len() + 2 * event.event_type.encode_utf16().count()
+}
+
+fn proposed(message: ProposedMessage) -> Result<NewEvent, Status> {
+    let find = |key: &str| message.metadata.iter().find(|entry| entry.key == key);
+    let event_type = find("type").ok_or_else(|| status::missing_metadata("type"))?;
+    let content_type = find("content-type").ok_or_else(|| status::missing_metadata("content-type"))?;
+    let id = message
+        .id
+        .as_ref()
+        .and_then(WireUuid::id)
+        .filter(|id| !id.is_nil())
+        .ok_or_else(|| status::unknown("Empty eventId provided."))?;
+    if event_type.value.is_empty() {
+        return Err(status::unknown("Empty eventType provided."));
+    }
+    Ok(NewEvent {
+        id,
+        event_type: event_type.value.as_str().into(),
+        json: content_type.value == "application/json",
+        data: message.data,
+        metadata: message.custom_metadata,
+    })
+}
+
+/// `Streams.Append`.
+pub(super) async fn append(
+    node: Arc<Node>,
+    identity: Identity,
+    mut inbound: Streaming<AppendReq>,
+) -> Result<AppendResp, Status> {
+    let first = inbound.message().await?;
+    let (stream, expected) = options(first.and_then(|first| first.options))?;
+    node.check(&identity, Right::Write, &stream).await?;
+    let mut events = Vec::new();
+    let mut bytes = 0;
+    while let Some(request) = inbound.message().await? {
+        let message = request
+            .message
+            .ok_or_else(|| Status::invalid_argument("a message after the options proposes no event"))?;
+        let event = proposed(message)?;
+        bytes += size(&event);
+        if bytes > MAX_APPEND_SIZE {
+            return Err(status::maximum_append_size(MAX_APPEND_SIZE));
+        }
+        events.push(event);
+    }
+    let written = node.log.append(Arc::clone(&stream), expected, events).await;
+    node.faults.after_append().await?;
+    match written {
+        Ok(appended) => Ok(AppendResp {
+            success: Some(success(appended)),
+            wrong_expected_version: None,
+        }),
+        Err(WriteError::WrongExpectedVersion { current }) => Ok(AppendResp {
+            success: None,
+            wrong_expected_version: Some(wrong(expected, current)),
+        }),
+        Err(error) => Err(status::of_write(&stream, expected, error)),
+    }
+}
+
+fn success(appended: Appended) -> AppendSuccess {
+    AppendSuccess {
+        current_revision: appended.revision,
+        no_stream: appended.revision.is_none().then_some(Empty {}),
+        position: appended.position.map(|position| Position {
+            commit: position,
+            prepare: position,
+        }),
+        no_position: appended.position.is_none().then_some(Empty {}),
+    }
+}
+
+fn wrong(expected: Expected, current: Option<u64>) -> AppendWrong {
+    let said = |of: Expected| (expected == of).then_some(Empty {});
+    let exact = match expected {
+        Expected::Exact(revision) => Some(revision),
+        _ => None,
+    };
+    AppendWrong {
+        old_current: current,
+        old_current_no_stream: current.is_none().then_some(Empty {}),
+        // Before 20.6.1 there was no way to say `no stream` but this.
+        old_expected: exact.or((expected == Expected::NoStream).then_some(u64::MAX)),
+        old_any: said(Expected::Any),
+        old_stream_exists: said(Expected::StreamExists),
+        current,
+        current_no_stream: current.is_none().then_some(Empty {}),
+        expected: exact,
+        any: said(Expected::Any),
+        stream_exists: said(Expected::StreamExists),
+        no_stream: said(Expected::NoStream),
+    }
+}
+
+/// `Streams.Delete` and `Streams.Tombstone`.
+pub(super) async fn delete(
+    node: Arc<Node>,
+    identity: Identity,
+    request: DeleteReq,
+    hard: bool,
+) -> Result<DeleteResp, Status> {
+    let (stream, expected) = options(request.options)?;
+    node.check(&identity, Right::Delete, &stream).await?;
+    let written = node.log.delete(Arc::clone(&stream), expected, hard).await;
+    let position = written.map_err(|error| status::of_write(&stream, expected, error))?;
+    Ok(DeleteResp {
+        position: Some(Position {
+            commit: position,
+            prepare: position,
+        }),
+        no_position: None,
+    })
+}
+
+/// An append of a batch that is still being sent.
+struct Open {
+    stream: Arc<str>,
+    expected: Expected,
+    events: Vec<NewEvent>,
+    bytes: usize,
+    failed: Option<Failure>,
+}
+
+/// Why an append of a batch fails.
+enum Failure {
+    Status(Status),
+    Size,
+    Write(WriteError),
+}
+
+type Pending = (
+    Option<WireUuid>,
+    Arc<str>,
+    Expected,
+    Result<oneshot::Receiver<Result<Appended, WriteError>>, Failure>,
+);
+
+/// `Streams.BatchAppend`.
+pub(super) fn batch(
+    node: Arc<Node>,
+    identity: Identity,
+    inbound: Streaming<BatchAppendReq>,
+) -> impl Stream<Item = Result<BatchAppendResp, Status>> + Send + 'static {
+    let (to, pending) = mpsc::channel(BATCH_WINDOW);
+    let stopping = node.stopping();
+    tokio::spawn(accept(Arc::clone(&node), identity, inbound, to));
+    let mut pending = tokio_stream::wrappers::ReceiverStream::new(pending)
+        .map(answer)
+        .buffered(BATCH_WINDOW);
+    async_stream::stream! {
+        loop {
+            tokio::select! {
+                response = pending.next() => match response {
+                    Some(response) => {
+                        if let Err(status) = node.faults.after_append().await {
+                            yield Err(status);
+                            return;
+                        }
+                        yield response;
+                    }
+                    None => return,
+                },
+                () = stopping.cancelled() => {
+                    yield Err(status::not_ready());
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Hands appends to the log in the order in which their last parts came.
+async fn accept(
+    node: Arc<Node>,
+    identity: Identity,
+    mut inbound: Streaming<BatchAppendReq>,
+    to: mpsc::Sender<Result<Pending, Status>>,
+) {
+    let mut open: HashMap<Uuid, Open> = HashMap::new();
+    loop {
+        let request = match inbound.message().await {
+            Ok(Some(request)) => request,
+            Ok(None) => return,
+            Err(status) => {
+                // Nobody may listen any more; then nobody misses it.
+                let _ = to.send(Err(status)).await;
+                return;
+            }
+        };
+        let correlation = request.correlation_id.clone();
+        let Some(key) = correlation.as_ref().and_then(WireUuid::id) else {
+            let _ = to
+                .send(Err(Status::invalid_argument("a batch has no correlation id")))
+                .await;
+            return;
+        };
+        if let Some(said) = request.options {
+            match options(Some(said)) {
+                Ok((stream, expected)) => {
+                    let allowed = node.check(&identity, Right::Write, &stream).await;
+                    open.insert(
+                        key,
+                        Open {
+                            stream,
+                            expected,
+                            events: Vec::new(),
+                            bytes: 0,
+                            failed: allowed.err().map(Failure::Status),
+                        },
+                    );
+                }
+                Err(status) => {
+                    let _ = to.send(Err(status)).await;
+                    return;
+                }
+            }
+        }
+        let Some(part) = open.get_mut(&key) else {
+            let _ = to
+                .send(Err(Status::invalid_argument(
+                    "the first part of a batch has no options",
+                )))
+                .await;
+            return;
+        };
+        for message in request.messages {
+            if part.failed.is_some() {
+                break;
+            }
+            match proposed(message) {
+                Ok(event) => {
+                    part.bytes += size(&event);
+                    part.events.push(event);
+                    if part.bytes > MAX_APPEND_SIZE {
+                        part.events.clear();
+                        part.failed = Some(Failure::Size);
+                    }
+                }
+                Err(status) => part.failed = Some(Failure::Status(status)),
+            }
+        }
+        if !request.is_final {
+            continue;
+        }
+        let Some(done) = open.remove(&key) else { continue };
+        let written = match done.failed {
+            Some(failure) => Err(failure),
+            None => Ok(node
+                .log
+                .start_append(Arc::clone(&done.stream), done.expected, done.events)),
+        };
+        if to
+            .send(Ok((correlation, done.stream, done.expected, written)))
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+async fn answer(pending: Result<Pending, Status>) -> Result<BatchAppendResp, Status> {
+    let (correlation_id, stream, expected, written) = pending?;
+    let written = match written {
+        Ok(answer) => match answer.await {
+            Ok(written) => written.map_err(Failure::Write),
+            Err(_) => Err(Failure::Write(WriteError::Stopped)),
+        },
+        Err(failure) => Err(failure),
+    };
+    let name = StreamIdentifier {
+        name: Bytes::copy_from_slice(stream.as_bytes()),
+    };
+    let (error, success) = match written {
+        Ok(appended) => (None, Some(success(appended))),
+        Err(failure) => (Some(detailed(failure, expected, &name)), None),
+    };
+    Ok(BatchAppendResp {
+        correlation_id,
+        error,
+        success,
+        stream: Some(name),
+    })
+}
+
+/// `google.rpc.Code` as the batch's errors use it.
+mod code {
+    pub(super) const UNKNOWN: i32 = 2;
+    pub(super) const INVALID_ARGUMENT: i32 = 3;
+    pub(super) const NOT_FOUND: i32 = 5;
+    pub(super) const ALREADY_EXISTS: i32 = 6;
+    pub(super) const PERMISSION_DENIED: i32 = 7;
+    pub(super) const UNAVAILABLE: i32 = 14;
+}
+
+fn detailed(failure: Failure, expected: Expected, stream: &StreamIdentifier) -> RpcStatus {
+    let of = |code, message: String, name: &str, value: Vec<u8>| RpcStatus {
+        code,
+        message,
+        details: Some(AnyMessage {
+            type_url: format!("type.googleapis.com/event_store.client.{name}"),
+            value: value.into(),
+        }),
+    };
+    match failure {
+        Failure::Size => of(
+            code::INVALID_ARGUMENT,
+            "Maximum Append Size Exceeded".to_owned(),
+            "MaximumAppendSizeExceeded",
+            MaximumSizeDetail {
+                max: MAX_APPEND_SIZE as u32,
+            }
+            .encode_to_vec(),
+        ),
+        Failure::Write(WriteError::WrongExpectedVersion { current }) => {
+            let said = |of: Expected| (expected == of).then_some(Empty {});
+            let detail = WrongDetail {
+                current,
+                current_no_stream: current.is_none().then_some(Empty {}),
+                expected: match expected {
+                    Expected::Exact(revision) => Some(revision),
+                    _ => None,
+                },
+                any: said(Expected::Any),
+                stream_exists: said(Expected::StreamExists),
+                no_stream: said(Expected::NoStream),
+            };
+            of(
+                code::ALREADY_EXISTS,
+                "WrongExpectedVersion".to_owned(),
+                "WrongExpectedVersion",
+                detail.encode_to_vec(),
+            )
+        }
+        Failure::Write(WriteError::StreamDeleted) => {
+            // Its detail is a message whose field 1 is the stream's identifier.
+            let detail = super::super::wire::NotFound {
+                stream: Some(stream.clone()),
+            };
+            of(
+                code::NOT_FOUND,
+                "Stream Deleted".to_owned(),
+                "StreamDeleted",
+                detail.encode_to_vec(),
+            )
+        }
+        Failure::Write(error @ (WriteError::Storage(_) | WriteError::Stopped)) => {
+            of(code::UNAVAILABLE, error.to_string(), "Unknown", Vec::new())
+        }
+        Failure::Status(status) if status.code() == tonic::Code::PermissionDenied => of(
+            code::PERMISSION_DENIED,
+            "Access Denied".to_owned(),
+            "AccessDenied",
+            Vec::new(),
+        ),
+        Failure::Status(status) => {
+            let code = match status.code() {
+                tonic::Code::InvalidArgument => code::INVALID_ARGUMENT,
+                _ => code::UNKNOWN,
+            };
+            of(code, status.message().to_owned(), "Unknown", Vec::new())
+        }
+    }
+}

@@ -1,0 +1,535 @@
+//! Reads and catch-up subscriptions. Keeps: a subscription confirms first, delivers every record once
+//! and in order, says when it has caught up, and never ends without an error status (clients take a
+//! clean end for a reason to spin or to panic).
+
+use std::{pin::Pin, sync::Arc};
+
+use async_stream::try_stream;
+use bytes::Bytes;
+use futures::Stream;
+use prost::Message as _;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use uuid::Uuid;
+
+use crate::embedded::eventstore::{
+    access::{Identity, Right},
+    encode::{Encoder, Encoding, Positions},
+    log::{AllAsk, Direction, Matcher, StreamAsk, StreamRead},
+    node::Node,
+    record::{Filter, Resolved},
+    status,
+    wire::{
+        AllOptions, Confirmation, Empty, FilterOptions, NotFound, Position, ReadOptions, ReadReq, ReadResp,
+        StreamIdentifier, StreamOptions,
+    },
+};
+
+/// Records in a page: enough to pay for the way to the file, few enough to begin at once.
+const PAGE: usize = 256;
+/// Records of `$all` that one page looks at under a filter.
+const WINDOW: usize = 2_000;
+/// EventStoreDB's filter window when the client asks for `count`.
+const COUNT_WINDOW: u32 = 32;
+
+/// What a read sends, encoded.
+pub(super) type Replies = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
+
+/// Where a read begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum From {
+    Start,
+    End,
+    At(u64),
+}
+
+fn stream_start(options: &StreamOptions) -> Result<From, Status> {
+    match (options.revision, options.start, options.end) {
+        // The protocol's largest number is EventStoreDB's -1, the end.
+        (Some(u64::MAX), ..) | (None, None, Some(_)) => Ok(From::End),
+        (Some(revision), ..) => Ok(From::At(revision)),
+        (None, Some(_), _) => Ok(From::Start),
+        (None, None, None) => Err(Status::invalid_argument("the request does not say where to start")),
+    }
+}
+
+fn all_start(options: &AllOptions) -> Result<From, Status> {
+    match (options.position, options.start, options.end) {
+        (Some(at), ..) if at.commit == u64::MAX && at.prepare == u64::MAX => Ok(From::End),
+        (Some(at), ..) if at.commit < at.prepare => Err(Status::invalid_argument(format!(
+            "The commit position {} cannot be less than the prepare position {}",
+            at.commit, at.prepare
+        ))),
+        (Some(at), ..) => Ok(From::At(at.commit)),
+        (None, Some(_), _) => Ok(From::Start),
+        (None, None, Some(_)) => Ok(From::End),
+        (None, None, None) => Err(Status::invalid_argument("the request does not say where to start")),
+    }
+}
+
+fn matcher(options: &FilterOptions) -> Result<Matcher, Status> {
+    let filter = match (&options.stream, &options.event_type) {
+        // A pattern wins over prefixes; an empty list of prefixes lets nothing through.
+        (Some(stream), _) if !stream.regex.is_empty() => Filter::StreamRegex(stream.regex.clone()),
+        (Some(stream), _) => Filter::StreamPrefix(stream.prefix.clone()),
+        (None, Some(of)) if !of.regex.is_empty() => Filter::TypeRegex(of.regex.clone()),
+        (None, Some(of)) => Filter::TypePrefix(of.prefix.clone()),
+        (None, None) => {
+            return Err(Status::invalid_argument(
+                "the filter says neither streams nor event types",
+            ));
+        }
+    };
+    Matcher::new(&filter).map_err(|error| Status::invalid_argument(format!("the filter's pattern: {error}")))
+}
+
+fn message(response: &ReadResp) -> Bytes {
+    response.encode_to_vec().into()
+}
+
+fn confirmation() -> Bytes {
+    message(&ReadResp {
+        confirmation: Some(Confirmation {
+            subscription_id: Uuid::new_v4().to_string(),
+        }),
+        ..ReadResp::default()
+    })
+}
+
+fn caught_up() -> Bytes {
+    message(&ReadResp {
+        caught_up: Some(Empty {}),
+        ..ReadResp::default()
+    })
+}
+
+fn checkpoint(position: u64) -> Bytes {
+    message(&ReadResp {
+        checkpoint: Some(Position {
+            commit: position,
+            prepare: position,
+        }),
+        ..ReadResp::default()
+    })
+}
+
+/// `Streams.Read`.
+pub(super) async fn read(node: Arc<Node>, identity: Identity, request: ReadReq) -> Result<Replies, Status> {
+    let options = request
+        .options
+        .ok_or_else(|| Status::invalid_argument("the request has no options"))?;
+    let text_ids = match options.uuid.map(|uuid| (uuid.text, uuid.structured)) {
+        Some((Some(_), _)) => true,
+        Some((None, Some(_))) => false,
+        _ => {
+            return Err(Status::invalid_argument(
+                "the request does not say how it wants ids: uuid_option",
+            ));
+        }
+    };
+    let direction = match options.direction {
+        0 => Direction::Forwards,
+        1 => Direction::Backwards,
+        other => return Err(Status::invalid_argument(format!("{other} is no read direction"))),
+    };
+    let encoder = Encoder::new(Encoding {
+        text_ids,
+        positions: Positions::Own,
+    });
+    let subscribes = options.subscription.is_some();
+    if options.count.is_none() && !subscribes {
+        return Err(Status::invalid_argument(
+            "the request says neither a count nor a subscription",
+        ));
+    }
+    let count = options.count.filter(|_| !subscribes);
+    match (&options.stream, &options.all) {
+        (Some(stream), _) => {
+            if options.filter.is_some() || (subscribes && direction == Direction::Backwards) {
+                return Err(combination(&options));
+            }
+            let from = stream_start(stream)?;
+            let name = stream
+                .stream
+                .as_ref()
+                .ok_or_else(|| Status::invalid_argument("the request names no stream"))?;
+            let stream = super::name(name)?;
+            if stream.is_empty() {
+                return Err(Status::invalid_argument("the stream name is empty"));
+            }
+            node.check(&identity, Right::Read, &stream).await?;
+            match count {
+                Some(count) => {
+                    let compatible = options.control.is_some_and(|control| control.compatibility >= 1);
+                    let ask = StreamAsk {
+                        stream,
+                        from: 0,
+                        direction,
+                        count: 0,
+                        resolve_links: options.resolve_links,
+                    };
+                    read_stream(node, ask, from, count, compatible, encoder)
+                }
+                None => Ok(subscribe_to_stream(node, stream, from, options.resolve_links, encoder)),
+            }
+        }
+        (None, Some(all)) => {
+            if subscribes && direction == Direction::Backwards {
+                return Err(combination(&options));
+            }
+            let from = all_start(all)?;
+            let matcher = options.filter.as_ref().map(matcher).transpose()?.map(Arc::new);
+            let all = super::super::persistent::store::ALL;
+            node.check(&identity, Right::Read, all).await?;
+            let ask = AllAsk {
+                from: 0,
+                direction,
+                count: 0,
+                window: WINDOW,
+                resolve_links: options.resolve_links,
+                matcher,
+            };
+            if let From::At(position) = from
+                && position > node.log.end()
+            {
+                return Err(Status::invalid_argument(format!(
+                    "Invalid position: {position} is beyond the end of the log"
+                )));
+            }
+            match count {
+                Some(count) => Ok(read_all(node, ask, from, count, encoder)),
+                None => {
+                    let interval = options.filter.as_ref().map(interval).transpose()?;
+                    Ok(subscribe_to_all(node, ask, from, interval, encoder))
+                }
+            }
+        }
+        (None, None) => Err(Status::invalid_argument(
+            "the request names neither a stream nor `$all`",
+        )),
+    }
+}
+
+fn combination(options: &ReadOptions) -> Status {
+    Status::invalid_argument(format!(
+        "The combination of ({}, {}, {}, {}) is invalid.",
+        if options.stream.is_some() { "Stream" } else { "All" },
+        if options.subscription.is_some() {
+            "Subscription"
+        } else {
+            "Count"
+        },
+        if options.direction == 1 {
+            "Backwards"
+        } else {
+            "Forwards"
+        },
+        if options.filter.is_some() { "Filter" } else { "NoFilter" },
+    ))
+}
+
+/// Records between two checkpoints of a filtered subscription.
+fn interval(filter: &FilterOptions) -> Result<u64, Status> {
+    let window = match (filter.max, filter.count) {
+        (Some(max), _) => max,
+        (None, Some(_)) => COUNT_WINDOW,
+        (None, None) => return Err(Status::invalid_argument("the filter says no window")),
+    };
+    if window == 0 || filter.checkpoint_interval_multiplier == 0 {
+        return Err(Status::invalid_argument(
+            "the filter's window and its checkpoint interval multiplier must be above zero",
+        ));
+    }
+    Ok(u64::from(window) * u64::from(filter.checkpoint_interval_multiplier))
+}
+
+fn read_stream(
+    node: Arc<Node>,
+    mut ask: StreamAsk,
+    from: From,
+    count: u64,
+    compatible: bool,
+    mut encoder: Encoder,
+) -> Result<Replies, Status> {
+    ask.from = match (from, ask.direction) {
+        (From::End, Direction::Forwards) => {
+            return Err(status::unknown("A stream cannot be read forwards from its end."));
+        }
+        (From::Start, _) => 0,
+        (From::End, Direction::Backwards) => u64::MAX,
+        (From::At(revision), _) => revision,
+    };
+    if count == 0 {
+        return Err(status::unknown("The count must be above zero."));
+    }
+    let start = ask.from;
+    Ok(Box::pin(try_stream! {
+        let mut left = count;
+        let mut first_page = true;
+        loop {
+            ask.count = PAGE.min(usize::try_from(left).unwrap_or(PAGE));
+            match node.log.stream(ask.clone()).await? {
+                StreamRead::Missing => {
+                    let stream = StreamIdentifier { name: Bytes::copy_from_slice(ask.stream.as_bytes()) };
+                    yield message(&ReadResp {
+                        stream_not_found: Some(NotFound { stream: Some(stream) }),
+                        ..ReadResp::default()
+                    });
+                    return;
+                }
+                StreamRead::Deleted => Err(status::stream_deleted(&ask.stream))?,
+                StreamRead::Page(page) => {
+                    if compatible && first_page && ask.direction == Direction::Forwards {
+                        let begins = if start > page.last { page.last + 1 } else { page.first };
+                        if begins > start || page.records.is_empty() && begins != start {
+                            yield message(&ReadResp {
+                                first_stream_position: Some(begins),
+                                ..ReadResp::default()
+                            });
+                        }
+                    }
+                    first_page = false;
+                    left -= page.records.len() as u64;
+                    for resolved in &page.records {
+                        yield encoder.event(resolved, None);
+                    }
+                    if page.end || left == 0 {
+                        if compatible {
+                            yield message(&ReadResp {
+                                last_stream_position: Some(page.last),
+                                ..ReadResp::default()
+                            });
+                        }
+                        return;
+                    }
+                    ask.from = page.next;
+                }
+            }
+        }
+    }))
+}
+
+fn read_all(node: Arc<Node>, mut ask: AllAsk, from: From, count: u64, mut encoder: Encoder) -> Replies {
+    ask.from = match from {
+        From::Start => 0,
+        From::End => u64::MAX,
+        From::At(position) => position,
+    };
+    Box::pin(try_stream! {
+        let mut left = count;
+        // A read shows the log as it was: records that come while it goes on are not chased.
+        let end = node.log.end();
+        while left > 0 {
+            ask.count = PAGE.min(usize::try_from(left).unwrap_or(PAGE));
+            let page = node.log.all(ask.clone()).await?;
+            for resolved in &page.records {
+                if ask.direction == Direction::Forwards && resolved.original().is_some_and(|one| one.commit >= end) {
+                    return;
+                }
+                yield encoder.event(resolved, None);
+                left -= 1;
+            }
+            if page.end || (ask.direction == Direction::Forwards && page.next >= end) {
+                return;
+            }
+            ask.from = page.next;
+        }
+    })
+}
+
+/// What a subscription waits for between two looks at the log.
+struct Waiting {
+    changes: watch::Receiver<u64>,
+    stopping: CancellationToken,
+    cut: watch::Receiver<u64>,
+}
+
+impl Waiting {
+    fn new(node: &Node) -> Self {
+        Self {
+            changes: node.log.changes(),
+            stopping: node.stopping(),
+            cut: node.faults.cuts(),
+        }
+    }
+
+    /// Marks what is in the log now as seen; whatever is written from here on ends the next wait.
+    fn look(&mut self) {
+        self.changes.borrow_and_update();
+    }
+
+    async fn change(&mut self) -> Result<(), Status> {
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => Err(status::not_ready()),
+            _ = self.cut.changed() => Err(Status::unavailable("the connection was cut")),
+            changed = self.changes.changed() => changed.map_err(|_| status::not_ready()),
+        }
+    }
+
+    fn check(&self) -> Result<(), Status> {
+        if self.stopping.is_cancelled() {
+            return Err(status::not_ready());
+        }
+        if self.cut.has_changed().unwrap_or(true) {
+            return Err(Status::unavailable("the connection was cut"));
+        }
+        Ok(())
+    }
+}
+
+fn subscribe_to_stream(
+    node: Arc<Node>,
+    stream: Arc<str>,
+    from: From,
+    resolve_links: bool,
+    mut encoder: Encoder,
+) -> Replies {
+    let mut waiting = Waiting::new(&node);
+    Box::pin(try_stream! {
+        let mut next = match from {
+            From::Start => 0,
+            From::End => node.log.bounds(stream.to_string()).await?.1,
+            From::At(revision) => revision.saturating_add(1),
+        };
+        yield confirmation();
+        let mut live = false;
+        loop {
+            waiting.look();
+            waiting.check()?;
+            if !live || node.log.may_have(&stream, next) {
+                let ask = StreamAsk {
+                    stream: Arc::clone(&stream),
+                    from: next,
+                    direction: Direction::Forwards,
+                    count: PAGE,
+                    resolve_links,
+                };
+                match node.log.stream(ask).await? {
+                    StreamRead::Missing => {}
+                    StreamRead::Deleted => {
+                        if live {
+                            if let Some(tombstone) = node.log.tombstone(Arc::clone(&stream)).await? {
+                                let event = Some(Arc::new(tombstone));
+                                yield encoder.event(&Resolved { event, link: None }, None);
+                            }
+                        }
+                        Err(status::stream_deleted(&stream))?;
+                    }
+                    StreamRead::Page(page) => {
+                        for resolved in &page.records {
+                            yield encoder.event(resolved, None);
+                        }
+                        next = next.max(page.next);
+                        if !page.end {
+                            live = false;
+                            continue;
+                        }
+                    }
+                }
+            }
+            if !live {
+                yield caught_up();
+                live = true;
+            }
+            waiting.change().await?;
+        }
+    })
+}
+
+fn subscribe_to_all(
+    node: Arc<Node>,
+    mut ask: AllAsk,
+    from: From,
+    interval: Option<u64>,
+    mut encoder: Encoder,
+) -> Replies {
+    let mut waiting = Waiting::new(&node);
+    ask.from = match from {
+        From::Start => 0,
+        From::End => node.log.end(),
+        From::At(position) => position.saturating_add(1),
+    };
+    ask.count = PAGE;
+    Box::pin(try_stream! {
+        yield confirmation();
+        let mut live = false;
+        let mut considered = 0;
+        // The place up to which everything has been considered, once something was.
+        let mut reached = match from {
+            From::At(position) => Some(position),
+            From::End => node.log.head(),
+            From::Start => None,
+        };
+        loop {
+            waiting.look();
+            waiting.check()?;
+            // With a filter, pages end where a checkpoint is due.
+            if let Some(interval) = interval {
+                let due = interval.saturating_sub(considered).max(1);
+                ask.window = usize::try_from(due).unwrap_or(WINDOW).min(WINDOW);
+            }
+            let page = node.log.all(ask.clone()).await?;
+            for resolved in &page.records {
+                yield encoder.event(resolved, None);
+            }
+            ask.from = page.next;
+            reached = page.scanned_to.or(reached);
+            considered += page.scanned as u64;
+            if let Some(at) = reached.filter(|_| interval.is_some_and(|interval| considered >= interval)) {
+                yield checkpoint(at);
+                considered = 0;
+            }
+            if !page.end {
+                if page.records.len() >= PAGE {
+                    live = false;
+                }
+                continue;
+            }
+            if !live {
+                if let (Some(_), Some(at)) = (interval, reached) {
+                    yield checkpoint(at);
+                    considered = 0;
+                }
+                yield caught_up();
+                live = true;
+            }
+            waiting.change().await?;
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_number_is_the_end() {
+        let at = |revision| StreamOptions {
+            revision: Some(revision),
+            ..StreamOptions::default()
+        };
+        assert_eq!(stream_start(&at(u64::MAX)).ok(), Some(From::End));
+        assert_eq!(stream_start(&at(3)).ok(), Some(From::At(3)));
+        assert!(stream_start(&StreamOptions::default()).is_err());
+        let position = |commit, prepare| AllOptions {
+            position: Some(Position { commit, prepare }),
+            ..AllOptions::default()
+        };
+        assert_eq!(all_start(&position(u64::MAX, u64::MAX)).ok(), Some(From::End));
+        assert!(all_start(&position(1, 2)).is_err());
+    }
+
+    #[test]
+    fn a_filter_needs_an_interval() {
+        let filter = |max, multiplier| FilterOptions {
+            max: Some(max),
+            checkpoint_interval_multiplier: multiplier,
+            ..FilterOptions::default()
+        };
+        assert_eq!(interval(&filter(50, 2)).ok(), Some(100));
+        assert!(interval(&filter(50, 0)).is_err());
+        assert!(interval(&filter(0, 1)).is_err());
+    }
+}

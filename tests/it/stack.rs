@@ -1,0 +1,147 @@
+//! Both stores inside the process, as `stack` and `dev` run them.
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    node::until,
+    process::{Daemon, World, line, write},
+};
+
+/// Settings as `stack` prints them.
+fn settings(printed: &str) -> World {
+    let world = World::new("", "", "t-");
+    let lines = printed.lines().filter(|l| !l.starts_with('#'));
+    lines
+        .filter_map(|l| l.split_once('='))
+        .fold(world, |world, (name, value)| world.variable(name, value))
+}
+
+async fn stack(arguments: &[&str]) -> (Daemon, World) {
+    let all = [&["stack", "--eventstore-port", "0", "--dynamodb-port", "0"], arguments].concat();
+    let mut stack = World::default().spawn(&all);
+    let printed = stack.printed("PROJECTOR__DYNAMODB__ENDPOINT=").await;
+    (stack, settings(&printed))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_prints_is_all_that_others_need() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stack, world) = stack(&[]).await;
+    let file = write(dir.path(), "events", &line("order-1", "Placed", &json!({ "a": 1 })));
+    let done = world.run(&["import", &file]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    let daemon = world.daemon().await;
+    until("the replica is there", async || {
+        world.run(&["get", "order-1"]).await.code == 0
+    })
+    .await;
+    assert!(daemon.stop().await.0.success());
+    let (status, log) = stack.stop().await;
+    assert!(status.success(), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_keeps_events_groups_and_replicas() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = dir.path().join("kept");
+    let kept = ["--data-dir", kept.to_str().unwrap()];
+    let file = write(dir.path(), "events", &line("order-1", "Placed", &json!({ "a": 1 })));
+    {
+        let (stack, world) = stack(&kept).await;
+        assert_eq!(world.run(&["import", &file]).await.code, 0);
+        let daemon = world.daemon().await;
+        until("the replica is there", async || {
+            world.run(&["get", "order-1"]).await.code == 0
+        })
+        .await;
+        assert!(daemon.stop().await.0.success());
+        // No farewell: what was acknowledged is on disk.
+        stack.kill().await;
+    }
+    let (_stack, world) = stack(&kept).await;
+    let done = world.run(&["get", "order-1", "--fresh"]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    let shown: Value = serde_json::from_str(&done.out).unwrap();
+    assert_eq!(
+        (&shown["state"], &shown["same_at_version"]),
+        (&json!({ "a": 1 }), &json!(true))
+    );
+    assert_eq!(world.run(&["provision", "--check"]).await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_runs_everything_with_something_to_watch() {
+    let world = World::default()
+        .with("HTTP__LISTEN", "127.0.0.1:0")
+        .with("HTTP__PROBE_EVERY", "100ms")
+        .with("LOG__FORMAT", "json");
+    let mut dev = world.spawn(&["dev"]);
+    let printed = dev.printed("Ctrl-C stops.").await;
+    let after = |name: &str| {
+        let line = printed.lines().find(|l| l.starts_with(name)).unwrap();
+        line[name.len()..].split_whitespace().next().unwrap().to_owned()
+    };
+    let pages = after("pages");
+    dev.address = pages
+        .trim_start_matches("http://")
+        .split('/')
+        .next()
+        .unwrap()
+        .to_owned();
+    dev.ready().await;
+    let of = r#"{outcome="done",projection="order",schema="1"}"#;
+    until("replicas are written", async || {
+        dev.metric(&format!("projector_writes_total{of}")).await > 20.0
+    })
+    .await;
+
+    // A replica of the demo beside its stream, as the printed line says.
+    let connection = after("EventStoreDB");
+    let endpoint = after("DynamoDB");
+    let listed = reqwest::Client::new()
+        .post(&endpoint)
+        .header("x-amz-target", "DynamoDB_20120810.Scan")
+        .header("content-type", "application/x-amz-json-1.0")
+        .header("authorization", "AWS4-HMAC-SHA256 Credential=local/20260101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0")
+        .body(r#"{"TableName":"projector-order-s1","Limit":5}"#)
+        .send()
+        .await
+        .unwrap();
+    let listed: Value = serde_json::from_str(&listed.text().await.unwrap()).unwrap();
+    let stream = listed["Items"][0]["pk"]["S"].as_str().unwrap().to_owned();
+    let until_same = async || {
+        let arguments = [
+            "get",
+            &stream,
+            "--fresh",
+            "--demo",
+            "--eventstore",
+            &connection,
+            "--dynamodb",
+            &endpoint,
+        ];
+        let done = World::default().run(&arguments).await;
+        let shown: Value = serde_json::from_str(&done.out).unwrap();
+        shown["same_at_version"] == true
+    };
+    until("the replica is the fold of its stream", until_same).await;
+
+    let (status, log) = dev.stop().await;
+    assert!(status.success(), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_taken_ends_with_73() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for name in ["--eventstore-port", "--dynamodb-port"] {
+        let other = if name.starts_with("--event") {
+            "--dynamodb-port"
+        } else {
+            "--eventstore-port"
+        };
+        let done = World::default().run(&["stack", name, &port, other, "0"]).await;
+        assert_eq!(done.code, 73, "{done:?}");
+        assert!(done.err.contains(&port), "{}", done.err);
+    }
+}
