@@ -107,6 +107,8 @@ pub struct Lane {
     retrying: bool,
     /// The newest delivery that was there when the quarantine mark was last read from the store.
     mark_read: Option<Token>,
+    /// Deliveries up to this one that are settled now were settled by a put.
+    written: Option<Token>,
     last_put: Option<Duration>,
     dirty_since: Option<Duration>,
     verdicts: Vec<Verdict>,
@@ -138,6 +140,7 @@ impl Lane {
             unreadable: None,
             retrying: false,
             mark_read: None,
+            written: None,
             last_put: None,
             dirty_since: None,
             verdicts: Vec::new(),
@@ -439,7 +442,12 @@ impl Lane {
                 if suspicious(header, revision, waiting.event.as_ref()) {
                     self.suspects.push((revision, waiting));
                 } else {
-                    self.tally.settled_without_write += waiting.tokens.len() as u64;
+                    let unwritten = waiting
+                        .tokens
+                        .iter()
+                        .filter(|token| Some(**token) > self.written)
+                        .count();
+                    self.tally.settled_without_write += unwritten as u64;
                     self.verdicts.extend(waiting.tokens.into_iter().map(Verdict::Ack));
                 }
             }
@@ -803,6 +811,7 @@ impl Lane {
         self.last_put = Some(now);
         self.dirty_since = None;
         self.mark_read = Some(high);
+        self.written = Some(high);
         let goes_on = self.retrying && self.read_wanted;
         let base = self.known();
         base.stored = Some(base.header.clone());

@@ -102,6 +102,7 @@ async fn dev_runs_everything_with_something_to_watch() {
         .post(&endpoint)
         .header("x-amz-target", "DynamoDB_20120810.Scan")
         .header("content-type", "application/x-amz-json-1.0")
+        .header("x-amz-date", "20260101T000000Z")
         .header("authorization", "AWS4-HMAC-SHA256 Credential=local/20260101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0")
         .body(r#"{"TableName":"projector-order-s1","Limit":5}"#)
         .send()
