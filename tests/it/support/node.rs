@@ -168,7 +168,8 @@ impl Node {
             if let Ok(listener) = TcpListener::bind(self.address).await {
                 return self.listen(listener);
             }
-            tokio::task::yield_now().await;
+            // A look costs the process under test time of its own.
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
@@ -493,7 +494,8 @@ fn settle(log: &mut Log, key: &(String, String), message: &Bytes) {
 pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waited = tokio::time::timeout(Duration::from_secs(20), async {
         while !holds().await {
-            tokio::task::yield_now().await;
+            // A look costs the process under test time of its own.
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
     waited.await.unwrap_or_else(|_| panic!("never came true: {what}"));

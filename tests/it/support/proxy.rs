@@ -141,6 +141,11 @@ impl Proxy {
         self.operations().iter().filter(|o| *o == operation).count()
     }
 
+    /// Ends all that was armed.
+    pub(crate) fn disarm(&self) {
+        self.shared.armed.lock().unwrap().clear();
+    }
+
     /// Whether faults are left that no request has met.
     pub(crate) fn is_armed(&self) -> bool {
         !self.shared.armed.lock().unwrap().is_empty()

@@ -1,0 +1,8 @@
+//! The daemon end to end: both stores behind their real protocols, replicas compared with what the
+//! streams say. What happens to streams, stores and code here happens in production, too.
+
+mod codes;
+mod outages;
+mod resets;
+mod streams;
+mod world;
