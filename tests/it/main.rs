@@ -7,7 +7,6 @@
 )]
 
 mod cli;
-mod commands;
 mod config;
 mod daemon;
 mod dynamodb;
@@ -17,3 +16,4 @@ mod rules;
 mod shipping;
 mod stack;
 mod support;
+mod together;

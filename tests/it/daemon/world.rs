@@ -21,7 +21,6 @@ use serde_json::{Value, json};
 use crate::support::{
     dynamo::{Dynamo, Seen},
     node::until,
-    process::World as Processes,
     proxy::Proxy,
 };
 
@@ -276,21 +275,12 @@ impl World {
     pub(crate) async fn state(&self, stream: &str) -> Option<Value> {
         state(self.replica(stream).await?)
     }
-
-    /// The operator's command line against these stores.
-    pub(crate) fn cli(&self) -> Processes {
-        Processes::default()
-            .with("EVENTSTORE__CONNECTION", &self.connection())
-            .with("DYNAMODB__ENDPOINT", &self.dynamo.endpoint)
-            .with("DYNAMODB__REGION", "eu-west-1")
-            .with("DYNAMODB__TABLE_PREFIX", &self.dynamo.prefix)
-    }
 }
 
 pub(crate) fn state(replica: Replica) -> Option<Value> {
     match replica.view? {
         StoredState::Document(document) => Some(serde_json::from_str(&json::to_string(&document)).unwrap()),
-        other => panic!("the state is {other:?}"),
+        other @ StoredState::Json(_) => panic!("the state is {other:?}"),
     }
 }
 
