@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use eventstore::{
     AppendToStreamOptions, Client, DeleteStreamOptions, EventData, ExpectedRevision, ReadStreamOptions, StreamPosition,
     TombstoneStreamOptions,
@@ -313,11 +314,16 @@ impl Running {
             .sum()
     }
 
-    /// Waits until it says that nothing is left; it says so truly, or invariant 7 is broken.
+    /// Waits until it says that nothing is left of what is in the source now; it says so truly, or
+    /// invariant 7 is broken.
     pub(crate) async fn caught_up(&self) {
+        let now = Utc::now();
         until("the daemon has caught up", async || {
             let status = self.status().await;
-            status["lag"]["events"] == json!(0) && status["holding"] == json!(0)
+            let as_of = status["lag"]["as_of"]
+                .as_str()
+                .map(|at| at.parse::<DateTime<Utc>>().unwrap());
+            as_of > Some(now) && status["lag"]["events"] == json!(0) && status["holding"] == json!(0)
         })
         .await;
     }
