@@ -141,7 +141,7 @@ struct Args {
 fn main() -> ExitCode {
     // The same executable is daemon, stack and importer when it is started with their names.
     if let Some("run" | "stack" | "import") = std::env::args().nth(1).as_deref() {
-        return projector::cli::main(|registry| registry.with::<Loan>());
+        return projector::cli::main(projector::projection::Registry::with::<Loan>);
     }
     let args = Args::parse();
     match example(&args) {
@@ -218,12 +218,11 @@ async fn run(args: &Args, folder: &Path) -> Result<bool, Failure> {
         project_inside(&settings, planned.clone(), began).await?
     };
     say(&outcome.summary());
-    let equal = match expected {
-        Some(expected) => compare(&settings, &planned, &expected).await?,
-        None => {
-            say("nothing to compare with: give --expect FILE");
-            true
-        }
+    let equal = if let Some(expected) = expected {
+        compare(&settings, &planned, &expected).await?
+    } else {
+        say("nothing to compare with: give --expect FILE");
+        true
     };
     stores.stop().await;
     Ok(equal)
@@ -313,7 +312,7 @@ const MEASURE_EVERY: Duration = Duration::from_millis(200);
 /// Between two looks at a page.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Longest run: something is wrong beyond it.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// What a run came to.
 #[derive(Default)]
@@ -577,10 +576,10 @@ async fn compare(settings: &Settings, planned: &[Planned], expected: &Expected) 
                         other => return Err(format!("{stream}: its state is {other:?}").into()),
                     };
                     let differences = json::diff(&json::parse(&state.to_string())?, &document);
-                    if seen != Some(*version) {
-                        Some(format!("version {seen:?}, expected {version}"))
-                    } else {
+                    if seen == Some(*version) {
                         differences.first().map(ToString::to_string)
+                    } else {
+                        Some(format!("version {seen:?}, expected {version}"))
                     }
                 }
             };

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::Document;
 
-/// serde_json's own limit for nesting; deeper text is refused rather than overflow a stack.
+/// `serde_json`'s own limit for nesting; deeper text is refused rather than overflow a stack.
 const DEEPEST: usize = 128;
 
 /// Text that is no JSON.

@@ -9,9 +9,9 @@ use serde::{
 
 use super::{Document, json};
 
-/// serde_json's own name for a number that it keeps as text (its feature `arbitrary_precision`).
+/// `serde_json`'s own name for a number that it keeps as text (its feature `arbitrary_precision`).
 const JSON_NUMBER: &str = "$serde_json::private::Number";
-/// serde_json's own name for a piece of JSON text.
+/// `serde_json`'s own name for a piece of JSON text.
 const JSON_RAW: &str = "$serde_json::private::RawValue";
 
 /// A state that cannot be data; says where.
@@ -66,8 +66,8 @@ pub fn to_document<T: Serialize + ?Sized>(state: &T) -> Result<Document, SerErro
 
 struct ToDocument;
 
-fn number(text: impl fmt::Display) -> Result<Document, SerError> {
-    Ok(Document::Number(text.to_string().into_boxed_str()))
+fn number(text: impl fmt::Display) -> Document {
+    Document::Number(text.to_string().into_boxed_str())
 }
 
 fn float(value: f64, text: impl FnOnce() -> Result<String, serde_json::Error>) -> Result<Document, SerError> {
@@ -99,34 +99,34 @@ impl ser::Serializer for ToDocument {
         Ok(Document::Bool(v))
     }
     fn serialize_i8(self, v: i8) -> Result<Document, SerError> {
-        number(v)
+        Ok(number(v))
     }
     fn serialize_i16(self, v: i16) -> Result<Document, SerError> {
-        number(v)
+        Ok(number(v))
     }
     fn serialize_i32(self, v: i32) -> Result<Document, SerError> {
-        number(v)
+        Ok(number(v))
     }
     fn serialize_i64(self, v: i64) -> Result<Document, SerError> {
-        number(v)
+        Ok(number(v))
     }
     fn serialize_i128(self, v: i128) -> Result<Document, SerError> {
-        number(v)
+        Ok(number(v))
     }
     fn serialize_u8(self, v: u8) -> Result<Document, SerError> {
-        number(v)
+        Ok(number(v))
     }
     fn serialize_u16(self, v: u16) -> Result<Document, SerError> {
-        number(v)
+        Ok(number(v))
     }
     fn serialize_u32(self, v: u32) -> Result<Document, SerError> {
-        number(v)
+        Ok(number(v))
     }
     fn serialize_u64(self, v: u64) -> Result<Document, SerError> {
-        number(v)
+        Ok(number(v))
     }
     fn serialize_u128(self, v: u128) -> Result<Document, SerError> {
-        number(v)
+        Ok(number(v))
     }
     fn serialize_f32(self, v: f32) -> Result<Document, SerError> {
         float(f64::from(v), || serde_json::to_string(&v))
@@ -141,7 +141,7 @@ impl ser::Serializer for ToDocument {
         Ok(Document::String(v.to_owned()))
     }
     fn serialize_bytes(self, v: &[u8]) -> Result<Document, SerError> {
-        v.iter().map(number).collect::<Result<_, _>>().map(Document::List)
+        Ok(Document::List(v.iter().map(number).collect()))
     }
     fn serialize_none(self) -> Result<Document, SerError> {
         Ok(Document::Null)

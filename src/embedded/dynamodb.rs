@@ -153,7 +153,7 @@ impl DynamoDb {
     }
 }
 
-/// A listener whose connections have TCP_NODELAY on, which Linux hands down to them: a reply of
+/// A listener whose connections have `TCP_NODELAY` on, which Linux hands down to them: a reply of
 /// several segments would else wait 40 ms for the client's delayed acknowledgement.
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;

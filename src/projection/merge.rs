@@ -131,7 +131,7 @@ mod tests {
                 r#"{"a":{"b":"d"}}"#,
             ),
             (r#"{"e":null}"#, r#"{"a":1}"#, r#"{"a":1,"e":null}"#),
-            (r#"{}"#, r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#),
+            (r"{}", r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#),
         ] {
             let mut state = json::parse(target).unwrap();
             merge(&mut state, json::parse(patch).unwrap());

@@ -97,12 +97,14 @@ fn seconds_behind(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn info(buffered: u64, in_flight: u64) -> GroupInfo {
         GroupInfo {
-            buffered,
             in_flight,
+            buffered,
             ..GroupInfo::default()
         }
     }
@@ -126,8 +128,9 @@ mod tests {
     fn a_source_that_stands_still_ages() {
         let now = DateTime::from_timestamp(1_000, 0).unwrap();
         let then = DateTime::from_timestamp(940, 0);
-        assert_eq!(seconds_behind(0, None, None, then, now), 60.0);
-        assert_eq!(seconds_behind(0, then, None, None, now), 0.0);
-        assert_eq!(seconds_behind(3, then, None, None, now), 60.0);
+        let lag = Duration::from_secs_f64;
+        assert_eq!(lag(seconds_behind(0, None, None, then, now)), Duration::from_mins(1));
+        assert_eq!(lag(seconds_behind(0, then, None, None, now)), Duration::ZERO);
+        assert_eq!(lag(seconds_behind(3, then, None, None, now)), Duration::from_mins(1));
     }
 }

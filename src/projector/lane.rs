@@ -70,6 +70,10 @@ struct Run {
 
 /// The machine for one stream.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says one thing of its own, and they come in every combination"
+)]
 pub struct Lane {
     stream: Arc<str>,
     rules: Arc<Rules>,

@@ -52,7 +52,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// How often a put meets a transaction or another region's write on its item before it gives up.
 /// Each holds the item for milliseconds.
 const CONFLICTS: u32 = 8;
-/// DynamoDB's limit on keys in one BatchGetItem ("Quotas").
+/// DynamoDB's limit on keys in one `BatchGetItem` ("Quotas").
 pub const BATCH: usize = 100;
 /// Batches of one call under way at once: enough to hide a round trip, too few to drain a table.
 const BATCHES_AT_ONCE: usize = 4;
@@ -373,7 +373,6 @@ impl Inner {
         let began = Instant::now();
         loop {
             match self.get_once(&put.stream, true).await {
-                Ok(None) => return Ok(None),
                 Ok(Some(item)) => {
                     let stored = self.replica(&put.stream, item)?;
                     if !is_ours(&stored, put, projected_at) {
@@ -382,7 +381,7 @@ impl Inner {
                     self.observe(Operation::PutItem, AttemptOutcome::Recovered, None, began);
                     return Ok(Some(PutOutcome::Done));
                 }
-                Err(Failure::Throttled(_)) => return Ok(None),
+                Ok(None) | Err(Failure::Throttled(_)) => return Ok(None),
                 Err(failure) => retry.wait(failure, &self.name).await?,
             }
         }
@@ -453,7 +452,9 @@ enum Sent {
 }
 
 /// The stored item when a condition was not met; else the error again.
-fn refused(error: SdkError<PutItemError, HttpResponse>) -> Result<Option<Item>, SdkError<PutItemError, HttpResponse>> {
+fn refused(
+    error: SdkError<PutItemError, HttpResponse>,
+) -> Result<Option<Item>, Box<SdkError<PutItemError, HttpResponse>>> {
     match error {
         SdkError::ServiceError(context) if context.err().is_conditional_check_failed_exception() => {
             Ok(match context.into_err() {
@@ -461,7 +462,7 @@ fn refused(error: SdkError<PutItemError, HttpResponse>) -> Result<Option<Item>, 
                 _ => None,
             })
         }
-        error => Err(error),
+        error => Err(Box::new(error)),
     }
 }
 

@@ -105,7 +105,7 @@ const INTEGER: usize = 12;
 const TIME: usize = 24;
 /// A UUID with hyphens.
 const ID: usize = 36;
-/// Reading JSON back stops at 128 levels (serde_json's own guard); a state deeper than this would
+/// Reading JSON back stops at 128 levels (`serde_json`'s own guard); a state deeper than this would
 /// be written and never read.
 const MAX_DEPTH: usize = 120;
 /// zstd's default level: the knee of its curve; higher ones cost more time than they save units.
@@ -330,12 +330,12 @@ fn packed_bytes(view: &[u8], fold: Option<&[u8]>) -> usize {
 /// What all but the state takes, with room left for a mark.
 fn header_bytes(header: &Header, stream: &str, projection: &str) -> usize {
     use attribute as a;
-    let event = header.event.as_ref().map_or(0, |event| {
-        a::EVENT_ID.len() + ID + a::EVENT_TYPE.len() + event.kind.len() + a::EVENT_AT.len() + TIME
-    });
     /// A map of three pairs in a list.
     const COMMAND: usize =
         4 + 3 + a::COMMAND_ID.len() + ID + a::COMMAND_FIRST.len() + INTEGER + a::COMMAND_LAST.len() + INTEGER;
+    let event = header.event.as_ref().map_or(0, |event| {
+        a::EVENT_ID.len() + ID + a::EVENT_TYPE.len() + event.kind.len() + a::EVENT_AT.len() + TIME
+    });
     let commands = a::COMMANDS.len() + 3 + header.commands.len() * COMMAND;
     let fixed = a::KEY.len()
         + a::PROJECTION.len()

@@ -11,7 +11,15 @@ const PURE: [&str; 6] = [
     "projector/lane",
     "command/attempt",
 ];
-const FORBIDDEN: [&str; 5] = ["tokio", "eventstore", "aws_sdk", "aws_config", "std::net"];
+const FORBIDDEN: [&str; 7] = [
+    "tokio",
+    "eventstore",
+    "aws_sdk",
+    "aws_config",
+    "tonic",
+    "axum",
+    "std::net",
+];
 
 fn rust_files(at: &Path, into: &mut Vec<PathBuf>) {
     if at.is_dir() {

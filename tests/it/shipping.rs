@@ -267,35 +267,6 @@ fn each_feature_brings_its_own_and_no_more() {
     assert!(direct.contains(" eventstore v") && direct.contains(" aws-sdk-dynamodb v"));
 }
 
-/// Dependencies point inward: the pure core knows neither the runtime nor a store's client.
-#[test]
-fn the_core_knows_no_runtime_and_no_client() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut core: Vec<PathBuf> = [
-        "event.rs",
-        "aggregate.rs",
-        "projection.rs",
-        "document.rs",
-        "projector/lane.rs",
-    ]
-    .iter()
-    .map(|name| src.join(name))
-    .collect();
-    for dir in ["event", "projection", "document", "projector/lane"] {
-        core.extend(sources(src.join(dir)));
-    }
-    assert!(core.len() > 12, "{core:?}");
-    for path in core {
-        let text = fs::read_to_string(&path).unwrap();
-        let code = text.lines().filter(|l| !l.trim_start().starts_with("//"));
-        for line in code {
-            for outside in ["tokio", "eventstore::", "aws_", "tonic", "axum"] {
-                assert!(!line.contains(outside), "{}: {line}", path.display());
-            }
-        }
-    }
-}
-
 #[test]
 fn the_licence_is_there_as_the_manifest_says() {
     let manifest: toml::Table = toml::from_str(&file("Cargo.toml")).unwrap();

@@ -65,7 +65,7 @@ pub enum Action {
     Append(Expected, Vec<NewEvent>),
     /// Wait, with jitter, for the nth time.
     Wait(u32),
-    /// Nothing: [`Attempt::finish`] has the answer.
+    /// Nothing: [`super::Attempt::finish`] has the answer.
     Done,
 }
 

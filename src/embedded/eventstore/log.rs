@@ -23,15 +23,15 @@ use quick_cache::sync::Cache;
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+pub use self::links::SystemProjection;
 pub(super) use self::{
     filter::Matcher,
     metadata::{Acl, Metadata},
     reader::{AllAsk, StreamAsk},
-    stream::{described_by, metadata_of},
+    stream::described_by,
 };
-pub use self::{
-    links::SystemProjection,
-    reader::{AllPage, Direction, StreamPage, StreamRead},
+pub(crate) use self::{
+    reader::{AllPage, Direction, StreamRead},
     rules::Expected,
     writer::{Appended, NewEvent, WriteError},
 };
@@ -50,7 +50,7 @@ const EMPTY: u64 = u64::MAX;
 
 /// Where the log is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub(crate) enum Place {
     /// In this folder, over restarts and crashes.
     Folder(PathBuf),
     /// Nowhere: it is gone with the process. (A file without a name, so that it may outgrow memory.)
@@ -119,7 +119,7 @@ impl Shared {
 
 /// The log.
 #[derive(Clone)]
-pub struct Log {
+pub(crate) struct Log {
     shared: Arc<Shared>,
     commands: mpsc::UnboundedSender<Command>,
     closed: Arc<Mutex<Option<thread::JoinHandle<()>>>>,
@@ -129,7 +129,7 @@ pub struct Log {
 
 impl Log {
     /// Opens the log, or makes it; a few milliseconds, whatever its size.
-    pub fn open(place: &Place, projections: Vec<SystemProjection>) -> Result<Self, OpenError> {
+    pub(crate) fn open(place: &Place, projections: Vec<SystemProjection>) -> Result<Self, OpenError> {
         let (path, nameless) = match place {
             Place::Folder(folder) => {
                 std::fs::create_dir_all(folder).map_err(|error| failed(folder, &error))?;
@@ -179,7 +179,7 @@ impl Log {
     }
 
     /// Appends events, all or none; durable when it returns.
-    pub async fn append(
+    pub(crate) async fn append(
         &self,
         stream: Arc<str>,
         expected: Expected,
@@ -209,7 +209,7 @@ impl Log {
     }
 
     /// Deletes a stream: softly, or for good. The position of what was written for it.
-    pub async fn delete(&self, stream: Arc<str>, expected: Expected, hard: bool) -> Result<u64, WriteError> {
+    pub(crate) async fn delete(&self, stream: Arc<str>, expected: Expected, hard: bool) -> Result<u64, WriteError> {
         let (reply, answer) = oneshot::channel();
         let _ = self.commands.send(Command::Delete {
             stream,
@@ -274,17 +274,17 @@ impl Log {
     }
 
     /// Where the next record will be written: beyond every record there is.
-    pub fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.shared.end.load(Ordering::Acquire)
     }
 
     /// The last record's position; none while there is no record.
-    pub fn head(&self) -> Option<u64> {
+    pub(crate) fn head(&self) -> Option<u64> {
         Some(self.shared.head.load(Ordering::Acquire)).filter(|head| *head != EMPTY)
     }
 
     /// Changes with every commit.
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
     }
 
@@ -294,7 +294,7 @@ impl Log {
     }
 
     /// Writes what was handed over and stops; whatever comes later is answered [`WriteError::Stopped`].
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         let thread = lock(&self.closed).take();
         if let Some(thread) = thread {
             // A writer that panicked has closed by unwinding, and nobody listens.

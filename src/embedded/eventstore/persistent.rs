@@ -3,20 +3,20 @@
 //! ([`group::Group`]); everything around it only carries what the machine asks for.
 
 mod actor;
-pub mod config;
+pub(crate) mod config;
 mod convert;
 mod delivery;
-pub mod errors;
-pub mod group;
-pub mod grpc;
+pub(crate) mod errors;
+pub(crate) mod group;
+pub(crate) mod grpc;
 mod hash;
-pub mod info;
+pub(crate) mod info;
 mod names;
-pub mod place;
-pub mod service;
-pub mod settings;
-pub mod store;
-pub mod strategy;
+pub(crate) mod place;
+pub(crate) mod service;
+pub(crate) mod settings;
+pub(crate) mod store;
+pub(crate) mod strategy;
 pub(crate) mod wire;
 
 pub(crate) use delivery::counts_as_skipped;

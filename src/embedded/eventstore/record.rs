@@ -6,17 +6,17 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 /// The type of a record that points at another, `REVISION@STREAM` in its data.
-pub const LINK: &str = "$>";
+pub(crate) const LINK: &str = "$>";
 /// The type of a stream's metadata, kept in `$$STREAM`.
-pub const METADATA: &str = "$metadata";
+pub(crate) const METADATA: &str = "$metadata";
 /// The type of a tombstone.
-pub const TOMBSTONE: &str = "$streamDeleted";
+pub(crate) const TOMBSTONE: &str = "$streamDeleted";
 /// A tombstone's revision, and the `$tb` that says softly deleted: .NET's largest `long`.
-pub const DELETED: u64 = i64::MAX as u64;
+pub(crate) const DELETED: u64 = i64::MAX as u64;
 
 /// A record as it is stored.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Record {
+pub(crate) struct Record {
     /// Its stream.
     pub stream: Arc<str>,
     /// Its revision there.
@@ -41,7 +41,7 @@ pub struct Record {
 
 /// A record, or a link and what it points at.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Resolved {
+pub(crate) struct Resolved {
     /// The record; of a link, its target, absent when that is gone.
     pub event: Option<Arc<Record>>,
     /// The link, when the record was reached by one.
@@ -50,14 +50,14 @@ pub struct Resolved {
 
 impl Resolved {
     /// The record that stands in the source: the link where there is one.
-    pub fn original(&self) -> Option<&Arc<Record>> {
+    pub(crate) fn original(&self) -> Option<&Arc<Record>> {
         self.link.as_ref().or(self.event.as_ref())
     }
 }
 
 /// Which records of `$all` are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Filter {
+pub(crate) enum Filter {
     /// The stream's name begins with one of these.
     StreamPrefix(Vec<String>),
     /// The stream's name matches.

@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt, Full};
 use tonic::{
     Request as Call, Response as Reply, Status,
     body::BoxBody,
@@ -41,7 +41,7 @@ pub(super) fn unimplemented(path: &str) -> Response<BoxBody> {
 }
 
 fn grpc(status: Status) -> Response<BoxBody> {
-    status.into_http().map(|body| body.boxed_unsync())
+    status.into_http().map(BodyExt::boxed_unsync)
 }
 
 fn plain(code: StatusCode, text: &str) -> Response<BoxBody> {

@@ -103,9 +103,9 @@ impl From<ReadFailed> for Status {
 }
 
 /// Of a write that says it by status.
-pub(super) fn of_write(stream: &str, expected: Expected, error: WriteError) -> Status {
+pub(super) fn of_write(stream: &str, expected: Expected, error: &WriteError) -> Status {
     match error {
-        WriteError::WrongExpectedVersion { current } => wrong_expected_version(stream, expected, current),
+        WriteError::WrongExpectedVersion { current } => wrong_expected_version(stream, expected, *current),
         WriteError::StreamDeleted => stream_deleted(stream),
         WriteError::Stopped => not_ready(),
         WriteError::Storage(_) => Status::unavailable(error.to_string()),

@@ -498,7 +498,6 @@ impl World {
                 self.entries.push(None);
             }
             Op::Revive if self.deleted => self.append(Kind::Put),
-            Op::Delete | Op::Revive => {}
             Op::Deliver { task, pick } if !self.entries.is_empty() => {
                 // Mostly what is not settled; now and then something again that is.
                 let open: Vec<_> = self.unsettled.iter().copied().collect();
@@ -509,7 +508,7 @@ impl World {
                 };
                 self.deliver(usize::from(task), entry);
             }
-            Op::Deliver { .. } => {}
+            Op::Delete | Op::Revive | Op::Deliver { .. } => {}
             Op::Step { task, lose_reply } => {
                 self.step(usize::from(task), lose_reply)?;
             }

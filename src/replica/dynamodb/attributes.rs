@@ -168,13 +168,14 @@ pub(super) fn replica(item: Item, projection: &str, schema: u32) -> Result<Repli
             a::VERSION
         )));
     }
-    let quarantine = match item.0.contains_key(a::QUARANTINED_AT) {
-        false => None,
-        true => Some(Quarantine {
+    let quarantine = if item.0.contains_key(a::QUARANTINED_AT) {
+        Some(Quarantine {
             at: item.unsigned(a::QUARANTINED_AT)?,
             reason: item.text(a::QUARANTINE_REASON)?,
             by: item.text(a::QUARANTINED_BY)?.into(),
-        }),
+        })
+    } else {
+        None
     };
     let deleted = match item.take(a::DELETED) {
         None => false,
@@ -195,9 +196,10 @@ pub(super) fn replica(item: Item, projection: &str, schema: u32) -> Result<Repli
         quarantine,
         deleted,
     };
-    let projected_at = match item.0.contains_key(a::PROJECTED_AT) {
-        true => Some(item.time(a::PROJECTED_AT)?),
-        false => None,
+    let projected_at = if item.0.contains_key(a::PROJECTED_AT) {
+        Some(item.time(a::PROJECTED_AT)?)
+    } else {
+        None
     };
     let view = item.state(a::STATE, a::STATE_ZSTD)?;
     let fold = item.state(a::FOLD, a::FOLD_ZSTD)?;

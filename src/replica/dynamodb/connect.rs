@@ -49,7 +49,7 @@ impl Default for DynamoSettings {
             attempt_timeout: Duration::from_secs(3),
             operation_timeout: Duration::from_secs(10),
             idle_connections: 128,
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_mins(1),
         }
     }
 }

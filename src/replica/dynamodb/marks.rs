@@ -91,9 +91,9 @@ impl Inner {
                 }
                 Err(error) => error,
             };
-            let missing = error
-                .as_service_error()
-                .is_some_and(|e| e.is_conditional_check_failed_exception());
+            let missing = error.as_service_error().is_some_and(
+                aws_sdk_dynamodb::operation::update_item::UpdateItemError::is_conditional_check_failed_exception,
+            );
             if missing {
                 self.observe(Operation::UpdateItem, AttemptOutcome::Refused, None, began);
                 if mark.is_none() {

@@ -52,7 +52,7 @@ impl Creation {
     pub const PRODUCTION: Self = Self {
         deletion_protection: true,
         point_in_time_recovery: true,
-        patience: Duration::from_secs(120),
+        patience: Duration::from_mins(2),
     };
     /// For tests and local servers, which have no backups.
     pub const LOCAL: Self = Self {
@@ -166,7 +166,7 @@ impl Tables {
                 Err(error)
                     if error
                         .as_service_error()
-                        .is_some_and(|e| e.is_resource_not_found_exception()) =>
+                        .is_some_and(aws_sdk_dynamodb::operation::describe_table::DescribeTableError::is_resource_not_found_exception) =>
                 {
                     self.observe(table, operation, AttemptOutcome::Done, began);
                     return Ok(None);
@@ -213,9 +213,9 @@ impl Tables {
                 }
                 // Somebody else was faster, or our own lost attempt was.
                 Err(error)
-                    if error
-                        .as_service_error()
-                        .is_some_and(|e| e.is_resource_in_use_exception()) =>
+                    if error.as_service_error().is_some_and(
+                        aws_sdk_dynamodb::operation::create_table::CreateTableError::is_resource_in_use_exception,
+                    ) =>
                 {
                     self.observe(table, operation, AttemptOutcome::Done, began);
                     return Ok(());
@@ -279,7 +279,7 @@ impl Tables {
                     if Instant::now() + LOOK_AGAIN < deadline
                         && error
                             .as_service_error()
-                            .is_some_and(|e| e.is_continuous_backups_unavailable_exception()) =>
+                            .is_some_and(aws_sdk_dynamodb::operation::update_continuous_backups::UpdateContinuousBackupsError::is_continuous_backups_unavailable_exception) =>
                 {
                     self.observe(table, operation, AttemptOutcome::Unavailable, began);
                     tokio::time::sleep(LOOK_AGAIN).await;

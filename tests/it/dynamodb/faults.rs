@@ -300,7 +300,7 @@ async fn a_stuck_attempt_is_given_up_and_repeated() {
     let mut settings = Dynamo::settings(&proxy.endpoint());
     settings.attempt_timeout = Duration::from_millis(200);
     let table = dynamo.open(connect(&settings).await.unwrap());
-    proxy.inject("PutItem", 1, Fault::Delay(Duration::from_secs(60)));
+    proxy.inject("PutItem", 1, Fault::Delay(Duration::from_mins(1)));
     let began = Instant::now();
     must(&table, &put("loan-1", header(Some(3), 0), Demand::Absent)).await;
     assert!(began.elapsed() < Duration::from_secs(5));

@@ -149,6 +149,9 @@ async fn the_server_refuses_as_a_map_what_we_compress() {
     }
 }
 
+/// Makes a state of about a size, given a source of noise.
+type Make<'a> = &'a dyn Fn(usize, &mut dyn FnMut(usize) -> String) -> Document;
+
 /// What our own reckoning lets through is never refused by the server: that refusal would stop
 /// the whole projection.
 #[tokio::test]
@@ -192,7 +195,6 @@ async fn the_largest_states_that_we_let_through_fit() {
             .collect();
         Document::Map(pairs)
     };
-    type Make<'a> = &'a dyn Fn(usize, &mut dyn FnMut(usize) -> String) -> Document;
     for (what, make) in [("text", &text_of as Make), ("numbers", &numbers), ("maps", &maps)] {
         let prepare = |view: Document| {
             item::prepare(

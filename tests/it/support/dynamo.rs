@@ -38,12 +38,11 @@ pub(crate) struct Dynamo {
 
 impl Dynamo {
     pub(crate) async fn start() -> Self {
-        let (endpoint, embedded) = match std::env::var("PROJECTOR_TEST_DYNAMODB_ENDPOINT") {
-            Ok(endpoint) => (endpoint, None),
-            Err(_) => {
-                let handle = DynamoDb::start(Options::default()).await.unwrap();
-                (handle.endpoint(), Some(handle))
-            }
+        let (endpoint, embedded) = if let Ok(endpoint) = std::env::var("PROJECTOR_TEST_DYNAMODB_ENDPOINT") {
+            (endpoint, None)
+        } else {
+            let handle = DynamoDb::start(Options::default()).await.unwrap();
+            (handle.endpoint(), Some(handle))
         };
         Self {
             endpoint,

@@ -1,7 +1,10 @@
 //! Pages of the log. Keeps: a page shows one moment of the log, and what a stream's metadata hides is
 //! hidden in reads of the stream and behind links to it, but not in `$all`.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use quick_cache::sync::Cache;
@@ -26,7 +29,7 @@ const SECOND: i64 = 10_000_000;
 
 /// Which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub(crate) enum Direction {
     /// Towards the newest.
     Forwards,
     /// Towards the oldest.
@@ -35,7 +38,7 @@ pub enum Direction {
 
 /// What a read of a stream finds.
 #[derive(Clone, Debug, PartialEq)]
-pub enum StreamRead {
+pub(crate) enum StreamRead {
     /// No such stream, or softly deleted.
     Missing,
     /// Deleted for good.
@@ -46,7 +49,7 @@ pub enum StreamRead {
 
 /// A page of a stream.
 #[derive(Clone, Debug, PartialEq)]
-pub struct StreamPage {
+pub(crate) struct StreamPage {
     /// In the order that was asked for.
     pub records: Vec<Resolved>,
     /// Where to read on.
@@ -61,7 +64,7 @@ pub struct StreamPage {
 
 /// A page of `$all`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct AllPage {
+pub(crate) struct AllPage {
     /// In the order that was asked for, those that match.
     pub records: Vec<Resolved>,
     /// Where to read on: forwards from here inclusive, backwards before here.
@@ -309,13 +312,12 @@ impl<'a> Reader<'a> {
                 Direction::Backwards => position,
             };
             let (stream, of_type): (i64, i64) = (row.get(1)?, row.get(4)?);
-            let taken = match verdicts.get(&(stream, of_type)) {
-                Some(taken) => *taken,
-                None => {
-                    let taken = self.verdict(stream, of_type, ask.matcher.as_deref())?;
-                    verdicts.insert((stream, of_type), taken);
-                    taken
-                }
+            let taken = if let Some(taken) = verdicts.get(&(stream, of_type)) {
+                *taken
+            } else {
+                let taken = self.verdict(stream, of_type, ask.matcher.as_deref())?;
+                verdicts.insert((stream, of_type), taken);
+                taken
             };
             match taken {
                 Verdict::Taken => {}
@@ -425,12 +427,9 @@ impl<'a> Reader<'a> {
 
     /// The record that a link points at, while it can be read.
     fn target(&mut self, id: i64, revision: u64) -> rusqlite::Result<Option<Record>> {
-        let stream = match self.streams.get(&id) {
-            Some(stream) => stream,
-            None => {
-                let stream = Stream::by_id(self.connection, id)?;
-                self.streams.entry(id).or_insert(stream)
-            }
+        let stream = match self.streams.entry(id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Stream::by_id(self.connection, id)?),
         };
         if stream.tombstoned || stream.missing() || revision < stream.first() || revision == DELETED {
             return Ok(None);
@@ -531,7 +530,9 @@ fn pointed_at(data: &[u8]) -> Option<(u64, &str)> {
 
 /// The id of a link that the server wrote: the same at every read, another for every link.
 fn link_id(position: u64, stream: i64) -> Uuid {
-    let high = position ^ 0x706a_6573_6c69_6e6b;
+    let mixed = position ^ 0x706a_6573_6c69_6e6b;
+    // Bits 12 to 15 are the id's version and would be written over.
+    let high = (mixed >> 12 << 16) | (mixed & 0xfff);
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&high.to_be_bytes());
     bytes[8..].copy_from_slice(&(stream as u64).to_be_bytes());

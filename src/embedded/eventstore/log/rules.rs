@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 /// What a writer expects of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expected {
+pub(crate) enum Expected {
     /// Anything.
     Any,
     /// No stream, or a softly deleted one.

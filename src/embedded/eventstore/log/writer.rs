@@ -36,7 +36,7 @@ const FIRST: u64 = 256;
 
 /// An event to be written.
 #[derive(Clone, Debug, PartialEq)]
-pub struct NewEvent {
+pub(crate) struct NewEvent {
     /// Its id; what makes an append safe to repeat.
     pub id: Uuid,
     /// Its type.
@@ -51,7 +51,7 @@ pub struct NewEvent {
 
 /// What became of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Appended {
+pub(crate) struct Appended {
     /// The last event's revision; none: the stream has no events.
     pub revision: Option<u64>,
     /// Its position; none when these events were written before and cannot be read any more.
@@ -60,7 +60,7 @@ pub struct Appended {
 
 /// Why nothing was written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WriteError {
+pub(crate) enum WriteError {
     /// The stream is not as expected; its last revision, if it has one.
     #[error("write: the stream's last revision is {current:?}")]
     WrongExpectedVersion {
@@ -556,18 +556,17 @@ impl Writer {
         if let Some(stream) = self.streams.get(name) {
             return Ok(stream.clone());
         }
-        let stream = match Stream::by_name(&self.connection, name)? {
-            Some(stream) => stream,
-            None => {
-                let mut insert = self
-                    .connection
-                    .prepare_cached("INSERT INTO streams (name, next, tombstoned) VALUES (?1, 0, 0)")?;
-                insert.execute([&**name])?;
-                drop(insert);
-                let id = self.connection.last_insert_rowid();
-                // Metadata may have been there before the stream.
-                Stream::by_name(&self.connection, name)?.unwrap_or_else(|| Stream::new(id, Arc::clone(name)))
-            }
+        let stream = if let Some(stream) = Stream::by_name(&self.connection, name)? {
+            stream
+        } else {
+            let mut insert = self
+                .connection
+                .prepare_cached("INSERT INTO streams (name, next, tombstoned) VALUES (?1, 0, 0)")?;
+            insert.execute([&**name])?;
+            drop(insert);
+            let id = self.connection.last_insert_rowid();
+            // Metadata may have been there before the stream.
+            Stream::by_name(&self.connection, name)?.unwrap_or_else(|| Stream::new(id, Arc::clone(name)))
         };
         self.streams.insert(Arc::clone(name), stream.clone());
         Ok(stream)
@@ -578,13 +577,12 @@ impl Writer {
             return Ok(*id);
         }
         let mut find = self.connection.prepare_cached("SELECT id FROM types WHERE name = ?1")?;
-        let id = match find.query_row([name], |row| row.get(0)).optional()? {
-            Some(id) => id,
-            None => {
-                let mut insert = self.connection.prepare_cached("INSERT INTO types (name) VALUES (?1)")?;
-                insert.execute([name])?;
-                self.connection.last_insert_rowid()
-            }
+        let id = if let Some(id) = find.query_row([name], |row| row.get(0)).optional()? {
+            id
+        } else {
+            let mut insert = self.connection.prepare_cached("INSERT INTO types (name) VALUES (?1)")?;
+            insert.execute([name])?;
+            self.connection.last_insert_rowid()
         };
         self.types.insert(name.into(), id);
         Ok(id)

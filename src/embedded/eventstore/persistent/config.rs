@@ -11,7 +11,7 @@ use super::store::{ALL, Filter, NewRecord, Source};
 
 /// One group: what it reads, what it is called, how it behaves.
 #[derive(Clone, Debug, PartialEq)]
-pub struct GroupConfig {
+pub(crate) struct GroupConfig {
     /// What it reads.
     pub source: Source,
     /// Its name.
@@ -86,7 +86,7 @@ enum EntryFilter {
 }
 
 /// The record that keeps these groups; `updated` is the wall clock's, RFC 3339.
-pub fn record<'a>(groups: impl Iterator<Item = &'a GroupConfig>, updated: &str) -> NewRecord {
+pub(crate) fn record<'a>(groups: impl Iterator<Item = &'a GroupConfig>, updated: &str) -> NewRecord {
     let file = File {
         version: VERSION.to_owned(),
         updated: updated.to_owned(),
@@ -103,7 +103,7 @@ pub fn record<'a>(groups: impl Iterator<Item = &'a GroupConfig>, updated: &str) 
 }
 
 /// The groups a record keeps.
-pub fn parse(data: &[u8]) -> Result<Vec<GroupConfig>, ConfigError> {
+pub(crate) fn parse(data: &[u8]) -> Result<Vec<GroupConfig>, ConfigError> {
     let file: File = serde_json::from_slice(data).map_err(|error| ConfigError::Json {
         reason: error.to_string(),
     })?;

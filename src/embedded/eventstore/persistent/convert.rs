@@ -1,19 +1,15 @@
 //! Between the protocol's messages and the groups' own types. Keeps: zero is zero, what a message
 //! leaves out is what the protocol says it means, and nothing a client sends can panic.
 
-use bytes::Bytes;
-use prost::Message as _;
-
 use super::config::GroupConfig;
-use super::delivery::Shared;
 use super::errors::GroupError;
 use super::info::Figures;
 use super::place::{Place, StartFrom};
 use super::settings::{Settings, Strategy};
-use super::store::{ALL, Filter, Record, Source};
+use super::store::{ALL, Filter, Source};
 use super::wire::{
-    AllOptions, Empty, Expression, ManageOptions, MapEntry, ReadEvent, ReadResp, StreamIdentifier, StreamOptions,
-    WireConnection, WireFilter, WireInfo, WireMeasurement, WireRecord, WireSettings, WireUuid,
+    AllOptions, Empty, Expression, ManageOptions, StreamIdentifier, StreamOptions, WireConnection, WireFilter,
+    WireInfo, WireMeasurement, WireSettings,
 };
 
 /// Ticks of 100 ns in a millisecond.
@@ -213,6 +209,8 @@ pub(super) fn info((config, figures): (GroupConfig, Figures)) -> WireInfo {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn options(settings: WireSettings) -> ManageOptions {

@@ -25,7 +25,7 @@ const MAX_READ: usize = 1_000;
 
 /// A record as the group sees it.
 #[derive(Clone, Debug)]
-pub struct Item<P> {
+pub(crate) struct Item<P> {
     /// Its place in the source; for a replayed one, its revision in the parked stream.
     pub place: Place,
     /// What a consumer acks: the link's id where there is a link.
@@ -38,7 +38,7 @@ pub struct Item<P> {
 
 /// What came of [`Effect::Read`].
 #[derive(Clone, Debug)]
-pub struct Page<P> {
+pub(crate) struct Page<P> {
     /// Matching records, in order.
     pub items: Vec<Item<P>>,
     /// Records filtered out behind the last item.
@@ -53,7 +53,7 @@ pub struct Page<P> {
 
 /// What the machine wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect<P> {
+pub(crate) enum Effect<P> {
     /// Send a record to a consumer.
     Push {
         /// To whom.
@@ -90,7 +90,7 @@ pub enum Effect<P> {
 
 /// What a consumer says of a record it does not ack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nack {
+pub(crate) enum Nack {
     /// As [`Nack::Retry`].
     Unknown,
     /// Into the parked stream.
@@ -105,7 +105,7 @@ pub enum Nack {
 
 /// Why a consumer may not connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub(crate) enum Refused {
     /// `max_subscriber_count` are there.
     TooMany,
 }
@@ -157,7 +157,7 @@ struct Mark {
     clippy::struct_excessive_bools,
     reason = "they are independent: one enum of all combinations would say less"
 )]
-pub struct Group<P> {
+pub(crate) struct Group<P> {
     settings: Settings,
     defects: Defects,
     consumers: Consumers,
@@ -194,7 +194,7 @@ pub struct Group<P> {
 
 impl<P: Clone> Group<P> {
     /// A group that resumes after `checkpoint`, or at the start its settings say.
-    pub fn new(settings: Settings, defects: Defects, checkpoint: Option<Place>, now: Millis) -> Self {
+    pub(crate) fn new(settings: Settings, defects: Defects, checkpoint: Option<Place>, now: Millis) -> Self {
         let cursor = match (checkpoint, settings.start) {
             (Some(place), _) => From::After(place),
             (None, StartFrom::Start) => From::Start,
@@ -242,17 +242,12 @@ impl<P: Clone> Group<P> {
     }
 
     /// What is to be done, in order; empties it.
-    pub fn effects(&mut self) -> Vec<Effect<P>> {
+    pub(crate) fn effects(&mut self) -> Vec<Effect<P>> {
         std::mem::take(&mut self.effects)
     }
 
-    /// Consumers connected.
-    pub fn connected(&self) -> usize {
-        self.consumers.connected()
-    }
-
     /// A consumer that takes `limit` records at a time (at least one).
-    pub fn connect(
+    pub(crate) fn connect(
         &mut self,
         consumer: ConsumerId,
         limit: usize,
@@ -285,7 +280,7 @@ impl<P: Clone> Group<P> {
     }
 
     /// A consumer is gone: what it had is sent again at once, one retry older, and not parked here.
-    pub fn disconnect(&mut self, consumer: ConsumerId, now: Millis) {
+    pub(crate) fn disconnect(&mut self, consumer: ConsumerId, now: Millis) {
         self.consumers.disconnect(consumer);
         self.who.remove(&consumer);
         for flying in self.take_flying(|flying| flying.consumer == consumer) {
@@ -297,13 +292,13 @@ impl<P: Clone> Group<P> {
     }
 
     /// There may be something new behind what was read.
-    pub fn news(&mut self) {
+    pub(crate) fn news(&mut self) {
         self.news = true;
         self.read_on();
     }
 
     /// A page came.
-    pub fn page(&mut self, page: Page<P>, now: Millis) {
+    pub(crate) fn page(&mut self, page: Page<P>, now: Millis) {
         self.reading = false;
         for item in page.items {
             self.enqueue(item);
@@ -327,7 +322,7 @@ impl<P: Clone> Group<P> {
     }
 
     /// A page could not be read: for now (tried again at the next tick), or for good.
-    pub fn page_failed(&mut self, for_good: bool) {
+    pub(crate) fn page_failed(&mut self, for_good: bool) {
         self.reading = false;
         if for_good {
             self.faulted = true;
@@ -341,13 +336,13 @@ impl<P: Clone> Group<P> {
     }
 
     /// A checkpoint is stored, or could not be.
-    pub fn checkpoint_written(&mut self) {
+    pub(crate) fn checkpoint_written(&mut self) {
         self.writing = false;
         self.checkpoint_by_count();
     }
 
     /// A second (or so) passed: expired records go again, the checkpoint is looked at.
-    pub fn tick(&mut self, now: Millis) {
+    pub(crate) fn tick(&mut self, now: Millis) {
         let mut expired = self.take_flying(|flying| flying.expires <= now);
         expired.sort_by_key(|flying| flying.message.order());
         for flying in expired {

@@ -257,7 +257,10 @@ fn deliver(
                 changed = cut.changed(), if !cut_off => {
                     // The connection ends by itself; a node that is gone ends it, too.
                     cut_off = changed.is_err();
-                    if cut_off { continue } else { return }
+                    if !cut_off {
+                        return;
+                    }
+                    continue;
                 }
                 Ok(()) = ends.changed() => {
                     let (_, how) = ends.borrow_and_update().clone();

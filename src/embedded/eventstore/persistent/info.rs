@@ -6,14 +6,14 @@ use std::collections::VecDeque;
 use super::place::Place;
 
 /// Milliseconds on the clock that is passed in; only differences mean anything.
-pub type Millis = u64;
+pub(crate) type Millis = u64;
 
 /// Deliveries whose time is remembered for one consumer; enough for a 99.9th percentile.
 const MEASURED: usize = 1_000;
 
 /// Items counted, in all and since the last look.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Meter {
+pub(crate) struct Meter {
     /// Since the consumer or group began.
     pub total: u64,
     seen: u64,
@@ -24,17 +24,17 @@ pub struct Meter {
 
 impl Meter {
     /// One more.
-    pub fn count(&mut self) {
+    pub(crate) fn count(&mut self) {
         self.total += 1;
     }
 
     /// Items since the last look.
-    pub fn since_last(&self) -> u64 {
+    pub(crate) fn since_last(&self) -> u64 {
         self.total - self.seen
     }
 
     /// Looks: works the average out and starts a new one.
-    pub fn look(&mut self, now: Millis) {
+    pub(crate) fn look(&mut self, now: Millis) {
         let elapsed = now.saturating_sub(self.since).max(1);
         self.per_second = self.since_last() * 1_000 / elapsed;
         self.seen = self.total;
@@ -44,13 +44,13 @@ impl Meter {
 
 /// How long a consumer took, push to ack.
 #[derive(Clone, Debug, Default)]
-pub struct Latencies {
+pub(crate) struct Latencies {
     newest: VecDeque<Millis>,
 }
 
 impl Latencies {
     /// One more, the oldest forgotten.
-    pub fn note(&mut self, took: Millis) {
+    pub(crate) fn note(&mut self, took: Millis) {
         if self.newest.len() == MEASURED {
             self.newest.pop_front();
         }
@@ -58,7 +58,7 @@ impl Latencies {
     }
 
     /// Name and milliseconds of each measurement; none before the first ack.
-    pub fn measurements(&self) -> Vec<(&'static str, i64)> {
+    pub(crate) fn measurements(&self) -> Vec<(&'static str, i64)> {
         if self.newest.is_empty() {
             return Vec::new();
         }
@@ -90,7 +90,7 @@ impl Latencies {
 
 /// One connection's figures.
 #[derive(Clone, Debug)]
-pub struct ConnectionFigures {
+pub(crate) struct ConnectionFigures {
     /// Who, or `anonymous`.
     pub username: String,
     /// What the client calls its connection, or `<unknown>`.
@@ -107,7 +107,7 @@ pub struct ConnectionFigures {
 
 /// A group's figures.
 #[derive(Clone, Debug)]
-pub struct Figures {
+pub(crate) struct Figures {
     /// The state's flags by name.
     pub status: String,
     /// One for each consumer.

@@ -9,7 +9,7 @@ use std::str::FromStr;
 ///
 /// One group only ever sees one of the two kinds; the order between kinds is arbitrary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Place {
+pub(crate) enum Place {
     /// Revision in the stream the group reads (of the link, for a category).
     Stream(u64),
     /// Position in `$all`.
@@ -24,7 +24,7 @@ pub enum Place {
 /// A text that is no place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is neither a revision such as `42` nor a position such as `C:9/P:9`")]
-pub struct NoPlace {
+pub(crate) struct NoPlace {
     /// What was read.
     pub text: String,
 }
@@ -57,7 +57,7 @@ impl FromStr for Place {
 
 /// Where a group starts when it has no checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StartFrom {
+pub(crate) enum StartFrom {
     /// The first readable record.
     Start,
     /// This place, itself included.
@@ -68,7 +68,7 @@ pub enum StartFrom {
 
 impl StartFrom {
     /// As `GetInfo` and the stored configuration say it: `-1` is the end, `0` the start.
-    pub fn text(self, on_all: bool) -> String {
+    pub(crate) fn text(self, on_all: bool) -> String {
         match (self, on_all) {
             (Self::Start, false) => "0".to_owned(),
             (Self::Start, true) => "C:0/P:0".to_owned(),
@@ -93,7 +93,7 @@ impl FromStr for StartFrom {
 
 /// Where a page of records begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
+pub(crate) enum From {
     /// At the first readable record.
     Start,
     /// At this place, itself included.

@@ -37,7 +37,7 @@ pub(super) struct Connected {
 }
 
 /// The groups.
-pub struct Groups {
+pub(crate) struct Groups {
     store: Arc<dyn Store>,
     defects: Mutex<Defects>,
     running: RwLock<Running>,
@@ -79,7 +79,7 @@ fn failed(stream: &str, group: &str, reason: &dyn std::fmt::Display) -> GroupErr
 
 impl Groups {
     /// Groups of this log; they answer [`GroupError::NotReady`] until [`Groups::load`].
-    pub fn new(store: Arc<dyn Store>) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
         Self {
             store,
             defects: Mutex::new(Defects::default()),
@@ -88,7 +88,7 @@ impl Groups {
     }
 
     /// Defects of the real server that groups made or loaded from now on reproduce.
-    pub fn reproduce(&self, defects: Defects) {
+    pub(crate) fn reproduce(&self, defects: Defects) {
         *self.defects.lock().unwrap_or_else(PoisonError::into_inner) = defects;
     }
 
@@ -97,7 +97,7 @@ impl Groups {
     }
 
     /// Starts what the configuration stream says, each from its checkpoint.
-    pub async fn load(&self) -> Result<(), LoadError> {
+    pub(crate) async fn load(&self) -> Result<(), LoadError> {
         let mut running = self.running.write().await;
         self.start(&mut running).await
     }
@@ -119,7 +119,7 @@ impl Groups {
     }
 
     /// Stops all groups: consumers are dropped, what is being written becomes durable.
-    pub async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         let mut running = self.running.write().await;
         Self::stop_all(&mut running).await;
     }
@@ -132,14 +132,14 @@ impl Groups {
     }
 
     /// Stops all groups and starts them from their checkpoints.
-    pub async fn restart(&self) -> Result<(), LoadError> {
+    pub(crate) async fn restart(&self) -> Result<(), LoadError> {
         let mut running = self.running.write().await;
         Self::stop_all(&mut running).await;
         self.start(&mut running).await
     }
 
     /// Makes a group.
-    pub async fn create(&self, config: GroupConfig) -> Result<(), GroupError> {
+    pub(crate) async fn create(&self, config: GroupConfig) -> Result<(), GroupError> {
         let mut running = self.running.write().await;
         let (stream, group) = (config.source.name().to_owned(), config.group.clone());
         match running.get(&stream, &group) {
@@ -157,7 +157,7 @@ impl Groups {
     }
 
     /// Gives a group other settings: its consumers are dropped, and it resumes at its checkpoint.
-    pub async fn update(&self, source: Source, group: &str, settings: Settings) -> Result<(), GroupError> {
+    pub(crate) async fn update(&self, source: Source, group: &str, settings: Settings) -> Result<(), GroupError> {
         let mut running = self.running.write().await;
         let stream = source.name().to_owned();
         // What a group on `$all` filters cannot be changed.
@@ -192,7 +192,7 @@ impl Groups {
     }
 
     /// Deletes a group, its checkpoint and what it parked.
-    pub async fn delete(&self, stream: &str, group: &str) -> Result<(), GroupError> {
+    pub(crate) async fn delete(&self, stream: &str, group: &str) -> Result<(), GroupError> {
         let mut running = self.running.write().await;
         running.get(stream, group)?;
         let others = running
@@ -287,7 +287,7 @@ impl Groups {
     }
 
     /// A group's settings and figures.
-    pub async fn info(&self, stream: &str, group: &str) -> Result<(GroupConfig, Figures), GroupError> {
+    pub(crate) async fn info(&self, stream: &str, group: &str) -> Result<(GroupConfig, Figures), GroupError> {
         let (config, commands) = {
             let running = self.running.read().await;
             let handle = running.get(stream, group)?;
@@ -298,7 +298,7 @@ impl Groups {
     }
 
     /// All groups, or those of one stream.
-    pub async fn list(&self, stream: Option<&str>) -> Result<Vec<(GroupConfig, Figures)>, GroupError> {
+    pub(crate) async fn list(&self, stream: Option<&str>) -> Result<Vec<(GroupConfig, Figures)>, GroupError> {
         let chosen: Vec<_> = {
             let running = self.running.read().await;
             if !running.ready {
@@ -324,7 +324,7 @@ impl Groups {
     }
 
     /// Starts a replay of what a group parked, below `stop_at`; one that runs already goes on alone.
-    pub async fn replay(&self, stream: &str, group: &str, stop_at: Option<i64>) -> Result<(), GroupError> {
+    pub(crate) async fn replay(&self, stream: &str, group: &str, stop_at: Option<i64>) -> Result<(), GroupError> {
         let commands = self.running.read().await.get(stream, group)?.commands.clone();
         let stop_at = stop_at.map(u64::try_from).transpose().map_err(|_| {
             failed(

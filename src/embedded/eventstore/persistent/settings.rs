@@ -7,7 +7,7 @@ use super::place::StartFrom;
 
 /// Which consumer gets the next record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strategy {
+pub(crate) enum Strategy {
     /// The consumers in turn, full ones skipped.
     RoundRobin,
     /// One consumer until it is full, then the next.
@@ -20,7 +20,7 @@ pub enum Strategy {
 
 impl Strategy {
     /// By the name the protocol uses, letter for letter.
-    pub fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         [
             Self::RoundRobin,
             Self::DispatchToSingle,
@@ -32,7 +32,7 @@ impl Strategy {
     }
 
     /// The name the protocol uses.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::RoundRobin => "RoundRobin",
             Self::DispatchToSingle => "DispatchToSingle",
@@ -44,7 +44,7 @@ impl Strategy {
 
 /// What a group was created or last updated with.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Deliver the record a link points at, with the link.
     pub resolve_links: bool,
     /// Used only while there is no checkpoint.
@@ -96,7 +96,7 @@ impl Default for Settings {
 
 /// Settings no group can be made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadSettings {
+pub(crate) enum BadSettings {
     /// The page would not fit into the read buffer.
     BatchNotBelowBuffer,
 }
@@ -122,7 +122,7 @@ const MAX_PAGE: i32 = 100;
 
 impl Settings {
     /// Refuses what EventStoreDB refuses; all else is literal.
-    pub fn check(&self) -> Result<(), BadSettings> {
+    pub(crate) fn check(&self) -> Result<(), BadSettings> {
         if self.read_batch_size >= self.history_buffer_size {
             return Err(BadSettings::BatchNotBelowBuffer);
         }
@@ -130,17 +130,17 @@ impl Settings {
     }
 
     /// Records in one of EventStoreDB's pages.
-    pub fn page(&self) -> usize {
+    pub(crate) fn page(&self) -> usize {
         self.read_batch_size.clamp(MIN_PAGE, MAX_PAGE) as usize
     }
 
     /// Room for how many records a read needs to be started, exclusive.
-    pub fn batch(&self) -> usize {
+    pub(crate) fn batch(&self) -> usize {
         usize::try_from(self.read_batch_size).unwrap_or(0)
     }
 
     /// Records read ahead at most.
-    pub fn history(&self) -> usize {
+    pub(crate) fn history(&self) -> usize {
         usize::try_from(self.history_buffer_size).unwrap_or(0)
     }
 }

@@ -8,13 +8,13 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::place::{From, Place};
-pub use crate::embedded::eventstore::record::{Filter, LINK, METADATA, Record, Resolved};
+pub(crate) use crate::embedded::eventstore::record::{Filter, LINK, METADATA, Record, Resolved};
 
 /// The name under which `$all` is asked for.
-pub const ALL: &str = "$all";
+pub(crate) const ALL: &str = "$all";
 /// What a group reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// One stream, written or not yet.
     Stream(Arc<str>),
     /// Everything, or what a filter lets through.
@@ -23,7 +23,7 @@ pub enum Source {
 
 impl Source {
     /// The stream's name, or `$all`.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         match self {
             Self::Stream(name) => name,
             Self::All(_) => ALL,
@@ -31,7 +31,7 @@ impl Source {
     }
 
     /// Where a record of this source stands in it.
-    pub fn place(&self, record: &Record) -> Place {
+    pub(crate) fn place(&self, record: &Record) -> Place {
         match self {
             Self::Stream(_) => Place::Stream(record.revision),
             Self::All(_) => Place::All {
@@ -44,7 +44,7 @@ impl Source {
 
 /// A page to be read.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub(crate) struct Ask {
     /// Of what.
     pub source: Source,
     /// From where, forwards.
@@ -59,7 +59,7 @@ pub struct Ask {
 
 /// A page that was read.
 #[derive(Clone, Debug)]
-pub struct Scan {
+pub(crate) struct Scan {
     /// Matching records, in order.
     pub records: Vec<Resolved>,
     /// Records filtered out behind the last match.
@@ -92,7 +92,7 @@ pub enum ReadError {
 /// A record that could not be written.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("write to `{stream}`: {reason}; it is tried again")]
-pub struct WriteError {
+pub(crate) struct WriteError {
     /// The stream.
     pub stream: String,
     /// What the log says.
@@ -101,7 +101,7 @@ pub struct WriteError {
 
 /// A record to be written, at whatever revision comes.
 #[derive(Clone, Debug)]
-pub struct NewRecord {
+pub(crate) struct NewRecord {
     /// Its event type.
     pub event_type: &'static str,
     /// Whether its data is JSON.
@@ -113,7 +113,7 @@ pub struct NewRecord {
 }
 
 /// The log, as the groups use it.
-pub trait Store: Send + Sync + 'static {
+pub(crate) trait Store: Send + Sync + 'static {
     /// Reads a page forwards. A stream that was never written, or is softly deleted, is empty.
     fn read(&self, ask: Ask) -> BoxFuture<'_, Result<Scan, ReadError>>;
 

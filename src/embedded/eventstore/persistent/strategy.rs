@@ -8,11 +8,11 @@ use super::settings::Strategy;
 
 /// A consumer's number within its group; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConsumerId(pub u64);
+pub(crate) struct ConsumerId(pub u64);
 
 /// What becomes of an offered record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offer {
+pub(crate) enum Offer {
     /// This consumer gets it.
     To(ConsumerId),
     /// Its own consumer is full; others may take other records.
@@ -41,7 +41,7 @@ struct Bucket {
 
 /// Consumers, their free slots, and the order in which they are asked.
 #[derive(Debug)]
-pub struct Consumers {
+pub(crate) struct Consumers {
     strategy: Strategy,
     slots: BTreeMap<ConsumerId, Slots>,
     turn: VecDeque<ConsumerId>,
@@ -51,7 +51,7 @@ pub struct Consumers {
 
 impl Consumers {
     /// Nobody yet.
-    pub fn new(strategy: Strategy) -> Self {
+    pub(crate) fn new(strategy: Strategy) -> Self {
         let pinned = matches!(strategy, Strategy::Pinned | Strategy::PinnedByCorrelation);
         let buckets = if pinned { usize::from(BUCKETS) } else { 0 };
         Self {
@@ -64,22 +64,17 @@ impl Consumers {
     }
 
     /// Consumers connected.
-    pub fn connected(&self) -> usize {
+    pub(crate) fn connected(&self) -> usize {
         self.slots.len()
     }
 
     /// Whether any consumer has a free slot.
-    pub fn any_free(&self) -> bool {
+    pub(crate) fn any_free(&self) -> bool {
         self.free > 0
     }
 
-    /// Whether records are pinned, so that one may be left while later ones go.
-    pub fn pins(&self) -> bool {
-        !self.buckets.is_empty()
-    }
-
     /// A consumer with room for `limit` records at a time.
-    pub fn connect(&mut self, consumer: ConsumerId, limit: usize) {
+    pub(crate) fn connect(&mut self, consumer: ConsumerId, limit: usize) {
         self.slots.insert(consumer, Slots { limit, taken: 0 });
         self.turn.push_back(consumer);
         if limit > 0 {
@@ -89,7 +84,7 @@ impl Consumers {
     }
 
     /// The consumer is gone; its buckets find a new one when their next record comes.
-    pub fn disconnect(&mut self, consumer: ConsumerId) {
+    pub(crate) fn disconnect(&mut self, consumer: ConsumerId) {
         if self.slots.remove(&consumer).is_some_and(Slots::free) {
             self.free -= 1;
         }
@@ -102,7 +97,7 @@ impl Consumers {
     }
 
     /// Takes a slot for a record of `bucket`, if there is one.
-    pub fn offer(&mut self, bucket: u16) -> Offer {
+    pub(crate) fn offer(&mut self, bucket: u16) -> Offer {
         if self.free == 0 {
             return Offer::Full;
         }
@@ -114,7 +109,7 @@ impl Consumers {
     }
 
     /// Gives the slot of a record of `bucket` back.
-    pub fn release(&mut self, consumer: ConsumerId, bucket: u16) {
+    pub(crate) fn release(&mut self, consumer: ConsumerId, bucket: u16) {
         if let Some(slots) = self.slots.get_mut(&consumer) {
             if slots.taken == slots.limit {
                 self.free += 1;
@@ -130,7 +125,7 @@ impl Consumers {
     }
 
     /// Records a consumer has, and how many more it takes.
-    pub fn slots(&self, consumer: ConsumerId) -> (usize, usize) {
+    pub(crate) fn slots(&self, consumer: ConsumerId) -> (usize, usize) {
         self.slots
             .get(&consumer)
             .map_or((0, 0), |slots| (slots.taken, slots.limit.saturating_sub(slots.taken)))

@@ -133,10 +133,10 @@ pub(crate) struct Confirmation {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct ReadEvent {
-    /// An encoded [`WireRecord`].
+    /// An encoded `RecordedEvent`.
     #[prost(bytes = "bytes", optional, tag = "1")]
     pub(crate) event: Option<Bytes>,
-    /// An encoded [`WireRecord`].
+    /// An encoded `RecordedEvent`.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub(crate) link: Option<Bytes>,
     #[prost(uint64, optional, tag = "3")]
@@ -147,7 +147,8 @@ pub(crate) struct ReadEvent {
     pub(crate) retry_count: Option<i32>,
 }
 
-/// `ReadResp.ReadEvent.RecordedEvent`.
+/// `ReadResp.ReadEvent.RecordedEvent`, as a client reads it; the server writes it by hand.
+#[cfg(test)]
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct WireRecord {
     #[prost(message, optional, tag = "1")]

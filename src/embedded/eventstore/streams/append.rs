@@ -1,4 +1,4 @@
-//! Append, BatchAppend, Delete, Tombstone. Keeps: what is refused is refused before anything is
+//! Append, `BatchAppend`, Delete, Tombstone. Keeps: what is refused is refused before anything is
 //! written; appends of one batch are written in the order in which they came.
 
 use std::{collections::HashMap, sync::Arc};
@@ -111,7 +111,7 @@ pub(super) async fn append(
             success: None,
             wrong_expected_version: Some(wrong(expected, current)),
         }),
-        Err(error) => Err(status::of_write(&stream, expected, error)),
+        Err(error) => Err(status::of_write(&stream, expected, &error)),
     }
 }
 
@@ -159,7 +159,7 @@ pub(super) async fn delete(
     let (stream, expected) = options(request.options)?;
     node.check(&identity, Right::Delete, &stream).await?;
     let written = node.log.delete(Arc::clone(&stream), expected, hard).await;
-    let position = written.map_err(|error| status::of_write(&stream, expected, error))?;
+    let position = written.map_err(|error| status::of_write(&stream, expected, &error))?;
     Ok(DeleteResp {
         position: Some(Position {
             commit: position,

@@ -197,13 +197,11 @@ pub(super) async fn read(node: Arc<Node>, identity: Identity, request: ReadReq) 
                     "Invalid position: {position} is beyond the end of the log"
                 )));
             }
-            match count {
-                Some(count) => Ok(read_all(node, ask, from, count, encoder)),
-                None => {
-                    let interval = options.filter.as_ref().map(interval).transpose()?;
-                    Ok(subscribe_to_all(node, ask, from, interval, encoder))
-                }
+            if let Some(count) = count {
+                return Ok(read_all(node, ask, from, count, encoder));
             }
+            let interval = options.filter.as_ref().map(interval).transpose()?;
+            Ok(subscribe_to_all(node, ask, from, interval, encoder))
         }
         (None, None) => Err(Status::invalid_argument(
             "the request names neither a stream nor `$all`",
@@ -409,11 +407,10 @@ fn subscribe_to_stream(
                 match node.log.stream(ask).await? {
                     StreamRead::Missing => {}
                     StreamRead::Deleted => {
-                        if live {
-                            if let Some(tombstone) = node.log.tombstone(Arc::clone(&stream)).await? {
-                                let event = Some(Arc::new(tombstone));
-                                yield encoder.event(&Resolved { event, link: None }, None);
-                            }
+                        let tombstone = if live { node.log.tombstone(Arc::clone(&stream)).await? } else { None };
+                        if let Some(tombstone) = tombstone {
+                            let event = Some(Arc::new(tombstone));
+                            yield encoder.event(&Resolved { event, link: None }, None);
                         }
                         Err(status::stream_deleted(&stream))?;
                     }

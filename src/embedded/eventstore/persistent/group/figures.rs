@@ -2,16 +2,10 @@
 
 use super::Group;
 use crate::embedded::eventstore::persistent::info::{ConnectionFigures, Figures};
-use crate::embedded::eventstore::persistent::settings::Settings;
 
 impl<P: Clone> Group<P> {
-    /// What it was made with.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     /// The figures now.
-    pub fn figures(&self) -> Figures {
+    pub(crate) fn figures(&self) -> Figures {
         let connections: Vec<ConnectionFigures> = self
             .who
             .iter()

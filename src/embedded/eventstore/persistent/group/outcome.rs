@@ -5,11 +5,10 @@ use uuid::Uuid;
 
 use super::{Effect, Flying, Group, Item, Mark, Message, Nack};
 use crate::embedded::eventstore::persistent::info::Millis;
-use crate::embedded::eventstore::persistent::place::Place;
 
 impl<P: Clone> Group<P> {
     /// Records are done. Any consumer may say so; ids not in flight are ignored.
-    pub fn ack(&mut self, ids: &[Uuid], now: Millis) {
+    pub(crate) fn ack(&mut self, ids: &[Uuid], now: Millis) {
         for id in ids {
             if let Some(flying) = self.land(*id) {
                 if self.settings.extra_statistics
@@ -24,7 +23,7 @@ impl<P: Clone> Group<P> {
     }
 
     /// Records are refused; ids not in flight are ignored.
-    pub fn nack(&mut self, ids: &[Uuid], action: Nack, reason: &str, now: Millis) {
+    pub(crate) fn nack(&mut self, ids: &[Uuid], action: Nack, reason: &str, now: Millis) {
         for id in ids {
             let Some(flying) = self.land(*id) else {
                 continue;
@@ -39,7 +38,7 @@ impl<P: Clone> Group<P> {
     }
 
     /// Replays what is parked below `stop_at`. False, and nothing happens, while a replay runs.
-    pub fn replay(&mut self, stop_at: Option<u64>) -> bool {
+    pub(crate) fn replay(&mut self, stop_at: Option<u64>) -> bool {
         if self.replaying {
             return false;
         }
@@ -50,7 +49,7 @@ impl<P: Clone> Group<P> {
 
     /// The parked records to replay, their places being revisions of the parked stream; `first` is
     /// the first revision that stays parked.
-    pub fn replayed(&mut self, items: Vec<Item<P>>, first: u64, now: Millis) {
+    pub(crate) fn replayed(&mut self, items: Vec<Item<P>>, first: u64, now: Millis) {
         self.replaying = false;
         self.parked.0 = self.parked.0.max(first);
         for item in items {
@@ -66,18 +65,18 @@ impl<P: Clone> Group<P> {
     }
 
     /// The parked stream could not be read; the next replay may be asked for.
-    pub fn replay_failed(&mut self) {
+    pub(crate) fn replay_failed(&mut self) {
         self.replaying = false;
     }
 
     /// What the parked stream holds when the group is loaded: the first readable revision and the
     /// one to be written next.
-    pub fn parked_loaded(&mut self, first: u64, next: u64) {
+    pub(crate) fn parked_loaded(&mut self, first: u64, next: u64) {
         self.parked = (first, next);
     }
 
     /// A record is parked at this revision of the parked stream.
-    pub fn parked_written(&mut self, revision: u64) {
+    pub(crate) fn parked_written(&mut self, revision: u64) {
         self.parked.1 = self.parked.1.max(revision + 1);
     }
 
@@ -171,16 +170,6 @@ impl<P: Clone> Group<P> {
         self.last_checkpointed = Some(place);
         self.writing = true;
         self.effects.push(Effect::Checkpoint(place));
-    }
-
-    /// Whether a checkpoint is on its way.
-    pub fn is_writing(&self) -> bool {
-        self.writing
-    }
-
-    /// The place up to which everything is done, if there is one.
-    pub fn done_to(&self) -> Option<Place> {
-        self.frontier().place
     }
 }
 
