@@ -12,6 +12,7 @@ mod config;
 mod daemon;
 mod dynamodb;
 mod journal;
+mod persistent;
 mod readme;
 mod rules;
 mod shipping;
