@@ -11,6 +11,7 @@ mod config;
 mod daemon;
 mod dynamodb;
 mod journal;
+mod persistent;
 mod readme;
 mod rules;
 mod shipping;

@@ -1,6 +1,7 @@
 //! What the tests stand on: stores to talk to, and faults between them and us.
 
 pub(crate) mod dynamo;
+pub(crate) mod eventstore;
 pub(crate) mod node;
 pub(crate) mod process;
 pub(crate) mod proxy;
