@@ -242,6 +242,7 @@ impl Stores {
     }
 
     /// With a log on disk that is synced, as a real node's is.
+    #[allow(dead_code, reason = "the bench measures with it")]
     pub(crate) async fn durable(folder: &Path) -> Result<Self, Failure> {
         let data = Some(folder.join("eventstore"));
         Self::within(eventstore::Options {

@@ -325,6 +325,7 @@ mod tests {
                 events: 3,
                 seconds: 900.0,
                 stalled: false,
+                as_of: chrono::DateTime::UNIX_EPOCH,
             }),
             ..status(phase)
         }

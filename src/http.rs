@@ -163,6 +163,7 @@ fn projection(s: &Status, still: f64) -> Value {
             "events": lag.events,
             "seconds": lag.seconds,
             "source_stalled": lag.stalled,
+            "as_of": lag.as_of.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
         })),
         "quarantined": s.quarantined,
         "diverged": s.diverged,

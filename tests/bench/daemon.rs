@@ -50,7 +50,7 @@ const LOOK: Duration = Duration::from_micros(200);
 
 fn main() -> ExitCode {
     if let Some("import") = std::env::args().nth(1).as_deref() {
-        return projector::cli::main(|registry| registry.with::<Loan>());
+        return projector::cli::main(projector::projection::Registry::with::<Loan>);
     }
     match bench() {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,13 +7,14 @@
 )]
 
 mod cli;
-mod commands;
 mod config;
 mod daemon;
 mod dynamodb;
 mod journal;
+mod persistent;
 mod readme;
 mod rules;
 mod shipping;
 mod stack;
 mod support;
+mod together;

@@ -2,23 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
-mod memory;
-mod server;
-
 use std::time::Duration;
 
 use eventstore::{
-    Client, DeletePersistentSubscriptionOptions, Error, GetPersistentSubscriptionInfoOptions,
+    Client, DeletePersistentSubscriptionOptions, Error, ExpectedRevision, GetPersistentSubscriptionInfoOptions,
     ListPersistentSubscriptionsOptions, NakAction, PersistentSubscription, PersistentSubscriptionEvent,
     PersistentSubscriptionOptions, PersistentSubscriptionStats, PersistentSubscriptionToAllOptions,
     ReplayParkedMessagesOptions, ResolvedEvent, StreamPosition, SubscribeToPersistentSubscriptionOptions,
-    SubscriptionFilter,
+    SubscriptionFilter, TombstoneStreamOptions,
 };
-use memory::Memory;
-use server::Server;
+use projector::embedded::eventstore::Options;
 
-/// A group's own pace is its tick of a second; the longest wait here is three of them.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::support::eventstore::{PATIENCE, append, client_of, contents, empty, event, read, start, write};
 
 fn from_start() -> PersistentSubscriptionOptions {
     PersistentSubscriptionOptions::default()
@@ -88,13 +83,15 @@ async fn create(client: &Client, stream: &str, options: &PersistentSubscriptionO
 
 #[tokio::test]
 async fn a_category_comes_resolved_is_acked_and_checkpointed() {
-    let log = Memory::new();
-    let server = Server::start(log.clone()).await;
-    let client = server.client();
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    let first = append(&client, "loan-1", 2).await;
+    append(&client, "loan-2", 1).await;
+    client
+        .tombstone_stream("loan-2", &TombstoneStreamOptions::default())
+        .await
+        .unwrap();
     create(&client, "$ce-loan", &from_start().resolve_link_tos(true)).await;
-    let first = log.events("loan-1", 2);
-    log.events("loan-2", 1);
-    log.tombstone("loan-2");
     let mut consumer = subscribe(&client, "$ce-loan", 10).await;
     for (n, id) in first.iter().enumerate() {
         let (event, retries) = next(&mut consumer).await;
@@ -111,31 +108,39 @@ async fn a_category_comes_resolved_is_acked_and_checkpointed() {
         assert_eq!(retries, 0);
         consumer.ack(event).await.unwrap();
     }
-    let (gone, _) = next(&mut consumer).await;
-    assert!(gone.event.is_none() && gone.link.is_some());
-    consumer.ack(gone).await.unwrap();
+    // The event that was there, and the tombstone itself.
+    for points_at in ["0@loan-2", "9223372036854775807@loan-2"] {
+        let (gone, _) = next(&mut consumer).await;
+        assert!(gone.event.is_none());
+        assert_eq!(gone.link.as_ref().unwrap().data, points_at);
+        consumer.ack(gone).await.unwrap();
+    }
     until(&client, "$ce-loan", |stats| {
-        stats.last_checkpointed_event_revision == Some(2)
+        stats.last_checkpointed_event_revision == Some(3)
     })
     .await;
     let stats = figures(&client, "$ce-loan").await;
-    assert_eq!(stats.last_known_event_revision, Some(2));
+    assert_eq!(stats.last_known_event_revision, Some(3));
     assert_eq!(
         (stats.total_in_flight_messages, stats.outstanding_messages_count),
         (0, 0)
     );
-    assert_eq!(stats.total_items, 3);
-    let kept = log.contents("$persistentsubscription-$ce-loan::g-checkpoint");
-    assert_eq!(kept.last().unwrap().0, "\"2\"");
+    assert_eq!(stats.total_items, 4);
+    let kept = contents(&client, "$persistentsubscription-$ce-loan::g-checkpoint").await;
+    assert_eq!(kept.last().unwrap(), "\"3\"");
 }
 
 #[tokio::test]
 async fn groups_checkpoints_and_parked_records_survive_a_restart() {
-    let log = Memory::new();
-    let server = Server::start(log.clone()).await;
-    let client = server.client();
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options {
+        data: Some(folder.path().to_owned()),
+        ..Options::default()
+    };
+    let server = start(options.clone()).await;
+    let client = client_of(&server.connection_string());
     create(&client, "s", &from_start().max_retry_count(7)).await;
-    log.events("s", 6);
+    append(&client, "s", 6).await;
     let mut consumer = subscribe(&client, "s", 10).await;
     for n in 0..4 {
         let (event, _) = next(&mut consumer).await;
@@ -147,14 +152,14 @@ async fn groups_checkpoints_and_parked_records_survive_a_restart() {
     }
     until(&client, "s", |stats| stats.last_checkpointed_event_revision == Some(3)).await;
     until(&client, "s", |stats| stats.parked_message_count == 1).await;
-    server.stop().await;
+    server.shutdown().await;
     assert!(matches!(
         consumer.next().await,
         Ok(_) | Err(Error::IllegalStateError(_))
     ));
 
-    let server = Server::start(log.clone()).await;
-    let client = server.client();
+    let server = start(options).await;
+    let client = client_of(&server.connection_string());
     let listed = client
         .list_all_persistent_subscriptions(&ListPersistentSubscriptionsOptions::default())
         .await
@@ -179,11 +184,10 @@ async fn groups_checkpoints_and_parked_records_survive_a_restart() {
 
 #[tokio::test]
 async fn parked_records_say_what_and_why() {
-    let log = Memory::new();
-    let server = Server::start(log.clone()).await;
-    let client = server.client();
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
     create(&client, "s", &from_start().max_retry_count(1)).await;
-    log.events("s", 2);
+    append(&client, "s", 2).await;
     let mut consumer = subscribe(&client, "s", 1).await;
     let (first, _) = next(&mut consumer).await;
     consumer.nack(first, NakAction::Park, "poison").await.unwrap();
@@ -193,24 +197,27 @@ async fn parked_records_say_what_and_why() {
         consumer.nack(second, NakAction::Retry, "again").await.unwrap();
     }
     until(&client, "s", |stats| stats.parked_message_count == 2).await;
-    let kept = log.contents("$persistentsubscription-s::g-parked");
+    let kept = read(&client, "$persistentsubscription-s::g-parked", false)
+        .await
+        .unwrap();
     let reason = |n: usize| {
-        let said: serde_json::Value = serde_json::from_str(&kept[n].1).unwrap();
+        let metadata = &kept[n].get_original_event().custom_metadata;
+        let said: serde_json::Value = serde_json::from_slice(metadata).unwrap();
         assert_eq!(said["subscriptionEventNumber"], n);
         said["reason"].as_str().unwrap().to_owned()
     };
     assert_eq!(reason(0), "Client explicitly NAK'ed message.\npoison");
     assert_eq!(reason(1), "Reached retry count of 1");
-    assert_eq!((&*kept[0].0, &*kept[1].0), ("0@s", "1@s"));
+    let kept = contents(&client, "$persistentsubscription-s::g-parked").await;
+    assert_eq!(kept, ["0@s", "1@s"]);
 }
 
 #[tokio::test]
 async fn a_buffer_is_all_a_consumer_gets_and_a_gone_ones_go_to_the_next() {
-    let log = Memory::new();
-    let server = Server::start(log.clone()).await;
-    let client = server.client();
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
     create(&client, "s", &from_start()).await;
-    log.events("s", 5);
+    append(&client, "s", 5).await;
     let mut gone = subscribe(&client, "s", 3).await;
     let (event, _) = next(&mut gone).await;
     gone.ack(event).await.unwrap();
@@ -225,14 +232,13 @@ async fn a_buffer_is_all_a_consumer_gets_and_a_gone_ones_go_to_the_next() {
 
 #[tokio::test]
 async fn silence_is_a_retry_and_then_parking() {
-    let log = Memory::new();
-    let server = Server::start(log.clone()).await;
-    let client = server.client();
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
     let impatient = from_start()
         .message_timeout(Duration::from_millis(100))
         .max_retry_count(1);
     create(&client, "s", &impatient).await;
-    log.events("s", 1);
+    append(&client, "s", 1).await;
     let mut consumer = subscribe(&client, "s", 10).await;
     assert_eq!(next(&mut consumer).await.1, 0);
     assert_eq!(next(&mut consumer).await.1, 1);
@@ -242,9 +248,8 @@ async fn silence_is_a_retry_and_then_parking() {
 
 #[tokio::test]
 async fn errors_are_those_that_clients_tell_apart() {
-    let log = Memory::new();
-    let server = Server::start(log.clone()).await;
-    let client = server.client();
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
     let options = from_start();
     let again = client.update_persistent_subscription("s", "g", &options).await;
     assert!(matches!(again, Err(Error::ResourceNotFound)), "{again:?}");
@@ -274,11 +279,10 @@ async fn errors_are_those_that_clients_tell_apart() {
 
 #[tokio::test]
 async fn an_update_drops_consumers_and_goes_on_at_the_checkpoint() {
-    let log = Memory::new();
-    let server = Server::start(log.clone()).await;
-    let client = server.client();
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
     create(&client, "s", &from_start()).await;
-    log.events("s", 3);
+    append(&client, "s", 3).await;
     let mut consumer = subscribe(&client, "s", 10).await;
     take_and_ack(&mut consumer, 2).await;
     until(&client, "s", |stats| stats.last_checkpointed_event_revision == Some(1)).await;
@@ -292,11 +296,10 @@ async fn an_update_drops_consumers_and_goes_on_at_the_checkpoint() {
 
 #[tokio::test]
 async fn deleting_forgets_the_checkpoint() {
-    let log = Memory::new();
-    let server = Server::start(log.clone()).await;
-    let client = server.client();
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
     create(&client, "s", &from_start()).await;
-    log.events("s", 3);
+    append(&client, "s", 3).await;
     let mut consumer = subscribe(&client, "s", 10).await;
     take_and_ack(&mut consumer, 3).await;
     until(&client, "s", |stats| stats.last_checkpointed_event_revision == Some(2)).await;
@@ -312,9 +315,8 @@ async fn deleting_forgets_the_checkpoint() {
 
 #[tokio::test]
 async fn what_is_filtered_out_of_all_moves_the_checkpoint_only_when_nothing_waits() {
-    let log = Memory::new();
-    let server = Server::start(log.clone()).await;
-    let client = server.client();
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
     let filter = SubscriptionFilter::on_stream_name().add_prefix("mine-");
     let options = PersistentSubscriptionToAllOptions::default()
         .start_from(StreamPosition::Start)
@@ -325,8 +327,8 @@ async fn what_is_filtered_out_of_all_moves_the_checkpoint_only_when_nothing_wait
         .create_persistent_subscription_to_all("g", &options)
         .await
         .unwrap();
-    log.events("mine-1", 3);
-    log.events("other-1", 3_000);
+    append(&client, "mine-1", 3).await;
+    append(&client, "other-1", 3_000).await;
     // A younger group's second time-out says that this one had a look at its checkpoint since.
     let clock = from_start().message_timeout(Duration::ZERO);
     create(&client, "other-1", &clock).await;
@@ -339,7 +341,7 @@ async fn what_is_filtered_out_of_all_moves_the_checkpoint_only_when_nothing_wait
         .unwrap();
     assert!(before.stats.last_checkpointed_position < before.stats.last_known_position);
     assert_eq!(before.stats.read_buffer_count, 3);
-    server.groups.restart().await.unwrap();
+    server.restart_groups().await;
     let mut consumer = client
         .subscribe_to_persistent_subscription_to_all("g", &SubscribeToPersistentSubscriptionOptions::default())
         .await
@@ -361,9 +363,8 @@ async fn what_is_filtered_out_of_all_moves_the_checkpoint_only_when_nothing_wait
 
 #[tokio::test]
 async fn an_id_that_comes_twice_costs_no_slot() {
-    let log = Memory::new();
-    let server = Server::start(log.clone()).await;
-    let client = server.client();
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
     let options = PersistentSubscriptionToAllOptions::default().start_from(StreamPosition::Start);
     let filter = SubscriptionFilter::on_stream_name().add_prefix("twin-");
     client
@@ -372,8 +373,10 @@ async fn an_id_that_comes_twice_costs_no_slot() {
         .unwrap();
     for _ in 0..9 {
         let id = uuid::Uuid::new_v4();
-        log.event_with_id("twin-a", id);
-        log.event_with_id("twin-b", id);
+        for stream in ["twin-a", "twin-b"] {
+            let twin = event(0).id(id);
+            write(&client, stream, ExpectedRevision::Any, vec![twin]).await.unwrap();
+        }
     }
     let options = SubscribeToPersistentSubscriptionOptions::default().buffer_size(5);
     let mut consumer = client
@@ -385,13 +388,15 @@ async fn an_id_that_comes_twice_costs_no_slot() {
 
 #[tokio::test]
 async fn a_tombstone_faults_the_group() {
-    let log = Memory::new();
-    let server = Server::start(log.clone()).await;
-    let client = server.client();
-    log.events("s", 1);
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    append(&client, "s", 1).await;
     create(&client, "s", &from_start()).await;
-    log.tombstone("s");
-    server.groups.restart().await.unwrap();
+    client
+        .tombstone_stream("s", &TombstoneStreamOptions::default())
+        .await
+        .unwrap();
+    server.restart_groups().await;
     for _ in 0..2 {
         let mut consumer = subscribe(&client, "s", 1).await;
         let end = tokio::time::timeout(PATIENCE, consumer.next()).await.unwrap();
@@ -400,26 +405,29 @@ async fn a_tombstone_faults_the_group() {
 }
 
 #[tokio::test]
-async fn before_it_is_loaded_the_server_says_that_it_is_not_ready() {
-    let log = Memory::new();
-    let server = Server::start_unloaded(log).await;
-    let client = server.client();
-    let made = client.create_persistent_subscription("s", "g", &from_start()).await;
+async fn a_node_that_is_not_ready_says_so() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    create(&client, "s", &from_start()).await;
+    server.faults().not_ready_for(PATIENCE);
+    let made = client.create_persistent_subscription("s", "h", &from_start()).await;
     assert!(
         matches!(&made, Err(Error::ServerError(said)) if said.contains("Not Ready")),
         "{made:?}"
     );
-    server.groups.load().await.unwrap();
-    create(&client, "s", &from_start()).await;
+    server.faults().not_ready_for(Duration::ZERO);
+    client
+        .create_persistent_subscription("s", "h", &from_start())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn many_consumers_share_a_backlog_and_nothing_is_left() {
-    let log = Memory::new();
-    let server = Server::start(log.clone()).await;
-    let client = server.client();
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
     for stream in 0..20 {
-        log.events(&format!("loan-{stream}"), 100);
+        append(&client, &format!("loan-{stream}"), 100).await;
     }
     let options = from_start().resolve_link_tos(true).checkpoint_upper_bound(1_000);
     create(&client, "$ce-loan", &options).await;
