@@ -14,7 +14,7 @@ use projector::{
     embedded::eventstore::{EventStoreDb, Handle, Options},
     event::Recorded,
     projection::{Change, Projection, Registry, StoredState},
-    replica::{Replica, ReplicaStore as _, dynamodb::DynamoTable, dynamodb::table_name},
+    replica::{Replica, ReplicaStore as _, StoreError, dynamodb::DynamoTable, dynamodb::table_name},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -268,8 +268,12 @@ impl World {
         DynamoTable::new(client, name, "account", schema, Duration::from_secs(5), seen)
     }
 
+    /// A replica; none as long as there is no table.
     pub(crate) async fn replica(&self, stream: &str) -> Option<Replica> {
-        self.table(1).await.get(stream, true).await.unwrap()
+        match self.table(1).await.get(stream, true).await {
+            Err(StoreError::Setup { .. }) => None,
+            replica => replica.unwrap(),
+        }
     }
 
     /// A replica's state, when it has one.
