@@ -77,6 +77,8 @@ async fn index() -> &'static str {
 }
 
 async fn metrics_page(State(pages): State<Pages>) -> Response {
+    // Judged now, so that it never says otherwise than `/readyz`.
+    pages.metrics.set_ready(pages.health.unready().is_empty());
     let text = pages.metrics.render();
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
