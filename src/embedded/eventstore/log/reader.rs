@@ -398,7 +398,7 @@ impl<'a> Reader<'a> {
         let own: Option<i64> = row.get(9)?;
         let target = match own {
             // A link whose data is another link's points where that one points.
-            Some(target) if row.get_ref(7)?.as_blob_or_null()?.is_none() => Some((target, row.get(10)?)),
+            Some(target) if row.get_ref(7)?.as_blob_or_null()?.is_none() => Some((target, Some(row.get(10)?))),
             _ => match pointed_at(&record.data) {
                 Some((revision, name)) => match self.id_of(name)? {
                     Some(id) => Some((id, revision)),
@@ -426,11 +426,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The record that a link points at, while it can be read.
-    fn target(&mut self, id: i64, revision: u64) -> rusqlite::Result<Option<Record>> {
+    fn target(&mut self, id: i64, revision: Option<u64>) -> rusqlite::Result<Option<Record>> {
         let stream = match self.streams.entry(id) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(Stream::by_id(self.connection, id)?),
         };
+        let revision = revision.unwrap_or_else(|| stream.next.saturating_sub(1));
         if stream.tombstoned || stream.missing() || revision < stream.first() || revision == DELETED {
             return Ok(None);
         }
@@ -520,12 +521,14 @@ fn hidden(stream: &str) -> bool {
             .is_some_and(|rest| rest.ends_with("-checkpoint") || rest.ends_with("-parked"))
 }
 
-/// Where a link's data points.
-fn pointed_at(data: &[u8]) -> Option<(u64, &str)> {
+/// Where a link's data points: a revision of a stream, or (-1) its last.
+fn pointed_at(data: &[u8]) -> Option<(Option<u64>, &str)> {
     let (revision, stream) = std::str::from_utf8(data).ok()?.split_once('@')?;
-    // As a .NET long: nothing beyond it is a revision.
-    let revision = revision.parse::<i64>().ok()?;
-    Some((u64::try_from(revision).ok()?, stream))
+    // As a .NET long, spaces around it and all; nothing beyond it is a revision.
+    match revision.trim().parse::<i64>().ok()? {
+        -1 => Some((None, stream)),
+        revision => Some((Some(u64::try_from(revision).ok()?), stream)),
+    }
 }
 
 /// The id of a link that the server wrote: the same at every read, another for every link.
@@ -545,10 +548,11 @@ mod tests {
 
     #[test]
     fn a_link_points_at_a_revision_of_a_stream() {
-        assert_eq!(pointed_at(b"7@a-1"), Some((7, "a-1")));
-        assert_eq!(pointed_at(b"7@a@1"), Some((7, "a@1")));
-        assert_eq!(pointed_at(b"9223372036854775807@a"), Some((DELETED, "a")));
-        for none in [&b"7"[..], b"x@a", b"-1@a", b"9223372036854775808@a", b"\xff@a", b""] {
+        assert_eq!(pointed_at(b"7@a-1"), Some((Some(7), "a-1")));
+        assert_eq!(pointed_at(b" 7@a@1"), Some((Some(7), "a@1")));
+        assert_eq!(pointed_at(b"9223372036854775807@a"), Some((Some(DELETED), "a")));
+        assert_eq!(pointed_at(b"-1@a"), Some((None, "a")));
+        for none in [&b"7"[..], b"x@a", b"-2@a", b"9223372036854775808@a", b"\xff@a", b""] {
             assert_eq!(pointed_at(none), None);
         }
     }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::embedded::eventstore::{
     access::{Identity, Right},
     encode::{Encoder, Encoding, Positions},
+    faults::End,
     log::{AllAsk, Direction, Matcher, StreamAsk, StreamRead},
     node::Node,
     record::{Filter, Resolved},
@@ -28,6 +29,8 @@ use crate::embedded::eventstore::{
 
 /// Records in a page: enough to pay for the way to the file, few enough to begin at once.
 const PAGE: usize = 256;
+/// Revisions that EventStoreDB's first page of a stream looks at.
+const FIRST_PAGE: u64 = 32;
 /// Records of `$all` that one page looks at under a filter.
 const WINDOW: usize = 2_000;
 /// EventStoreDB's filter window when the client asks for `count`.
@@ -279,8 +282,10 @@ fn read_stream(
                 StreamRead::Deleted => Err(status::stream_deleted(&ask.stream))?,
                 StreamRead::Page(page) => {
                     if compatible && first_page && ask.direction == Direction::Forwards {
+                        // Said where EventStoreDB's own first page, which looks at few, finds nothing.
                         let begins = if start > page.last { page.last + 1 } else { page.first };
-                        if begins > start || page.records.is_empty() && begins != start {
+                        let looked_at = start.saturating_add(count.min(FIRST_PAGE));
+                        if begins != start && (start > page.last || begins >= looked_at) {
                             yield message(&ReadResp {
                                 first_stream_position: Some(begins),
                                 ..ReadResp::default()
@@ -341,6 +346,14 @@ struct Waiting {
     changes: watch::Receiver<u64>,
     stopping: CancellationToken,
     cut: watch::Receiver<u64>,
+    ends: watch::Receiver<(u64, End)>,
+}
+
+/// How a subscription ends.
+enum Ended {
+    /// As no node ends one: only a fault does.
+    Clean,
+    With(Status),
 }
 
 impl Waiting {
@@ -349,6 +362,7 @@ impl Waiting {
             changes: node.log.changes(),
             stopping: node.stopping(),
             cut: node.faults.cuts(),
+            ends: node.faults.subscription_ends(),
         }
     }
 
@@ -357,23 +371,39 @@ impl Waiting {
         self.changes.borrow_and_update();
     }
 
-    async fn change(&mut self) -> Result<(), Status> {
+    /// What ends the subscription; never, when its connection is cut: that ends by itself.
+    async fn end(
+        cut: &mut watch::Receiver<u64>,
+        ends: &mut watch::Receiver<(u64, End)>,
+        stopping: &CancellationToken,
+    ) -> Ended {
         tokio::select! {
             biased;
-            () = self.stopping.cancelled() => Err(status::not_ready()),
-            _ = self.cut.changed() => Err(Status::unavailable("the connection was cut")),
-            changed = self.changes.changed() => changed.map_err(|_| status::not_ready()),
+            Ok(()) = cut.changed() => std::future::pending().await,
+            () = stopping.cancelled() => Ended::With(status::not_ready()),
+            Ok(()) = ends.changed() => match &ends.borrow_and_update().1 {
+                End::Clean => Ended::Clean,
+                End::Status { code, message, .. } => Ended::With(Status::new(*code, message.clone())),
+            },
         }
     }
 
-    fn check(&self) -> Result<(), Status> {
-        if self.stopping.is_cancelled() {
-            return Err(status::not_ready());
+    /// Waits for something new.
+    async fn change(&mut self) -> Result<(), Ended> {
+        tokio::select! {
+            biased;
+            ended = Self::end(&mut self.cut, &mut self.ends, &self.stopping) => Err(ended),
+            changed = self.changes.changed() => changed.map_err(|_| Ended::With(status::not_ready())),
         }
-        if self.cut.has_changed().unwrap_or(true) {
-            return Err(Status::unavailable("the connection was cut"));
+    }
+
+    /// Whether it goes on.
+    async fn check(&mut self) -> Result<(), Ended> {
+        tokio::select! {
+            biased;
+            ended = Self::end(&mut self.cut, &mut self.ends, &self.stopping) => Err(ended),
+            () = std::future::ready(()) => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -395,7 +425,11 @@ fn subscribe_to_stream(
         let mut live = false;
         loop {
             waiting.look();
-            waiting.check()?;
+            match waiting.check().await {
+                Ok(()) => {}
+                Err(Ended::Clean) => return,
+                Err(Ended::With(status)) => Err(status)?,
+            }
             if !live || node.log.may_have(&stream, next) {
                 let ask = StreamAsk {
                     stream: Arc::clone(&stream),
@@ -430,7 +464,11 @@ fn subscribe_to_stream(
                 yield caught_up();
                 live = true;
             }
-            waiting.change().await?;
+            match waiting.change().await {
+                Ok(()) => {}
+                Err(Ended::Clean) => return,
+                Err(Ended::With(status)) => Err(status)?,
+            }
         }
     })
 }
@@ -461,7 +499,11 @@ fn subscribe_to_all(
         };
         loop {
             waiting.look();
-            waiting.check()?;
+            match waiting.check().await {
+                Ok(()) => {}
+                Err(Ended::Clean) => return,
+                Err(Ended::With(status)) => Err(status)?,
+            }
             // With a filter, pages end where a checkpoint is due.
             if let Some(interval) = interval {
                 let due = interval.saturating_sub(considered).max(1);
@@ -492,7 +534,11 @@ fn subscribe_to_all(
                 yield caught_up();
                 live = true;
             }
-            waiting.change().await?;
+            match waiting.change().await {
+                Ok(()) => {}
+                Err(Ended::Clean) => return,
+                Err(Ended::With(status)) => Err(status)?,
+            }
         }
     })
 }
