@@ -17,4 +17,5 @@ mod readme;
 mod rules;
 mod shipping;
 mod stack;
+mod streams;
 mod support;

@@ -50,6 +50,7 @@ impl GroupLog {
             direction: Direction::Forwards,
             count: ask.count,
             resolve_links: ask.resolve_links,
+            live: ask.live,
         };
         match self.0.stream(read).await? {
             StreamRead::Missing => Ok(nothing(from)),
@@ -154,6 +155,7 @@ impl Store for GroupLog {
                 direction: Direction::Backwards,
                 count: 1,
                 resolve_links: false,
+                live: false,
             };
             match self.0.stream(ask).await? {
                 StreamRead::Missing => Ok(None),

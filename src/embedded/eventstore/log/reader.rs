@@ -100,6 +100,9 @@ pub(in super::super) struct StreamAsk {
     pub(in super::super) direction: Direction,
     pub(in super::super) count: usize,
     pub(in super::super) resolve_links: bool,
+    /// Whoever asks has read up to here and waited: what came since is shown though it was truncated
+    /// or deleted meanwhile, as a node tells its subscribers of every record when it is written.
+    pub(in super::super) live: bool,
 }
 
 /// What a filter says of a record.
@@ -150,14 +153,15 @@ impl<'a> Reader<'a> {
         let Some(stream) = Stream::by_name(self.connection, &ask.stream)? else {
             return self.unknown(&ask.stream);
         };
-        if stream.tombstoned {
+        let unseen = ask.live && ask.from < stream.next;
+        if stream.tombstoned && !unseen {
             return Ok(StreamRead::Deleted);
         }
-        if stream.missing() {
+        if stream.missing() && !unseen {
             return Ok(StreamRead::Missing);
         }
         let last = stream.next - 1;
-        let first = self.first(&stream)?;
+        let first = if unseen { 0 } else { self.first(&stream)? };
         let mut page = StreamPage {
             records: Vec::new(),
             next: 0,
@@ -169,6 +173,8 @@ impl<'a> Reader<'a> {
             Direction::Forwards => self.forwards(ask, &stream, &mut page)?,
             Direction::Backwards => self.backwards(ask, &stream, &mut page)?,
         }
+        // What was written before a tombstone is not all that there is to be told.
+        page.end &= !stream.tombstoned;
         self.streams.insert(stream.id, stream);
         Ok(StreamRead::Page(page))
     }

@@ -171,6 +171,7 @@ pub(super) async fn read(node: Arc<Node>, identity: Identity, request: ReadReq) 
                         direction,
                         count: 0,
                         resolve_links: options.resolve_links,
+                        live: false,
                     };
                     read_stream(node, ask, from, count, compatible, encoder)
                 }
@@ -437,6 +438,7 @@ fn subscribe_to_stream(
                     direction: Direction::Forwards,
                     count: PAGE,
                     resolve_links,
+                    live,
                 };
                 match node.log.stream(ask).await? {
                     StreamRead::Missing => {}
@@ -454,7 +456,8 @@ fn subscribe_to_stream(
                         }
                         next = next.max(page.next);
                         if !page.end {
-                            live = false;
+                            // Further behind than a page: it catches up again.
+                            live &= page.records.len() < PAGE;
                             continue;
                         }
                     }
