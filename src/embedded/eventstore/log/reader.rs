@@ -39,8 +39,8 @@ pub(crate) enum Direction {
 /// What a read of a stream finds.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum StreamRead {
-    /// No such stream, or softly deleted.
-    Missing,
+    /// No such stream, or softly deleted; the revision that will be written next.
+    Missing(u64),
     /// Deleted for good.
     Deleted,
     /// Events, perhaps none.
@@ -158,7 +158,7 @@ impl<'a> Reader<'a> {
             return Ok(StreamRead::Deleted);
         }
         if stream.missing() && !unseen {
-            return Ok(StreamRead::Missing);
+            return Ok(StreamRead::Missing(stream.next));
         }
         let last = stream.next - 1;
         let first = if unseen { 0 } else { self.first(&stream)? };
@@ -182,11 +182,15 @@ impl<'a> Reader<'a> {
     /// A name that no row has may still be the metadata of a tombstoned stream.
     fn unknown(&self, name: &str) -> rusqlite::Result<StreamRead> {
         let Some(described) = stream::described_by(name) else {
-            return Ok(StreamRead::Missing);
+            return Ok(StreamRead::Missing(0));
         };
         let described = Stream::by_name(self.connection, described)?;
         let gone = described.is_some_and(|stream| stream.tombstoned);
-        Ok(if gone { StreamRead::Deleted } else { StreamRead::Missing })
+        Ok(if gone {
+            StreamRead::Deleted
+        } else {
+            StreamRead::Missing(0)
+        })
     }
 
     /// The first readable revision, by count, by `$tb` and by age.

@@ -272,7 +272,7 @@ fn read_stream(
         loop {
             ask.count = PAGE.min(usize::try_from(left).unwrap_or(PAGE));
             match node.log.stream(ask.clone()).await? {
-                StreamRead::Missing => {
+                StreamRead::Missing(_) => {
                     let stream = StreamIdentifier { name: Bytes::copy_from_slice(ask.stream.as_bytes()) };
                     yield message(&ReadResp {
                         stream_not_found: Some(NotFound { stream: Some(stream) }),
@@ -441,7 +441,7 @@ fn subscribe_to_stream(
                     live,
                 };
                 match node.log.stream(ask).await? {
-                    StreamRead::Missing => {}
+                    StreamRead::Missing(end) => next = next.max(end),
                     StreamRead::Deleted => {
                         let tombstone = if live { node.log.tombstone(Arc::clone(&stream)).await? } else { None };
                         if let Some(tombstone) = tombstone {
@@ -454,7 +454,8 @@ fn subscribe_to_stream(
                         for resolved in &page.records {
                             yield encoder.event(resolved, None);
                         }
-                        next = next.max(page.next);
+                        // At the end, what is written next is next, whatever the metadata hides.
+                        next = if page.end { next.max(page.last + 1) } else { page.next };
                         if !page.end {
                             // Further behind than a page: it catches up again.
                             live &= page.records.len() < PAGE;
