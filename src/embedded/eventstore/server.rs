@@ -490,9 +490,8 @@ pub struct Cluster {
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let addresses: Vec<_> = self.nodes.iter().map(|node| node.address).collect();
         f.debug_struct("Cluster")
-            .field("nodes", &addresses)
+            .field("nodes", &self.nodes())
             .finish_non_exhaustive()
     }
 }
@@ -517,8 +516,12 @@ impl Cluster {
 
     /// What a client connects by: all nodes, found by gossip.
     pub fn connection_string(&self) -> String {
-        let addresses: Vec<_> = self.nodes.iter().map(|node| node.address).collect();
-        connection_string(&addresses, self.ca.as_ref())
+        connection_string(&self.nodes(), self.ca.as_ref())
+    }
+
+    /// Every node, those that were killed as well.
+    pub fn nodes(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|node| node.address).collect()
     }
 
     /// The node that leads.
