@@ -123,6 +123,11 @@ impl Router {
         };
         let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
         let requires_leader = header("requires-leader").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        let about_groups = service == PersistentSubscriptions::NAME;
+        let unheard = about_groups && matches!(method, "Create" | "Update" | "Delete" | "Read");
+        if self.node.defects.silent_while_loading && unheard && self.node.faults.not_ready() {
+            return std::future::pending().await;
+        }
         if let Err(status) = self.node.faults.before_call(requires_leader).await {
             return grpc(status);
         }
@@ -131,7 +136,7 @@ impl Router {
             Err(status) => return grpc(status),
         };
         // Groups live on the leader, whatever the client prefers.
-        let on_leader = requires_leader || service == PersistentSubscriptions::NAME;
+        let on_leader = requires_leader || about_groups;
         if on_leader && let Err(status) = self.node.lead() {
             return grpc(status);
         }
