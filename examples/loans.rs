@@ -38,12 +38,12 @@ use projector::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-type Failure = Box<dyn Error + Send + Sync>;
+pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
 /// One application, as its events have made it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Loan {
+pub(crate) struct Loan {
     status: Option<String>,
     amount_requested: Option<f64>,
     registered_at: Option<String>,
@@ -57,7 +57,7 @@ struct Loan {
 
 /// One kind of work on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Work {
+pub(crate) struct Work {
     scheduled: u32,
     started: u32,
     completed: u32,
@@ -66,7 +66,7 @@ struct Work {
 /// What every event of the data set says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Activity {
+pub(crate) struct Activity {
     transition: String,
     resource: Option<String>,
     at: String,
@@ -155,12 +155,12 @@ fn main() -> ExitCode {
 }
 
 #[expect(clippy::print_stdout, reason = "what an example shows is its output")]
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     println!("{line}");
 }
 
 #[expect(clippy::print_stderr, reason = "what an example complains of is no output")]
-fn complain(line: &str) {
+pub(crate) fn complain(line: &str) {
     eprintln!("{line}");
 }
 
@@ -229,8 +229,8 @@ async fn run(args: &Args, folder: &Path) -> Result<bool, Failure> {
 }
 
 /// Both stores, here or in a process of their own.
-struct Stores {
-    connection: String,
+pub(crate) struct Stores {
+    pub(crate) connection: String,
     endpoint: String,
     inside: Option<(eventstore::Handle, dynamodb::Handle)>,
     apart: Option<Child>,
@@ -238,7 +238,22 @@ struct Stores {
 
 impl Stores {
     async fn inside() -> Result<Self, Failure> {
-        let events = eventstore::EventStoreDb::start(eventstore::Options::default()).await?;
+        Self::within(eventstore::Options::default()).await
+    }
+
+    /// With a log on disk that is synced, as a real node's is.
+    #[allow(dead_code, reason = "the bench measures with it")]
+    pub(crate) async fn durable(folder: &Path) -> Result<Self, Failure> {
+        let data = Some(folder.join("eventstore"));
+        Self::within(eventstore::Options {
+            data,
+            ..eventstore::Options::default()
+        })
+        .await
+    }
+
+    async fn within(options: eventstore::Options) -> Result<Self, Failure> {
+        let events = eventstore::EventStoreDb::start(options).await?;
         let replicas = dynamodb::DynamoDb::start(dynamodb::Options::default()).await?;
         Ok(Self {
             connection: events.connection_string(),
@@ -275,7 +290,7 @@ impl Stores {
         })
     }
 
-    async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         if let Some((events, replicas)) = self.inside.take() {
             events.shutdown().await;
             replicas.shutdown().await;
@@ -293,7 +308,7 @@ impl Drop for Stores {
     }
 }
 
-fn settings(stores: &Stores, buffer: Option<u16>) -> Result<(Settings, Vec<Planned>), Failure> {
+pub(crate) fn settings(stores: &Stores, buffer: Option<u16>) -> Result<(Settings, Vec<Planned>), Failure> {
     let mut settings = Settings::load(&Inputs::default())?;
     settings.eventstore.connection = Connection(stores.connection.clone());
     settings.dynamodb.endpoint = Some(stores.endpoint.clone());
@@ -356,7 +371,7 @@ impl Outcome {
 }
 
 /// A metric's values, summed over its labels; those with this label only, when one is given.
-fn sum(metrics: &str, name: &str, label: &str) -> f64 {
+pub(crate) fn sum(metrics: &str, name: &str, label: &str) -> f64 {
     let of = |line: &&str| {
         line.strip_prefix(name)
             .is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
@@ -368,19 +383,19 @@ fn sum(metrics: &str, name: &str, label: &str) -> f64 {
         .sum()
 }
 
-fn peak(process: u32) -> Option<u64> {
+pub(crate) fn peak(process: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
-async fn page(address: &str, path: &str) -> Option<String> {
+pub(crate) async fn page(address: &str, path: &str) -> Option<String> {
     let answer = reqwest::get(format!("http://{address}{path}")).await.ok()?;
     answer.text().await.ok()
 }
 
 /// Whether this daemon says that nothing is left, by its own measure of lag.
-async fn caught_up(address: &str) -> bool {
+pub(crate) async fn caught_up(address: &str) -> bool {
     let Some(text) = page(address, "/status").await else {
         return false;
     };
@@ -525,7 +540,7 @@ async fn project_apart(args: &Args, stores: &Stores, began: Instant) -> Result<O
 }
 
 /// By stream: version and state.
-type Expected = BTreeMap<String, (u64, Value)>;
+pub(crate) type Expected = BTreeMap<String, (u64, Value)>;
 
 fn open(file: &Path) -> Result<Box<dyn BufRead>, Failure> {
     let mut bytes = File::open(file).map_err(|error| format!("open {}: {error}", file.display()))?;
@@ -599,7 +614,7 @@ async fn compare(settings: &Settings, planned: &[Planned], expected: &Expected) 
 
 /// Applications of the same shape as the real ones, with what they fold to, worked out without the
 /// projection.
-fn made_up(folder: &Path, applications: usize, seed: u64) -> Result<(PathBuf, Expected), Failure> {
+pub(crate) fn made_up(folder: &Path, applications: usize, seed: u64) -> Result<(PathBuf, Expected), Failure> {
     let mut dice = fastrand::Rng::with_seed(seed);
     let file = folder.join("made-up.jsonl.gz");
     let mut out = GzEncoder::new(BufWriter::new(File::create(&file)?), Compression::fast());

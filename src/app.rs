@@ -248,8 +248,8 @@ pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon,
         });
     }
     {
-        let (health, metrics, close) = (health.clone(), metrics.clone(), close.clone());
-        background.spawn(async move { health.keep(JUDGE_EVERY, metrics, close).await });
+        let (health, close) = (health.clone(), close.clone());
+        background.spawn(async move { health.keep(JUDGE_EVERY, close).await });
     }
     background.spawn(sample_process(metrics.clone(), close.clone()));
     background.spawn(summarise(summaries, settings.log.summary_every.0, close.clone()));

@@ -172,11 +172,10 @@ impl Health {
     }
 
     /// Notes movement and readiness now and then, so that they are known without being asked for.
-    pub async fn keep(&self, every: Duration, metrics: Metrics, stop: CancellationToken) {
+    pub async fn keep(&self, every: Duration, stop: CancellationToken) {
         let mut ready = false;
         loop {
             let reasons = self.unready();
-            metrics.set_ready(reasons.is_empty());
             if reasons.is_empty() != ready {
                 ready = !ready;
                 if ready {
@@ -325,6 +324,7 @@ mod tests {
                 events: 3,
                 seconds: 900.0,
                 stalled: false,
+                as_of: chrono::DateTime::UNIX_EPOCH,
             }),
             ..status(phase)
         }

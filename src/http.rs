@@ -77,6 +77,8 @@ async fn index() -> &'static str {
 }
 
 async fn metrics_page(State(pages): State<Pages>) -> Response {
+    // Judged now, so that it never says otherwise than `/readyz`.
+    pages.metrics.set_ready(pages.health.unready().is_empty());
     let text = pages.metrics.render();
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
@@ -163,6 +165,7 @@ fn projection(s: &Status, still: f64) -> Value {
             "events": lag.events,
             "seconds": lag.seconds,
             "source_stalled": lag.stalled,
+            "as_of": lag.as_of.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
         })),
         "quarantined": s.quarantined,
         "diverged": s.diverged,

@@ -266,6 +266,13 @@ pub trait ReplicaStore: Clone + Send + Sync + 'static {
     fn note_mark(&self, stream: &str, mark: Option<&Quarantine>)
     -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Whether the table has served its projection before. One that has not, beside a group that
+    /// has a checkpoint, has lost its replicas.
+    fn in_use(&self) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Notes that the table serves its projection from now on.
+    fn set_in_use(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
     /// Puts when the demand is met.
     fn put(&self, put: &Put) -> impl Future<Output = Result<PutOutcome, StoreError>> + Send;
 }

@@ -85,6 +85,16 @@ impl ReplicaStore for Checked {
         self.heed(answer)
     }
 
+    async fn in_use(&self) -> Result<bool, StoreError> {
+        let answer = self.ensured().await?.in_use().await;
+        self.heed(answer)
+    }
+
+    async fn set_in_use(&self) -> Result<(), StoreError> {
+        let answer = self.ensured().await?.set_in_use().await;
+        self.heed(answer)
+    }
+
     async fn put(&self, put: &Put) -> Result<PutOutcome, StoreError> {
         let answer = self.ensured().await?.put(put).await;
         self.heed(answer)

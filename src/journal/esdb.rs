@@ -314,6 +314,15 @@ impl super::feed::Feed for EventStore {
         self.ensure_group(group).await
     }
 
+    async fn restart(&self, group: &super::feed::GroupSpec) -> Result<(), JournalError> {
+        match self.delete_group(&group.source, &group.name).await {
+            // Another task may have been first.
+            Ok(()) | Err(JournalError::NoGroup { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.ensure_group(group).await.map(|_| ())
+    }
+
     async fn subscribe(
         &self,
         group: &super::feed::GroupSpec,

@@ -284,9 +284,10 @@ async fn subscribed<F: Feed, J: Journal, S: ReplicaStore>(
 ) -> Result<F::Subscription, Next> {
     let name = spec.rules.fold.name();
     // Nothing is taken from the group while the table cannot take it.
-    if let Err(error) = stores.table.marks().await {
-        return Err(Next::store(&error));
-    }
+    let in_use = match stores.table.in_use().await {
+        Ok(in_use) => in_use,
+        Err(error) => return Err(Next::store(&error)),
+    };
     stores.table_trouble.answered();
     stores.journal_trouble.answered();
     status.send_modify(|s| s.table_confirmed = true);
@@ -300,9 +301,30 @@ async fn subscribed<F: Feed, J: Journal, S: ReplicaStore>(
         }
         Err(error) => return Err(Next::journal(&error)),
     }
+    if !in_use {
+        refill(spec, feed).await.map_err(|error| Next::journal(&error))?;
+        if let Err(error) = stores.table.set_in_use().await {
+            return Err(Next::store(&error));
+        }
+    }
     feed.subscribe(&spec.group, spec.buffer)
         .await
         .map_err(|error| Next::journal(&error))
+}
+
+/// A table that never served, beside a group that has a checkpoint: what the checkpoint stands for
+/// is not in the table. The group starts again, and every replica is made again.
+async fn refill<F: Feed>(spec: &Spec, feed: &F) -> Result<(), JournalError> {
+    let info = feed.info(&spec.group).await?;
+    if info.checkpoint_revision.is_none() && info.checkpoint_position.is_none() {
+        return Ok(());
+    }
+    warn!(
+        projection = spec.rules.fold.name(),
+        group = %spec.group.name,
+        "the table has lost what the group's checkpoint stands for: the group starts again from the beginning"
+    );
+    feed.restart(&spec.group).await
 }
 
 fn report_group(name: &str, ensured: &Ensured, status: &Shared) {

@@ -29,6 +29,7 @@ pub struct Measured {
 
 /// Measures a group's lag.
 pub async fn measure<F: Feed>(feed: &F, group: &GroupSpec) -> Result<Measured, JournalError> {
+    let as_of = Utc::now();
     // In this order: what is settled after the head was read makes the lag smaller, never negative.
     let head = feed.head(&group.source).await?;
     let info = feed.info(group).await?;
@@ -55,6 +56,7 @@ pub async fn measure<F: Feed>(feed: &F, group: &GroupSpec) -> Result<Measured, J
             events,
             seconds,
             stalled: stalled.is_some(),
+            as_of,
         },
         info,
         checkpoint,

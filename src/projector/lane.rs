@@ -68,6 +68,11 @@ struct Run {
     events: Vec<RawEvent>,
 }
 
+/// Events in hand that are folded without reading on, however far behind: at one put for eight
+/// events the writes are well below one for every six, and an event that is not read is not
+/// brought twice.
+const WORTH_A_PUT: usize = 8;
+
 /// The machine for one stream.
 #[derive(Debug)]
 #[expect(
@@ -477,10 +482,9 @@ impl Lane {
     }
 
     fn fold_in_hand(&mut self) {
-        let reads_on = self.behind && !self.read_since_put;
         let base = self.known();
         let (rebase, deleted, mut next) = (base.rebase, base.header.deleted, base.next());
-        if rebase || deleted || reads_on || self.read_wanted || self.administrative.is_some() {
+        if rebase || deleted || self.read_wanted || self.administrative.is_some() {
             return;
         }
         let mut events = Vec::new();
@@ -491,7 +495,10 @@ impl Lane {
                 break;
             }
         }
-        if !events.is_empty() {
+        // Far behind, a read settles what has not come yet, too; with enough in hand the put is
+        // worth itself, and what a read would bring need not be brought twice.
+        let reads_on = self.behind && !self.read_since_put && events.len() < WORTH_A_PUT;
+        if !events.is_empty() && !reads_on {
             self.fold(events, false);
         }
     }

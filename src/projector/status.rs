@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
+use chrono::{DateTime, Utc};
+
 use crate::journal::feed::GroupInfo;
 
 /// What a projection is at.
@@ -55,6 +57,8 @@ pub struct Lag {
     pub seconds: f64,
     /// The source itself stands still while the log grows (`$by_category` is stopped).
     pub stalled: bool,
+    /// What was in the source at this time is counted; what came later may not be.
+    pub as_of: DateTime<Utc>,
 }
 
 /// How one projection stands.

@@ -164,6 +164,14 @@ impl ReplicaStore for DynamoTable {
     async fn note_mark(&self, stream: &str, mark: Option<&Quarantine>) -> Result<(), StoreError> {
         self.inner.note_mark(stream, mark).await
     }
+
+    async fn in_use(&self) -> Result<bool, StoreError> {
+        Ok(self.inner.notes().await?.is_some())
+    }
+
+    async fn set_in_use(&self) -> Result<(), StoreError> {
+        self.inner.make_notes().await
+    }
 }
 
 impl Inner {

@@ -46,6 +46,7 @@ pub struct MemoryStore {
 struct Inner {
     /// Every stored item, newest last; an empty list stands for none.
     items: HashMap<String, Vec<Replica>>,
+    in_use: bool,
     marks: BTreeMap<String, Marked>,
     corrupt: HashMap<String, String>,
     calls: Calls,
@@ -193,6 +194,15 @@ impl ReplicaStore for MemoryStore {
                 inner.marks.remove(stream);
             }
         }
+        Ok(())
+    }
+
+    async fn in_use(&self) -> Result<bool, StoreError> {
+        Ok(self.lock().in_use)
+    }
+
+    async fn set_in_use(&self) -> Result<(), StoreError> {
+        self.lock().in_use = true;
         Ok(())
     }
 

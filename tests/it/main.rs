@@ -7,7 +7,6 @@
 )]
 
 mod cli;
-mod commands;
 mod config;
 mod daemon;
 mod dynamodb;
@@ -19,3 +18,4 @@ mod shipping;
 mod stack;
 mod streams;
 mod support;
+mod together;

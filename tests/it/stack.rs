@@ -109,7 +109,13 @@ async fn dev_runs_everything_with_something_to_watch() {
         .await
         .unwrap();
     let listed: Value = serde_json::from_str(&listed.text().await.unwrap()).unwrap();
-    let stream = listed["Items"][0]["pk"]["S"].as_str().unwrap().to_owned();
+    let keys = listed["Items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["pk"]["S"].as_str().unwrap());
+    // What begins with `$` is the table's own.
+    let stream = keys.into_iter().find(|key| !key.starts_with('$')).unwrap().to_owned();
     let until_same = async || {
         let arguments = [
             "get",

@@ -392,7 +392,7 @@ impl Factory {
                 Ok(Ok(value)) => {
                     link.answer();
                     if sent.elapsed() > SLOW {
-                        self.guard.look();
+                        self.guard.doubt();
                     }
                     return Ok((value, link));
                 }

@@ -12,7 +12,7 @@ use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Between two looks beside a call, at first: well below the 40 ms that are at stake, well above
@@ -21,6 +21,9 @@ const FIRST_LOOK: Duration = Duration::from_millis(1);
 
 /// Looks beside a slow call become rarer up to this.
 const SLOWEST_LOOK: Duration = Duration::from_millis(16);
+
+/// Between two looks that are only a doubt: what they mend costs 40 ms a call until then.
+const DOUBT_EVERY: Duration = Duration::from_millis(500);
 
 /// A socket of ours, by its descriptor and its inode, which no later socket has again while this
 /// one is open.
@@ -31,6 +34,8 @@ type Known = (i32, u64);
 pub(super) struct Guard {
     nodes: Mutex<HashSet<SocketAddr>>,
     known: Mutex<Vec<Known>>,
+    /// When a call was last thought slow for want of the option.
+    doubted: Mutex<Option<Instant>>,
 }
 
 impl Guard {
@@ -71,6 +76,18 @@ impl Guard {
         let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let found = linux::set_on_all(&nodes);
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    }
+
+    /// Looks after a call that was slow for whatever reason: under load many are, and one look for
+    /// all of them is enough.
+    pub(super) fn doubt(&self) {
+        let now = Instant::now();
+        let mut doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        if doubted.is_none_or(|before| now.duration_since(before) >= DOUBT_EVERY) {
+            *doubted = Some(now);
+            drop(doubted);
+            self.look();
+        }
     }
 
     fn all_there(&self) -> bool {

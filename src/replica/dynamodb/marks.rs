@@ -1,5 +1,7 @@
 //! Which aggregates of a table are marked, noted in one item of the table itself.
 //!
+//! That they are there says as well that the table has served its projection before.
+//!
 //! A hint for metrics and for code that wants to try them: what decides is the mark on the
 //! replica. It stands in the table that it speaks for, so both are lost or restored together.
 
@@ -14,7 +16,11 @@ use aws_sdk_dynamodb::{
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{AttemptOutcome, Inner, Operation, Retry, attributes::text, classify};
+use super::{
+    AttemptOutcome, Inner, Operation, Retry,
+    attributes::{Item, text},
+    classify,
+};
 use crate::replica::{Marked, Quarantine, StoreError, item::attribute as a};
 
 /// The notes' key; streams cannot have it, for keys with `$` are reserved.
@@ -27,15 +33,19 @@ const DIVERGED: &str = "diverged ";
 const QUARANTINED: &str = "quarantined ";
 
 impl Inner {
-    pub(super) async fn marks(&self) -> Result<Vec<Marked>, StoreError> {
+    /// The notes as they are stored.
+    pub(super) async fn notes(&self) -> Result<Option<Item>, StoreError> {
         let mut retry = Retry::new(self.operation_timeout);
-        let item = loop {
+        loop {
             match self.get_once(NOTES, true).await {
-                Ok(item) => break item,
+                Ok(item) => return Ok(item),
                 Err(failure) => retry.wait(failure, &self.name).await?,
             }
-        };
-        let streams = item.and_then(|mut item| item.remove(STREAMS));
+        }
+    }
+
+    pub(super) async fn marks(&self) -> Result<Vec<Marked>, StoreError> {
+        let streams = self.notes().await?.and_then(|mut item| item.remove(STREAMS));
         let Some(AttributeValue::M(streams)) = streams else {
             return Ok(Vec::new());
         };
@@ -123,7 +133,7 @@ impl Inner {
     }
 
     /// The empty notes; whoever is second changes nothing.
-    async fn make_notes(&self) -> Result<(), StoreError> {
+    pub(super) async fn make_notes(&self) -> Result<(), StoreError> {
         let mut retry = Retry::new(self.operation_timeout);
         loop {
             let began = Instant::now();

@@ -45,6 +45,41 @@ async fn a_table_that_was_emptied_is_filled_by_what_moves() {
     daemon.stop().await;
 }
 
+/// Nothing moves afterwards, and the group's checkpoint says that all is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_lost_is_filled_again_at_the_next_start() {
+    let world = World::start().await;
+    let daemon = world.daemon::<Old>("a").await;
+    for stream in 0..5 {
+        world.pay(&format!("account-{stream}"), 3).await;
+    }
+    daemon.caught_up().await;
+    daemon.stop().await;
+    let table = format!("{}account-s1", world.dynamo.prefix);
+    world
+        .dynamo
+        .client()
+        .await
+        .delete_table()
+        .table_name(table)
+        .send()
+        .await
+        .unwrap();
+    let daemon = world.daemon::<Old>("a").await;
+    until("every replica is there again", async || {
+        for stream in 0..5 {
+            let state = world.state(&format!("account-{stream}")).await;
+            if state != Some(json!({ "balance": 3, "events": 3, "frozen": false })) {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+    daemon.caught_up().await;
+    daemon.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_eventstoredb_that_was_reset_is_said_to_have_diverged() {
     let mut world = World::start().await;

@@ -16,8 +16,10 @@ enum Step {
 
 use Step::{Delete, Pay, Tombstone, Truncate};
 
-/// Streams' lives, and what their replicas are at the end: version, first, deleted, balance.
-const LIVES: [(&str, &[Step], (u64, bool, i64)); 6] = [
+/// A stream, what happens to it, and its replica at the end: version, deleted, balance.
+type Life = (&'static str, &'static [Step], (u64, bool, i64));
+
+const LIVES: [Life; 6] = [
     ("account-truncated", &[Pay(6), Truncate(4), Pay(2)], (7, false, 8)),
     ("account-deleted", &[Pay(3), Delete], (2, true, 3)),
     ("account-revived", &[Pay(3), Delete, Pay(2)], (4, false, 5)),

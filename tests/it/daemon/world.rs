@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use eventstore::{
     AppendToStreamOptions, Client, DeleteStreamOptions, EventData, ExpectedRevision, ReadStreamOptions, StreamPosition,
     TombstoneStreamOptions,
@@ -13,7 +14,7 @@ use projector::{
     embedded::eventstore::{EventStoreDb, Handle, Options},
     event::Recorded,
     projection::{Change, Projection, Registry, StoredState},
-    replica::{Replica, ReplicaStore as _, dynamodb::DynamoTable, dynamodb::table_name},
+    replica::{Replica, ReplicaStore as _, StoreError, dynamodb::DynamoTable, dynamodb::table_name},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -21,7 +22,6 @@ use serde_json::{Value, json};
 use crate::support::{
     dynamo::{Dynamo, Seen},
     node::until,
-    process::World as Processes,
     proxy::Proxy,
 };
 
@@ -268,29 +268,24 @@ impl World {
         DynamoTable::new(client, name, "account", schema, Duration::from_secs(5), seen)
     }
 
+    /// A replica; none as long as there is no table.
     pub(crate) async fn replica(&self, stream: &str) -> Option<Replica> {
-        self.table(1).await.get(stream, true).await.unwrap()
+        match self.table(1).await.get(stream, true).await {
+            Err(StoreError::Setup { .. }) => None,
+            replica => replica.unwrap(),
+        }
     }
 
     /// A replica's state, when it has one.
     pub(crate) async fn state(&self, stream: &str) -> Option<Value> {
         state(self.replica(stream).await?)
     }
-
-    /// The operator's command line against these stores.
-    pub(crate) fn cli(&self) -> Processes {
-        Processes::default()
-            .with("EVENTSTORE__CONNECTION", &self.connection())
-            .with("DYNAMODB__ENDPOINT", &self.dynamo.endpoint)
-            .with("DYNAMODB__REGION", "eu-west-1")
-            .with("DYNAMODB__TABLE_PREFIX", &self.dynamo.prefix)
-    }
 }
 
 pub(crate) fn state(replica: Replica) -> Option<Value> {
     match replica.view? {
         StoredState::Document(document) => Some(serde_json::from_str(&json::to_string(&document)).unwrap()),
-        other => panic!("the state is {other:?}"),
+        other @ StoredState::Json(_) => panic!("the state is {other:?}"),
     }
 }
 
@@ -323,11 +318,16 @@ impl Running {
             .sum()
     }
 
-    /// Waits until it says that nothing is left; it says so truly, or invariant 7 is broken.
+    /// Waits until it says that nothing is left of what is in the source now; it says so truly, or
+    /// invariant 7 is broken.
     pub(crate) async fn caught_up(&self) {
+        let now = Utc::now();
         until("the daemon has caught up", async || {
             let status = self.status().await;
-            status["lag"]["events"] == json!(0) && status["holding"] == json!(0)
+            let as_of = status["lag"]["as_of"]
+                .as_str()
+                .map(|at| at.parse::<DateTime<Utc>>().unwrap());
+            as_of > Some(now) && status["lag"]["events"] == json!(0) && status["holding"] == json!(0)
         })
         .await;
     }

@@ -32,18 +32,19 @@ pub(crate) struct Done {
 }
 
 impl World {
-    /// Both stores, and one projection without code on the category `order`.
+    /// Both stores, and one projection without code on the category `order`. Time-outs are short
+    /// for tests of outages, and long enough for a machine on which everything runs at once.
     pub(crate) fn new(eventstore: &str, dynamodb: &str, prefix: &str) -> Self {
         Self::default()
             .with("EVENTSTORE__CONNECTION", eventstore)
-            .with("EVENTSTORE__OPERATION_TIMEOUT", "2s")
+            .with("EVENTSTORE__OPERATION_TIMEOUT", "5s")
             .with("DYNAMODB__ENDPOINT", dynamodb)
             .with("DYNAMODB__REGION", "us-east-1")
             .with("DYNAMODB__TABLE_PREFIX", prefix)
             .with("DYNAMODB__CREATE_TABLES", "plain")
-            .with("DYNAMODB__OPERATION_TIMEOUT", "2s")
-            .with("DYNAMODB__ATTEMPT_TIMEOUT", "1s")
-            .with("DYNAMODB__CONNECT_TIMEOUT", "1s")
+            .with("DYNAMODB__OPERATION_TIMEOUT", "5s")
+            .with("DYNAMODB__ATTEMPT_TIMEOUT", "2s")
+            .with("DYNAMODB__CONNECT_TIMEOUT", "2s")
             .with("PROJECTION__ORDERS__FOLD", "merge-patch")
             .with("PROJECTION__ORDERS__SOURCE", "category:order")
             .with("HTTP__LISTEN", "127.0.0.1:0")
