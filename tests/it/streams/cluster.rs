@@ -1,8 +1,8 @@
 //! Three nodes in one process, as far as a client can tell them from a cluster.
 
 use eventstore::{
-    AppendToStreamOptions, Error, PersistentSubscriptionOptions, ReadStreamOptions, StreamPosition,
-    SubscribeToPersistentSubscriptionOptions,
+    AppendToStreamOptions, Error, GetPersistentSubscriptionInfoOptions, PersistentSubscriptionOptions,
+    ReadStreamOptions, StreamPosition, SubscribeToPersistentSubscriptionOptions,
 };
 use projector::embedded::eventstore::{Cluster, Options};
 use tonic::Code;
@@ -130,7 +130,7 @@ async fn a_leader_that_is_killed_takes_its_consumers_along_and_another_goes_on()
     }
     until("two are checkpointed", async || {
         let info = client
-            .get_persistent_subscription_info("s", "g", &Default::default())
+            .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
             .await;
         info.unwrap().stats.last_checkpointed_event_revision == Some(1)
     })

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use eventstore::{
-    AppendToStreamOptions, Client, Error, ExpectedRevision, PersistentSubscription, PersistentSubscriptionOptions,
-    StreamPosition, SubscribeToPersistentSubscriptionOptions, SubscribeToStreamOptions,
+    AppendToStreamOptions, Client, Error, ExpectedRevision, GetPersistentSubscriptionInfoOptions,
+    PersistentSubscription, PersistentSubscriptionOptions, StreamPosition, SubscribeToPersistentSubscriptionOptions,
+    SubscribeToStreamOptions,
 };
 use projector::embedded::eventstore::{Defects, Disturbance, End, Options};
 use tonic::Code;
@@ -247,7 +248,7 @@ async fn groups_start_again_from_their_checkpoints() {
     assert_eq!(revisions(&mut consumer, 3).await, [0, 1, 2]);
     until("three are checkpointed", async || {
         let info = client
-            .get_persistent_subscription_info("s", "g", &Default::default())
+            .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
             .await;
         info.unwrap().stats.last_checkpointed_event_revision == Some(2)
     })
@@ -320,7 +321,7 @@ async fn the_real_servers_lost_slots_when_they_are_asked_for() {
     assert_eq!(revisions(&mut consumer, 18).await.len(), 18);
     until("one slot is left", async || {
         let info = client
-            .get_persistent_subscription_info_to_all("g", &Default::default())
+            .get_persistent_subscription_info_to_all("g", &GetPersistentSubscriptionInfoOptions::default())
             .await;
         info.unwrap().connections[0].available_slots == 1
     })

@@ -1,8 +1,8 @@
 //! What a stream's metadata hides, and metadata that says nothing because something in it is wrong.
 
 use eventstore::{
-    Client, ExpectedRevision, ReadStreamOptions, StreamAclBuilder, StreamMetadataBuilder, StreamMetadataResult,
-    VersionedMetadata,
+    AppendToStreamOptions, Client, ExpectedRevision, ReadStreamOptions, StreamAclBuilder, StreamMetadataBuilder,
+    StreamMetadataResult, VersionedMetadata,
 };
 
 use super::{describe, put, server, shows};
@@ -158,7 +158,7 @@ async fn metadata_is_set_and_read_by_the_client() {
     let (server, raw) = server().await;
     let client = client_of(&server.connection_string());
     append(&client, "s", 5).await;
-    let missing = client.get_stream_metadata("none", &Default::default()).await;
+    let missing = client.get_stream_metadata("none", &ReadStreamOptions::default()).await;
     assert!(missing.unwrap().is_not_found());
     let acl = StreamAclBuilder::new().add_read_roles("ann").build();
     let metadata = StreamMetadataBuilder::new()
@@ -167,7 +167,7 @@ async fn metadata_is_set_and_read_by_the_client() {
         .insert_custom_property("mine", 7)
         .build();
     let set = client
-        .set_stream_metadata("s", &Default::default(), &metadata)
+        .set_stream_metadata("s", &AppendToStreamOptions::default(), &metadata)
         .await
         .unwrap();
     assert_eq!(set.next_expected_version, 0);

@@ -3,8 +3,9 @@
 use std::{path::Path, time::Duration};
 
 use eventstore::{
-    Client, Error, ExpectedRevision, NakAction, PersistentSubscription, PersistentSubscriptionOptions,
-    PersistentSubscriptionStats, ReplayParkedMessagesOptions, StreamPosition, SubscribeToPersistentSubscriptionOptions,
+    Client, Error, ExpectedRevision, GetPersistentSubscriptionInfoOptions, NakAction, PersistentSubscription,
+    PersistentSubscriptionOptions, PersistentSubscriptionStats, ReplayParkedMessagesOptions, StreamPosition,
+    SubscribeToPersistentSubscriptionOptions,
 };
 use projector::embedded::eventstore::{EventStoreDb, Handle, Options, StartError};
 
@@ -36,7 +37,7 @@ async fn again(server: Handle, kill: bool, folder: &Path) -> (Handle, Client) {
 
 async fn stats(client: &Client) -> PersistentSubscriptionStats {
     let info = client
-        .get_persistent_subscription_info("s", "g", &Default::default())
+        .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
         .await;
     info.unwrap().stats
 }
@@ -145,7 +146,7 @@ async fn groups_go_on_at_their_checkpoints_with_what_they_parked() {
         .await;
         let (_server, client) = again(server, kill, folder.path()).await;
         let info = client
-            .get_persistent_subscription_info("s", "g", &Default::default())
+            .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
             .await
             .unwrap();
         assert_eq!(info.settings.unwrap().message_timeout, Duration::from_secs(77));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use eventstore::{
     AppendToStreamOptions, Client, DeletePersistentSubscriptionOptions, DeleteStreamOptions, Error,
     GetPersistentSubscriptionInfoOptions, ListPersistentSubscriptionsOptions, PersistentSubscriptionOptions,
-    PersistentSubscriptionToAllOptions, ReadAllOptions, ReplayParkedMessagesOptions, StreamPosition,
+    PersistentSubscriptionToAllOptions, ReadAllOptions, ReadStreamOptions, ReplayParkedMessagesOptions, StreamPosition,
     SubscribeToPersistentSubscriptionOptions, SubscribeToStreamOptions,
 };
 use projector::embedded::eventstore::{Cluster, Handle, Options, User, Users};
@@ -100,7 +100,7 @@ async fn what_everybody_may_do() {
         any_user,
         client,
         who,
-        client.get_stream_metadata("s-1", &Default::default()).await
+        client.get_stream_metadata("s-1", &ReadStreamOptions::default()).await
     );
     may!(
         "describe",

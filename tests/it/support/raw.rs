@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 use super::eventstore::PATIENCE;
 pub(crate) use super::node::messages::{
-    Ack, AllOptions, Confirmation, Empty, Expression, Features, GroupOptions, GroupReadOptions, GroupReadReq, GroupReq,
-    GroupSettings, Id, InfoOptions, InfoReq, InfoResp, Name, NotFound, Place, ReadEvent, StreamOptions, Success,
+    AllOptions, Confirmation, Empty, Expression, Features, GroupReadOptions, GroupReadReq, Id, Name, NotFound, Place,
+    ReadEvent, StreamOptions, Success,
 };
 
 const STREAMS: &str = "event_store.client.streams.Streams";

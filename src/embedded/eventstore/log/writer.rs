@@ -286,7 +286,7 @@ impl Writer {
                 expected,
                 events,
                 reply,
-            } => Answer::Append(reply, self.append(&stream, expected, events)?),
+            } => Answer::Append(reply, self.append(&stream, expected, &events)?),
             Command::Delete {
                 stream,
                 expected,
@@ -301,7 +301,7 @@ impl Writer {
         &mut self,
         name: &Arc<str>,
         expected: Expected,
-        events: Vec<NewEvent>,
+        events: &[NewEvent],
     ) -> rusqlite::Result<Result<Appended, WriteError>> {
         let stream = self.stream(name)?;
         let ids: Vec<_> = events.iter().map(|event| event.id).collect();
@@ -331,7 +331,7 @@ impl Writer {
             position: Some(self.position),
         };
         let revived = self.deleted_by_metadata(&stream)?;
-        for event in &events {
+        for event in events {
             let (revision, position) = self.write(name, event)?;
             appended = Appended {
                 revision: Some(revision),
