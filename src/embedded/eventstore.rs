@@ -21,6 +21,7 @@
 
 mod about;
 mod access;
+mod deadline;
 mod encode;
 mod faults;
 mod groups;

@@ -16,5 +16,6 @@ mod readme;
 mod rules;
 mod shipping;
 mod stack;
+mod streams;
 mod support;
 mod together;

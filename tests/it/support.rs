@@ -6,3 +6,4 @@ pub(crate) mod eventstore;
 pub(crate) mod node;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod raw;
