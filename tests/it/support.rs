@@ -4,3 +4,4 @@ pub(crate) mod dynamo;
 pub(crate) mod node;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod tap;
