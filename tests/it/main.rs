@@ -8,6 +8,7 @@
 
 mod cli;
 mod config;
+mod crash;
 mod daemon;
 mod dynamodb;
 mod journal;
