@@ -90,7 +90,7 @@ async fn without_a_replica_the_stream_is_read() {
     let tap = Tap::start(world.stores.events().address()).await;
     let store = journal(&tap.connection());
     store.connect().await.unwrap();
-    world.deposit("account-1", &[1; 2_500]).await;
+    world.deposit("account-1", &vec![1; 2_500]).await;
     let bank = world.bank_by(store.clone(), false).await;
     let (done, calls, reads) = trips(&world, &tap, bank.execute("1", &Do::Deposit(1))).await;
     assert_eq!(
