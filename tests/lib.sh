@@ -54,6 +54,7 @@ python_client() {
 stack() {
     (cd "$root" && cargo build --locked --quiet --bin projector)
     scratch=$(mktemp -d)
+    : >"$scratch/out"
     "$CARGO_TARGET_DIR/debug/projector" stack --eventstore-port 0 --dynamodb-port 0 "$@" \
         >"$scratch/out" 2>"$scratch/err" &
     server=$!
