@@ -12,6 +12,7 @@ mod commands;
 mod config;
 mod crash;
 mod daemon;
+mod documented;
 mod dynamodb;
 mod journal;
 mod persistent;
