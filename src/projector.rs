@@ -22,3 +22,4 @@ pub mod pace;
 pub mod session;
 #[cfg(feature = "daemon")]
 pub mod status;
+pub mod thrift;

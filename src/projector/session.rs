@@ -25,6 +25,7 @@ use super::{
     lane::{Arrival, Base, Effect, Lane, Next, Outcome, PutKind, Rules, Token, Verdict},
     meter::{Count, EndReason, LaneState, Level, Meter, Timing},
     pace::Pace,
+    thrift::Thrift,
 };
 use crate::{
     journal::{
@@ -153,6 +154,7 @@ pub struct Session<Sub, J, S, R> {
     reading: usize,
     writing: usize,
     pace: Pace,
+    thrift: Thrift,
     timers: BTreeSet<(Duration, Arc<str>)>,
     acks: Vec<Uuid>,
     parks: Vec<(Uuid, String)>,
@@ -187,6 +189,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             reading: 0,
             writing: 0,
             pace,
+            thrift: Thrift::default(),
             timers: BTreeSet::new(),
             acks: Vec::new(),
             parks: Vec::new(),
@@ -295,7 +298,8 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             return;
         }
         let age = (Utc::now() - delivery.at).to_std().unwrap_or_default();
-        let behind = age >= self.spec.rules.behind_after;
+        // Live, no delivery is behind; on a backlog reading on is for puts that would carry too little.
+        let behind = age >= self.spec.rules.behind_after && self.thrift.wasteful();
         let token = self.deliveries.take(Some(delivery.ack));
         self.hand_over(stream, token, arrival, behind);
     }
@@ -362,6 +366,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             self.settle(verdicts);
             let meter = self.meter();
             meter.count(Count::Applied, tally.applied);
+            self.thrift.folded(tally.applied);
             meter.count(Count::SettledWithoutWrite, tally.settled_without_write);
             meter.count(Count::GapReads, tally.gap_reads);
             meter.count(Count::GapEvents, tally.gap_events);
@@ -384,6 +389,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                     self.cold.push_back(stream.clone());
                 }
                 Next::Do(Effect::Put(put, kind)) => {
+                    self.thrift.put();
                     if let Some(end) = self.mark(stream, kind, put.header.quarantine.as_ref().map(|m| &*m.reason)) {
                         return Some(end);
                     }
