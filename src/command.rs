@@ -414,10 +414,15 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         discarded: bool,
     ) -> Result<Committed<A>, CommandError<E>> {
         let Finished {
-            answer, base, parent, ..
+            answer,
+            base,
+            parent,
+            begun_anew,
+            ..
         } = finished;
+        let replaces = discarded || begun_anew;
         let Some(mut base) = base else {
-            if let (Some(cache), true) = (&self.cache, discarded || answer.is_err()) {
+            if let (Some(cache), true) = (&self.cache, replaces || answer.is_err()) {
                 cache.forget(Some(stream));
             }
             return answer;
@@ -429,7 +434,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         if appended > 0 {
             let keeping = async {
                 if self.snapshots.keeps_times() {
-                    trusted = self.read_back(stream, &mut base, parent).await?;
+                    trusted = self.read_back(stream, &mut base, parent, appended).await?;
                     if !trusted {
                         return Some(false);
                     }
@@ -445,7 +450,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         }
         if let Some(cache) = &self.cache {
             if trusted {
-                cache.put(stream, base, discarded);
+                cache.put(stream, base, replaces);
             } else {
                 cache.forget(Some(stream));
             }
@@ -453,24 +458,33 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         answer
     }
 
-    /// Reads the last event back for the server's own time, from the event before the append on:
-    /// a base that had another one there must not be written over the replica. Whether it is the
+    /// Reads the appended events back for the server's own time, from the event before them on: a
+    /// base that had another one there must not be written over the replica. Whether it is the
     /// stream's; `None` when it could not be read.
-    async fn read_back(&self, stream: &Arc<str>, base: &mut Base, parent: Option<(u64, Uuid)>) -> Option<bool> {
+    async fn read_back(
+        &self,
+        stream: &Arc<str>,
+        base: &mut Base,
+        parent: Option<(u64, Uuid)>,
+        appended: u64,
+    ) -> Option<bool> {
         let (version, last) = (base.header.version?, base.header.event.as_mut()?);
-        if let Some((revision, id)) = parent {
-            let one = ReadLimit { events: 1, bytes: 1 };
-            let read = self.journal.read(stream, revision, one).await.ok()?;
-            let first = read.events.first()?;
-            if first.revision == revision && first.id != id {
-                return Some(false);
-            }
+        let from = parent.map_or((version + 1).saturating_sub(appended), |(revision, _)| revision);
+        let limit = ReadLimit {
+            events: usize::try_from(version + 1 - from).ok()?,
+            ..self.settings.page
+        };
+        let read = self.journal.read(stream, from, limit).await.ok()?;
+        if let (Some((revision, id)), Some(first)) = (parent, read.events.first())
+            && first.revision == revision
+            && first.id != id
+        {
+            return Some(false);
         }
-        let one = ReadLimit { events: 1, bytes: 1 };
-        let read = self.journal.read(stream, version, one).await.ok()?;
+        // Cut short by its bytes, it says nothing of the last one.
         let event = read
             .events
-            .first()
+            .last()
             .filter(|e| e.revision == version && e.id == last.id)?;
         last.at = event.created;
         Some(true)

@@ -55,6 +55,7 @@ stack() {
     # As the tests build it: on its own it would have every dependency compiled anew, with other features.
     (cd "$root" && cargo test --locked --quiet --no-run --test it)
     scratch=$(mktemp -d)
+    : >"$scratch/out"
     "$CARGO_TARGET_DIR/debug/projector" stack --eventstore-port 0 --dynamodb-port 0 "$@" \
         >"$scratch/out" 2>"$scratch/err" &
     server=$!

@@ -40,7 +40,7 @@ pub(super) async fn run(args: Args, mut context: Context) -> Result<(), Failure>
         place: args.place,
         eventstore_port: args.eventstore_port,
         dynamodb_port: args.dynamodb_port,
-        tls: false,
+        ..Options::default()
     };
     let demo = !args.no_demo;
     if demo {

@@ -1,6 +1,6 @@
 //! `projector stack`: EventStoreDB and DynamoDB inside this process, for tests and trying out.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{convert::Infallible, net::Ipv4Addr, path::PathBuf, str::FromStr};
 
 use super::{Exit, Failure, out};
 use crate::{
@@ -26,6 +26,28 @@ pub(super) struct Args {
     /// Serve EventStoreDB with TLS, by a certificate made at start.
     #[arg(long)]
     tls: bool,
+    /// Let only these users in, with the rights of EventStoreDB's default policy: members of $admins
+    /// may do everything, of $ops manage groups. Repeat it for more; without it everybody may do
+    /// everything.
+    #[arg(long = "user", value_name = "NAME:PASSWORD[:GROUP,...]")]
+    users: Vec<Named>,
+}
+
+/// A user as the command line names it, or nothing that is one: clap would repeat it, password and all.
+#[derive(Clone, Debug)]
+struct Named(Option<eventstore::User>);
+
+impl FromStr for Named {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        let mut parts = text.splitn(3, ':');
+        let (name, password) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let groups = parts.next().unwrap_or_default().split(',');
+        let groups: Vec<_> = groups.filter(|group| !group.is_empty()).collect();
+        let said = !name.is_empty() && !password.is_empty();
+        Ok(Self(said.then(|| eventstore::User::new(name, password, &groups))))
+    }
 }
 
 /// Where the stores keep what they are given.
@@ -61,6 +83,7 @@ pub(super) struct Options {
     pub(super) eventstore_port: u16,
     pub(super) dynamodb_port: u16,
     pub(super) tls: bool,
+    pub(super) users: Vec<eventstore::User>,
 }
 
 impl Both {
@@ -80,6 +103,10 @@ impl Both {
             port: options.eventstore_port,
             data: dir.map(|dir| dir.join("eventstore")),
             tls: options.tls,
+            users: match options.users.as_slice() {
+                [] => eventstore::Users::Open,
+                users => eventstore::Users::Known(users.to_vec()),
+            },
             ..eventstore::Options::default()
         });
         let eventstore = eventstore
@@ -112,11 +139,16 @@ impl Both {
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    let users: Option<Vec<_>> = args.users.into_iter().map(|user| user.0).collect();
     let options = Options {
         place: args.place,
         eventstore_port: args.eventstore_port,
         dynamodb_port: args.dynamodb_port,
         tls: args.tls,
+        users: users.ok_or_else(|| {
+            let how = "--user is NAME:PASSWORD or NAME:PASSWORD:GROUP,GROUP with no `:` in name or password";
+            Failure::new(Exit::Usage, how.to_owned())
+        })?,
     };
     let shutdown = app::shutdown();
     let both = Both::start(&options).await?;

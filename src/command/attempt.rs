@@ -75,6 +75,8 @@ pub struct Finished<A: Aggregate, E: std::error::Error + 'static> {
     pub base: Option<Base>,
     /// The event that this attempt's append followed: its revision and id, as the base had it.
     pub parent: Option<(Revision, Uuid)>,
+    /// The state that was loaded is no part of the base: whoever has it cached has it wrong.
+    pub begun_anew: bool,
     /// Appends tried.
     pub attempts: u32,
 }
@@ -88,6 +90,8 @@ pub struct Attempt<'a, A: Aggregate, C: Command<A>> {
     rules: AttemptRules,
     phase: Phase<A, C::Error>,
     base: Base,
+    /// Which events the base held when it was loaded.
+    loaded: (Version, Revision),
     /// The leader had nothing beyond `base` after this attempt began.
     confirmed: bool,
     /// The stream is deleted, and the append is to revive it.
@@ -122,6 +126,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             rules,
             phase: Phase::Load,
             base: Base::initial(fold, Lineage::Foreign),
+            loaded: (None, 0),
             confirmed: false,
             reviving: false,
             adopted: None,
@@ -203,8 +208,11 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
                 command_id: self.identity.command,
             }),
         };
+        let header = &self.base.header;
+        let (version, first) = self.loaded;
         Finished {
             answer,
+            begun_anew: version.is_some() && (header.version < version || header.first != first),
             base: self.confirmed.then_some(self.base),
             parent: self.parent,
             attempts: self.attempts,
@@ -274,6 +282,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
 
     fn loaded(&mut self, base: Base, confirmed: bool) {
         let deleted = base.header.deleted;
+        self.loaded = (base.header.version, base.header.first);
         self.base = base;
         self.confirmed = confirmed;
         if deleted || (confirmed && self.base.header.version.is_none()) {

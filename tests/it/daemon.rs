@@ -5,4 +5,4 @@ mod codes;
 mod outages;
 mod resets;
 mod streams;
-mod world;
+pub(crate) mod world;

@@ -3,12 +3,16 @@
 #![allow(
     clippy::unwrap_used,
     clippy::float_cmp,
-    reason = "helpers of tests fail their test, and what is compared are whole numbers"
+    clippy::large_futures,
+    reason = "helpers of tests fail their test, what is compared are whole numbers, and a test has room on its stack"
 )]
 
 mod cli;
+mod commands;
 mod config;
+mod crash;
 mod daemon;
+mod documented;
 mod dynamodb;
 mod journal;
 mod persistent;
@@ -16,5 +20,6 @@ mod readme;
 mod rules;
 mod shipping;
 mod stack;
+mod streams;
 mod support;
 mod together;

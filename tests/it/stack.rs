@@ -152,3 +152,32 @@ async fn a_port_that_is_taken_ends_with_73() {
         assert!(done.err.contains(&port), "{}", done.err);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_users_only_they_are_let_in() {
+    use crate::support::eventstore::{append, client_as, client_of, event, write};
+    let users = ["--tls", "--user", "ann:secret", "--user", "root:hush:$admins,$ops"];
+    let arguments = [&["stack", "--eventstore-port", "0", "--dynamodb-port", "0"][..], &users].concat();
+    let mut stack = World::default().spawn(&arguments);
+    let printed = stack.printed("PROJECTOR__DYNAMODB__ENDPOINT=").await;
+    assert!(!printed.contains("secret") && !printed.contains("hush"), "{printed}");
+    let connection = printed
+        .lines()
+        .find_map(|line| line.strip_prefix("PROJECTOR__EVENTSTORE__CONNECTION="));
+    let connection = connection.unwrap().to_owned();
+    append(&client_as(&connection, "ann", "secret"), "s", 1).await;
+    append(&client_as(&connection, "root", "hush"), "$mine", 1).await;
+    for stranger in [client_of(&connection), client_as(&connection, "ann", "wrong")] {
+        let denied = write(&stranger, "s", eventstore::ExpectedRevision::Any, vec![event(1)]).await;
+        assert!(matches!(denied, Err(eventstore::Error::AccessDenied)), "{denied:?}");
+    }
+    for wrong in ["ann", "ann:", ":hush"] {
+        let done = World::default().run(&["stack", "--user", wrong]).await;
+        assert_eq!(done.code, 64, "{done:?}");
+        assert!(
+            done.err.contains("NAME:PASSWORD") && !done.err.contains("hush"),
+            "{}",
+            done.err
+        );
+    }
+}

@@ -6,3 +6,5 @@ pub(crate) mod eventstore;
 pub(crate) mod node;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod raw;
+pub(crate) mod tap;

@@ -90,25 +90,25 @@ impl Identity {
     }
 }
 
-/// The users of a server; none: everything is allowed.
+/// The users of a server; without any list of them everything is allowed.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Users(BTreeMap<String, User>);
+pub(super) struct Users(Option<BTreeMap<String, User>>);
 
 impl Users {
     pub(super) fn new(users: Vec<User>) -> Self {
-        Self(users.into_iter().map(|user| (user.name.clone(), user)).collect())
+        Self(Some(users.into_iter().map(|user| (user.name.clone(), user)).collect()))
     }
 
     /// Who sends this `authorization` header.
     pub(super) fn identify(&self, authorization: Option<&str>) -> Result<Identity, Status> {
-        if self.0.is_empty() {
+        let Some(users) = &self.0 else {
             return Ok(Identity::Open);
-        }
+        };
         let Some(authorization) = authorization else {
             return Ok(Identity::Anonymous);
         };
         let (name, password) = basic(authorization).ok_or_else(|| Status::unauthenticated("Authentication Failed"))?;
-        match self.0.get(&name) {
+        match users.get(&name) {
             Some(user) if user.password == password => Ok(Identity::User {
                 name,
                 groups: user.groups.clone(),
@@ -239,6 +239,7 @@ mod tests {
         assert!(users.identify(Some("Bearer x")).is_err());
         assert_eq!(users.identify(None).ok(), Some(Identity::Anonymous));
         assert_eq!(Users::default().identify(Some("junk")).ok(), Some(Identity::Open));
+        assert_eq!(Users::new(Vec::new()).identify(None).ok(), Some(Identity::Anonymous));
         assert!(!format!("{users:?}").contains("changeit"));
     }
 }

@@ -23,12 +23,12 @@ pub struct Disturbance {
     pub seed: u64,
 }
 
-/// How consumers' streams are ended.
+/// How consumers' streams and subscriptions are ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// Without an error: what EventStoreDB never does, but a proxy may.
     Clean,
-    /// With this status; `dropped` adds the trailer that says the subscription was dropped.
+    /// With this status; `dropped` makes it a consumer's that was dropped, trailers and all.
     Status {
         /// The code.
         code: Code,
@@ -51,6 +51,7 @@ pub struct Faults {
     not_ready: Mutex<Option<Instant>>,
     disturbance: Mutex<Option<Disturbance>>,
     end: watch::Sender<(u64, End)>,
+    end_subscriptions: watch::Sender<(u64, End)>,
 }
 
 impl Default for Faults {
@@ -65,6 +66,7 @@ impl Default for Faults {
             not_ready: Mutex::new(None),
             disturbance: Mutex::new(None),
             end: watch::Sender::new((0, End::Clean)),
+            end_subscriptions: watch::Sender::new((0, End::Clean)),
         }
     }
 }
@@ -127,9 +129,17 @@ impl Faults {
         set(&self.disturbance, disturbance);
     }
 
-    /// Ends the streams of all consumers that are connected now.
+    /// Ends the streams of all consumers of groups that are connected now.
     pub fn end_consumers(&self, end: End) {
         self.end.send_modify(|(count, how)| {
+            *count += 1;
+            *how = end;
+        });
+    }
+
+    /// Ends all catch-up subscriptions that there are now.
+    pub fn end_subscriptions(&self, end: End) {
+        self.end_subscriptions.send_modify(|(count, how)| {
             *count += 1;
             *how = end;
         });
@@ -141,6 +151,15 @@ impl Faults {
 
     pub(super) fn ends(&self) -> watch::Receiver<(u64, End)> {
         self.end.subscribe()
+    }
+
+    pub(super) fn subscription_ends(&self) -> watch::Receiver<(u64, End)> {
+        self.end_subscriptions.subscribe()
+    }
+
+    /// Whether the node says now that it is not ready.
+    pub(super) fn not_ready(&self) -> bool {
+        self.armed() && get(&self.not_ready).is_some_and(|until| Instant::now() < until)
     }
 
     pub(super) fn refuses(&self) -> bool {
@@ -160,7 +179,7 @@ impl Faults {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        if get(&self.not_ready).is_some_and(|until| Instant::now() < until) {
+        if self.not_ready() {
             return Err(super::status::not_ready());
         }
         match get(&self.not_leader) {

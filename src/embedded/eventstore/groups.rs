@@ -50,9 +50,10 @@ impl GroupLog {
             direction: Direction::Forwards,
             count: ask.count,
             resolve_links: ask.resolve_links,
+            live: ask.live,
         };
         match self.0.stream(read).await? {
-            StreamRead::Missing => Ok(nothing(from)),
+            StreamRead::Missing(next) => Ok(nothing(from.max(next))),
             StreamRead::Deleted => Err(ReadError::Gone {
                 stream: stream.to_string(),
             }),
@@ -63,8 +64,12 @@ impl GroupLog {
                     .last()
                     .and_then(|last| last.original())
                     .map(|last| Place::Stream(last.revision)),
-                // What is gone below the first readable is not asked for again, and nothing is passed over.
-                next: From::At(Place::Stream(if page.end { from.max(page.next) } else { page.next })),
+                // At the end, what is written next is next, whatever the metadata hides.
+                next: From::At(Place::Stream(if page.end {
+                    from.max(page.last + 1)
+                } else {
+                    page.next
+                })),
                 end: page.end,
                 records: page.records,
             }),
@@ -154,9 +159,10 @@ impl Store for GroupLog {
                 direction: Direction::Backwards,
                 count: 1,
                 resolve_links: false,
+                live: false,
             };
             match self.0.stream(ask).await? {
-                StreamRead::Missing => Ok(None),
+                StreamRead::Missing(_) => Ok(None),
                 StreamRead::Deleted => Err(ReadError::Gone { stream }),
                 StreamRead::Page(mut page) => Ok(page.records.pop().and_then(|newest| newest.event)),
             }

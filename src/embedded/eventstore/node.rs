@@ -9,7 +9,7 @@ use super::{
     access::{self, Identity, Right, Users},
     faults::Faults,
     log::Log,
-    persistent::service::Groups,
+    persistent::{service::Groups, settings::Defects},
     status,
 };
 
@@ -47,6 +47,7 @@ pub(super) struct Node {
     /// Which member this is.
     pub(super) id: uuid::Uuid,
     pub(super) stopping: CancellationToken,
+    pub(super) defects: Defects,
 }
 
 impl Node {

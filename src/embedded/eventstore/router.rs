@@ -1,7 +1,7 @@
 //! Every call to a node. Keeps: who calls is known before anything is done, a call's deadline is
 //! kept, and what is not there is answered by name.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -16,7 +16,7 @@ use tonic::{
 use tower::Service as _;
 
 use super::{
-    about,
+    about, deadline,
     node::Node,
     persistent::grpc::PersistentSubscriptions,
     streams::Streams,
@@ -75,13 +75,10 @@ impl Router {
         if !is_grpc {
             return self.page(&request);
         }
-        let deadline = deadline(&request);
+        let deadline = deadline::of(&request);
         let call = self.call(request);
         match deadline {
-            Some(time) => match tokio::time::timeout(time, call).await {
-                Ok(response) => response,
-                Err(_) => grpc(Status::deadline_exceeded("Deadline Exceeded")),
-            },
+            Some(time) => deadline::keep(time, call, grpc).await,
             None => call.await,
         }
     }
@@ -90,7 +87,7 @@ impl Router {
     fn page<B>(&self, request: &Request<B>) -> Response<BoxBody> {
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/health/live") => {
-                if self.node.stopping.is_cancelled() {
+                if self.node.stopping.is_cancelled() || self.node.faults.not_ready() {
                     plain(StatusCode::SERVICE_UNAVAILABLE, "")
                 } else {
                     plain(StatusCode::NO_CONTENT, "")
@@ -126,6 +123,11 @@ impl Router {
         };
         let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
         let requires_leader = header("requires-leader").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        let about_groups = service == PersistentSubscriptions::NAME;
+        let unheard = about_groups && matches!(method, "Create" | "Update" | "Delete" | "Read");
+        if self.node.defects.silent_while_loading && unheard && self.node.faults.not_ready() {
+            return std::future::pending().await;
+        }
         if let Err(status) = self.node.faults.before_call(requires_leader).await {
             return grpc(status);
         }
@@ -134,7 +136,7 @@ impl Router {
             Err(status) => return grpc(status),
         };
         // Groups live on the leader, whatever the client prefers.
-        let on_leader = requires_leader || service == PersistentSubscriptions::NAME;
+        let on_leader = requires_leader || about_groups;
         if on_leader && let Err(status) = self.node.lead() {
             return grpc(status);
         }
@@ -166,41 +168,6 @@ impl Router {
         match response {
             Ok(response) => response,
             Err(never) => match never {},
-        }
-    }
-}
-
-/// What a `grpc-timeout` header says: up to eight digits and a unit.
-fn deadline<B>(request: &Request<B>) -> Option<Duration> {
-    let value = request.headers().get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 {
-        return None;
-    }
-    let count: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(count * 3600),
-        "M" => Duration::from_secs(count * 60),
-        "S" => Duration::from_secs(count),
-        "m" => Duration::from_millis(count),
-        "u" => Duration::from_micros(count),
-        "n" => Duration::from_nanos(count),
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn deadlines_are_read_as_grpc_writes_them() {
-        let of = |value: &str| deadline(&Request::builder().header("grpc-timeout", value).body(()).unwrap());
-        assert_eq!(of("10S"), Some(Duration::from_secs(10)));
-        assert_eq!(of("1500m"), Some(Duration::from_millis(1500)));
-        assert_eq!(of("99999999n"), Some(Duration::from_nanos(99_999_999)));
-        for none in ["", "S", "10", "123456789S", "1x", "-1S"] {
-            assert_eq!(of(none), None, "{none}");
         }
     }
 }

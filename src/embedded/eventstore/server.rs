@@ -124,9 +124,21 @@ impl From<LoadError> for StartError {
     }
 }
 
+/// The server's own threads. Dropping them waits for nobody, for who starts a server may be one of
+/// another runtime's tasks.
+struct Threads(Option<Runtime>);
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// What all nodes of one server share.
 struct Core {
-    runtime: Option<Runtime>,
+    runtime: Threads,
     log: Log,
     groups: Arc<Groups>,
     members: Arc<Members>,
@@ -140,14 +152,16 @@ impl Core {
             .enable_all()
             .build()
             .map_err(StartError::Runtime)?;
+        let threads = runtime.handle().clone();
+        let runtime = Threads(Some(runtime));
         let place = options.data.clone().map_or(Place::Memory, Place::Folder);
         let projections = options.projections.clone();
-        let opened = runtime.spawn_blocking(move || Log::open(&place, projections)).await;
+        let opened = threads.spawn_blocking(move || Log::open(&place, projections)).await;
         let log = opened.map_err(|error| StartError::Runtime(io::Error::other(error)))??;
         let groups = Arc::new(Groups::new(Arc::new(GroupLog(log.clone()))));
         groups.reproduce(options.defects);
         let core = Self {
-            runtime: Some(runtime),
+            runtime,
             log,
             groups,
             members: Arc::new(Members::default()),
@@ -159,7 +173,7 @@ impl Core {
     /// Runs on the server's own threads: what the groups start lives there.
     async fn load(&self) -> Result<(), StartError> {
         let groups = Arc::clone(&self.groups);
-        let loaded = match &self.runtime {
+        let loaded = match &self.runtime.0 {
             Some(runtime) => runtime.spawn(async move { groups.load().await }).await,
             None => return Ok(()),
         };
@@ -169,7 +183,7 @@ impl Core {
 
     async fn restart_groups(&self) {
         let groups = Arc::clone(&self.groups);
-        let Some(runtime) = &self.runtime else { return };
+        let Some(runtime) = &self.runtime.0 else { return };
         let restarted = runtime.spawn(async move { groups.restart().await }).await;
         if let Ok(Err(error)) = restarted {
             tracing::error!(%error, "failed to start the groups again");
@@ -177,19 +191,11 @@ impl Core {
     }
 
     async fn close(&mut self, grace: Duration) {
-        if let Some(runtime) = self.runtime.take() {
+        if let Some(runtime) = self.runtime.0.take() {
             // Waiting for threads is nothing to do on one of the caller's.
             let _ = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(grace)).await;
         }
         self.log.close().await;
-    }
-}
-
-impl Drop for Core {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 
@@ -214,7 +220,7 @@ impl Listening {
         acceptor: Option<TlsAcceptor>,
     ) -> Result<Self, StartError> {
         let address = SocketAddr::new(options.host, port);
-        let Some(runtime) = &core.runtime else {
+        let Some(runtime) = &core.runtime.0 else {
             return Err(StartError::Runtime(io::Error::other("the server has stopped")));
         };
         let bound = runtime.spawn(async move { TcpListener::bind(address).await });
@@ -255,6 +261,7 @@ impl Listening {
             members: Arc::clone(&core.members),
             id,
             stopping: this.stopping.clone(),
+            defects: options.defects,
         });
         let accepting = Accepting {
             router: Router::new(node),
@@ -490,9 +497,8 @@ pub struct Cluster {
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let addresses: Vec<_> = self.nodes.iter().map(|node| node.address).collect();
         f.debug_struct("Cluster")
-            .field("nodes", &addresses)
+            .field("nodes", &self.nodes())
             .finish_non_exhaustive()
     }
 }
@@ -517,8 +523,12 @@ impl Cluster {
 
     /// What a client connects by: all nodes, found by gossip.
     pub fn connection_string(&self) -> String {
-        let addresses: Vec<_> = self.nodes.iter().map(|node| node.address).collect();
-        connection_string(&addresses, self.ca.as_ref())
+        connection_string(&self.nodes(), self.ca.as_ref())
+    }
+
+    /// Every node, those that were killed as well.
+    pub fn nodes(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|node| node.address).collect()
     }
 
     /// The node that leads.

@@ -1,7 +1,10 @@
 //! A certificate authority made at start, and the node's certificate by it. Keeps: the private keys
 //! never leave the process; whoever trusts the authority trusts this server and no other.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls::{
@@ -39,7 +42,13 @@ pub(super) fn make(host: IpAddr) -> Result<Tls, TlsError> {
 
     let key = KeyPair::generate()?;
     let mut node = CertificateParams::new(vec!["localhost".to_owned()])?;
-    node.subject_alt_names.push(SanType::IpAddress(host));
+    // A node that listens everywhere is still reached by the loopback's address.
+    for address in [host, Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
+        let name = SanType::IpAddress(address);
+        if !node.subject_alt_names.contains(&name) {
+            node.subject_alt_names.push(name);
+        }
+    }
     node.distinguished_name.push(DnType::CommonName, "eventstoredb-node");
     let certificate = node.signed_by(&key, &issuer)?;
 

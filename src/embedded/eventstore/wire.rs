@@ -268,6 +268,13 @@ pub(super) struct MaximumSizeDetail {
     pub(super) max: u32,
 }
 
+/// `event_store.client.BadRequest`, a batch's detail.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct BadRequestDetail {
+    #[prost(string, tag = "1")]
+    pub(super) message: String,
+}
+
 /// `streams.DeleteReq` and `streams.TombstoneReq`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct DeleteReq {

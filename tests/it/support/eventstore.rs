@@ -19,7 +19,7 @@ pub(crate) fn client_of(connection_string: &str) -> Client {
     Client::new(settings).unwrap()
 }
 
-/// A client that says who it is.
+/// A client that says who it is; what must be escaped in an address cannot be said so.
 pub(crate) fn client_as(connection_string: &str, name: &str, password: &str) -> Client {
     let at = connection_string.replacen("esdb://", &format!("esdb://{name}:{password}@"), 1);
     client_of(&at)

@@ -365,6 +365,8 @@ pub(crate) struct Wire {
     upstream: SocketAddr,
     /// Raised by a cut: connections made before it end.
     cuts: watch::Sender<u64>,
+    /// Raised when connections made before it are forgotten.
+    forgets: watch::Sender<u64>,
     hangs: Arc<AtomicBool>,
     listening: Mutex<Option<AbortHandle>>,
 }
@@ -376,6 +378,7 @@ impl Wire {
             address: listener.local_addr().unwrap(),
             upstream,
             cuts: watch::Sender::new(0),
+            forgets: watch::Sender::new(0),
             hangs: Arc::default(),
             listening: Mutex::default(),
         };
@@ -389,9 +392,11 @@ impl Wire {
 
     fn listen(&self, listener: TcpListener) {
         let (upstream, cuts, hangs) = (self.upstream, self.cuts.clone(), self.hangs.clone());
+        let forgets = self.forgets.clone();
         let task = tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
                 let (mut cut, hangs) = (cuts.subscribe(), hangs.clone());
+                let mut forgotten = forgets.subscribe();
                 tokio::spawn(async move {
                     let pass = async {
                         if hangs.load(Ordering::SeqCst) {
@@ -400,15 +405,24 @@ impl Wire {
                         let mut far = TcpStream::connect(upstream).await?;
                         copy_bidirectional(&mut near, &mut far).await
                     };
+                    let mut pass = std::pin::pin!(pass);
                     tokio::select! {
                         // Either side's end is the other's.
-                        _ = pass => {}
+                        _ = &mut pass => {}
                         _ = cut.changed() => {}
+                        // Both sockets stay open, and nothing passes between them.
+                        _ = forgotten.changed() => { _ = cut.changed().await }
                     }
                 });
             }
         });
         *self.listening.lock().unwrap() = Some(task.abort_handle());
+    }
+
+    /// Passes nothing any more on the connections that there are, without a word to either side,
+    /// as a gateway does that lost its table. New ones are taken.
+    pub(crate) fn forget(&self) {
+        self.forgets.send_modify(|forgets| *forgets += 1);
     }
 
     /// Ends every connection; new ones are taken.

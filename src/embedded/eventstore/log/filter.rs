@@ -1,7 +1,7 @@
 //! Filters over `$all`. Keeps: they look at the raw record, and a pattern wins over prefixes, as in
 //! EventStoreDB.
 
-use regex::Regex;
+use fancy_regex::Regex;
 
 use crate::embedded::eventstore::record::Filter;
 
@@ -16,12 +16,12 @@ pub(in super::super) enum Matcher {
 
 impl Matcher {
     /// Makes a filter ready; why its pattern cannot be used, otherwise.
-    pub(in super::super) fn new(filter: &Filter) -> Result<Self, regex::Error> {
+    pub(in super::super) fn new(filter: &Filter) -> Result<Self, fancy_regex::Error> {
         Ok(match filter {
             Filter::StreamPrefix(prefixes) => Self::StreamPrefix(prefixes.clone()),
             Filter::TypePrefix(prefixes) => Self::TypePrefix(prefixes.clone()),
-            Filter::StreamRegex(pattern) => Self::StreamRegex(pattern_of(pattern)?),
-            Filter::TypeRegex(pattern) => Self::TypeRegex(pattern_of(pattern)?),
+            Filter::StreamRegex(pattern) => Self::StreamRegex(Regex::new(pattern)?),
+            Filter::TypeRegex(pattern) => Self::TypeRegex(Regex::new(pattern)?),
         })
     }
 
@@ -31,15 +31,15 @@ impl Matcher {
         match self {
             Self::StreamPrefix(prefixes) => any(prefixes, stream),
             Self::TypePrefix(prefixes) => any(prefixes, event_type),
-            Self::StreamRegex(regex) => regex.is_match(stream),
-            Self::TypeRegex(regex) => regex.is_match(event_type),
+            Self::StreamRegex(regex) => matches(regex, stream),
+            Self::TypeRegex(regex) => matches(regex, event_type),
         }
     }
 }
 
-/// .NET's patterns escape what needs no escape; here an unknown escape would be an error.
-fn pattern_of(pattern: &str) -> Result<Regex, regex::Error> {
-    Regex::new(pattern)
+/// A pattern that goes back and forth for ever matches nothing.
+fn matches(regex: &Regex, text: &str) -> bool {
+    regex.is_match(text).unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -56,6 +56,9 @@ mod tests {
         assert!(takes(&prefixes, "b-1", "T") && !takes(&prefixes, "c-1", "a-"));
         assert!(!takes(&Filter::StreamPrefix(Vec::new()), "a", "T"));
         let no_system = Filter::StreamRegex(r"^[^\$].*".to_owned());
+        assert!(takes(&no_system, "a", "T") && !takes(&no_system, "$a", "T"));
+        // As the Python client says it.
+        let no_system = Filter::StreamRegex(r"^(?!(\$.+)$).*$".to_owned());
         assert!(takes(&no_system, "a", "T") && !takes(&no_system, "$a", "T"));
         let types = Filter::TypeRegex("^T[12]$".to_owned());
         assert!(takes(&types, "a", "T1") && !takes(&types, "a", "T3"));

@@ -95,14 +95,11 @@ impl Acl {
     }
 }
 
-/// The same metadata with its `$tb` at this revision; what was no object becomes one.
-pub(super) fn revived(data: &[u8], first: u64) -> Vec<u8> {
-    let mut map = match serde_json::from_slice(data) {
-        Ok(Value::Object(map)) => map,
-        _ => Map::new(),
-    };
+/// The same metadata with its `$tb` at this revision; none for what is no object, which deletes nothing.
+pub(super) fn revived(data: &[u8], first: u64) -> Option<Vec<u8>> {
+    let mut map: Map<String, Value> = serde_json::from_slice(data).ok()?;
     map.insert("$tb".to_owned(), first.into());
-    Value::Object(map).to_string().into_bytes()
+    Some(Value::Object(map).to_string().into_bytes())
 }
 
 #[cfg(test)]
@@ -152,11 +149,11 @@ mod tests {
 
     #[test]
     fn reviving_keeps_what_else_was_said() {
-        let revived = |data: &[u8]| serde_json::from_slice::<Value>(&revived(data, 4)).unwrap();
+        let revived = |data: &[u8]| serde_json::from_slice::<Value>(&revived(data, 4)?).ok();
         assert_eq!(
             revived(br#"{"a":1,"$tb":9223372036854775807}"#),
-            serde_json::json!({ "$tb": 4, "a": 1 })
+            Some(serde_json::json!({ "$tb": 4, "a": 1 }))
         );
-        assert_eq!(revived(b""), serde_json::json!({ "$tb": 4 }));
+        assert_eq!((revived(b""), revived(b"[]")), (None, None));
     }
 }

@@ -39,8 +39,8 @@ pub(crate) enum Direction {
 /// What a read of a stream finds.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum StreamRead {
-    /// No such stream, or softly deleted.
-    Missing,
+    /// No such stream, or softly deleted; the revision that will be written next.
+    Missing(u64),
     /// Deleted for good.
     Deleted,
     /// Events, perhaps none.
@@ -100,6 +100,9 @@ pub(in super::super) struct StreamAsk {
     pub(in super::super) direction: Direction,
     pub(in super::super) count: usize,
     pub(in super::super) resolve_links: bool,
+    /// Whoever asks has read up to here and waited: what came since is shown though it was truncated
+    /// or deleted meanwhile, as a node tells its subscribers of every record when it is written.
+    pub(in super::super) live: bool,
 }
 
 /// What a filter says of a record.
@@ -150,14 +153,15 @@ impl<'a> Reader<'a> {
         let Some(stream) = Stream::by_name(self.connection, &ask.stream)? else {
             return self.unknown(&ask.stream);
         };
-        if stream.tombstoned {
+        let unseen = ask.live && ask.from < stream.next;
+        if stream.tombstoned && !unseen {
             return Ok(StreamRead::Deleted);
         }
-        if stream.missing() {
-            return Ok(StreamRead::Missing);
+        if stream.missing() && !unseen {
+            return Ok(StreamRead::Missing(stream.next));
         }
         let last = stream.next - 1;
-        let first = self.first(&stream)?;
+        let first = if unseen { 0 } else { self.first(&stream)? };
         let mut page = StreamPage {
             records: Vec::new(),
             next: 0,
@@ -169,6 +173,8 @@ impl<'a> Reader<'a> {
             Direction::Forwards => self.forwards(ask, &stream, &mut page)?,
             Direction::Backwards => self.backwards(ask, &stream, &mut page)?,
         }
+        // What was written before a tombstone is not all that there is to be told.
+        page.end &= !stream.tombstoned;
         self.streams.insert(stream.id, stream);
         Ok(StreamRead::Page(page))
     }
@@ -176,11 +182,15 @@ impl<'a> Reader<'a> {
     /// A name that no row has may still be the metadata of a tombstoned stream.
     fn unknown(&self, name: &str) -> rusqlite::Result<StreamRead> {
         let Some(described) = stream::described_by(name) else {
-            return Ok(StreamRead::Missing);
+            return Ok(StreamRead::Missing(0));
         };
         let described = Stream::by_name(self.connection, described)?;
         let gone = described.is_some_and(|stream| stream.tombstoned);
-        Ok(if gone { StreamRead::Deleted } else { StreamRead::Missing })
+        Ok(if gone {
+            StreamRead::Deleted
+        } else {
+            StreamRead::Missing(0)
+        })
     }
 
     /// The first readable revision, by count, by `$tb` and by age.
@@ -398,7 +408,7 @@ impl<'a> Reader<'a> {
         let own: Option<i64> = row.get(9)?;
         let target = match own {
             // A link whose data is another link's points where that one points.
-            Some(target) if row.get_ref(7)?.as_blob_or_null()?.is_none() => Some((target, row.get(10)?)),
+            Some(target) if row.get_ref(7)?.as_blob_or_null()?.is_none() => Some((target, Some(row.get(10)?))),
             _ => match pointed_at(&record.data) {
                 Some((revision, name)) => match self.id_of(name)? {
                     Some(id) => Some((id, revision)),
@@ -426,11 +436,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The record that a link points at, while it can be read.
-    fn target(&mut self, id: i64, revision: u64) -> rusqlite::Result<Option<Record>> {
+    fn target(&mut self, id: i64, revision: Option<u64>) -> rusqlite::Result<Option<Record>> {
         let stream = match self.streams.entry(id) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(Stream::by_id(self.connection, id)?),
         };
+        let revision = revision.unwrap_or_else(|| stream.next.saturating_sub(1));
         if stream.tombstoned || stream.missing() || revision < stream.first() || revision == DELETED {
             return Ok(None);
         }
@@ -520,12 +531,14 @@ fn hidden(stream: &str) -> bool {
             .is_some_and(|rest| rest.ends_with("-checkpoint") || rest.ends_with("-parked"))
 }
 
-/// Where a link's data points.
-fn pointed_at(data: &[u8]) -> Option<(u64, &str)> {
+/// Where a link's data points: a revision of a stream, or (-1) its last.
+fn pointed_at(data: &[u8]) -> Option<(Option<u64>, &str)> {
     let (revision, stream) = std::str::from_utf8(data).ok()?.split_once('@')?;
-    // As a .NET long: nothing beyond it is a revision.
-    let revision = revision.parse::<i64>().ok()?;
-    Some((u64::try_from(revision).ok()?, stream))
+    // As a .NET long, spaces around it and all; nothing beyond it is a revision.
+    match revision.trim().parse::<i64>().ok()? {
+        -1 => Some((None, stream)),
+        revision => Some((Some(u64::try_from(revision).ok()?), stream)),
+    }
 }
 
 /// The id of a link that the server wrote: the same at every read, another for every link.
@@ -545,10 +558,11 @@ mod tests {
 
     #[test]
     fn a_link_points_at_a_revision_of_a_stream() {
-        assert_eq!(pointed_at(b"7@a-1"), Some((7, "a-1")));
-        assert_eq!(pointed_at(b"7@a@1"), Some((7, "a@1")));
-        assert_eq!(pointed_at(b"9223372036854775807@a"), Some((DELETED, "a")));
-        for none in [&b"7"[..], b"x@a", b"-1@a", b"9223372036854775808@a", b"\xff@a", b""] {
+        assert_eq!(pointed_at(b"7@a-1"), Some((Some(7), "a-1")));
+        assert_eq!(pointed_at(b" 7@a@1"), Some((Some(7), "a@1")));
+        assert_eq!(pointed_at(b"9223372036854775807@a"), Some((Some(DELETED), "a")));
+        assert_eq!(pointed_at(b"-1@a"), Some((None, "a")));
+        for none in [&b"7"[..], b"x@a", b"-2@a", b"9223372036854775808@a", b"\xff@a", b""] {
             assert_eq!(pointed_at(none), None);
         }
     }

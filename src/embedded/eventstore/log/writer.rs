@@ -286,7 +286,7 @@ impl Writer {
                 expected,
                 events,
                 reply,
-            } => Answer::Append(reply, self.append(&stream, expected, events)?),
+            } => Answer::Append(reply, self.append(&stream, expected, &events)?),
             Command::Delete {
                 stream,
                 expected,
@@ -301,7 +301,7 @@ impl Writer {
         &mut self,
         name: &Arc<str>,
         expected: Expected,
-        mut events: Vec<NewEvent>,
+        events: &[NewEvent],
     ) -> rusqlite::Result<Result<Appended, WriteError>> {
         let stream = self.stream(name)?;
         let ids: Vec<_> = events.iter().map(|event| event.id).collect();
@@ -324,31 +324,43 @@ impl Writer {
                     position,
                 }));
             }
-            Decision::Write if events.is_empty() => {
-                return Ok(Ok(Appended {
-                    revision: stream.next.checked_sub(1),
-                    position: Some(self.position),
-                }));
-            }
             Decision::Write => {}
         }
+        let mut appended = Appended {
+            revision: stream.next.checked_sub(1),
+            position: Some(self.position),
+        };
+        let revived = self.deleted_by_metadata(&stream)?;
+        for event in events {
+            let (revision, position) = self.write(name, event)?;
+            appended = Appended {
+                revision: Some(revision),
+                position: Some(position),
+            };
+        }
+        if let Some((name, first)) = revived {
+            self.revive(&name, first)?;
+        }
+        Ok(Ok(appended))
+    }
+
+    /// The softly deleted stream that an append to this one revives, and where it will begin: the
+    /// stream itself, or the one whose metadata it is.
+    fn deleted_by_metadata(&mut self, stream: &Stream) -> rusqlite::Result<Option<(Arc<str>, u64)>> {
         if stream.metadata.deletes() {
-            self.revive(&stream)?;
+            return Ok(Some((Arc::clone(&stream.name), stream.next)));
         }
-        if let (Some(described), [event]) = (stream::described_by(name), events.as_mut_slice()) {
-            let described = self.stream(&described.into())?;
-            if described.metadata.deletes() {
-                event.data = metadata::revived(&event.data, described.next).into();
-            }
-        }
-        let mut last = None;
-        for event in &events {
-            last = Some(self.write(name, event)?);
-        }
-        Ok(Ok(Appended {
-            revision: last.map(|(revision, _)| revision),
-            position: last.map(|(_, position)| position),
-        }))
+        let Some(name) = stream::described_by(&stream.name) else {
+            return Ok(None);
+        };
+        let described = match Stream::by_name(&self.connection, name)? {
+            Some(described) => described.metadata.deletes().then_some(described.next),
+            // A stream may have metadata before it has events.
+            None => stream::newest_metadata(&self.connection, name)?
+                .is_some_and(|(data, json)| Metadata::parse(&data, json).deletes())
+                .then_some(0),
+        };
+        Ok(described.map(|next| (name.into(), next)))
     }
 
     fn delete(&mut self, name: &Arc<str>, expected: Expected, hard: bool) -> rusqlite::Result<Result<u64, WriteError>> {
@@ -409,11 +421,14 @@ impl Writer {
         Ok(position)
     }
 
-    /// A softly deleted stream that is written to again begins at its next revision.
-    fn revive(&mut self, stream: &Stream) -> rusqlite::Result<()> {
-        let said = stream::newest_metadata(&self.connection, &stream.name)?;
+    /// A softly deleted stream that is written to again begins where it had ended: its metadata is
+    /// written once more, behind what revived it.
+    fn revive(&mut self, name: &str, first: u64) -> rusqlite::Result<()> {
+        let said = stream::newest_metadata(&self.connection, name)?;
         let said = said.map(|(data, _)| data).unwrap_or_default();
-        self.describe(&stream.name, metadata::revived(&said, stream.next))?;
+        if let Some(metadata) = metadata::revived(&said, first) {
+            self.describe(name, metadata)?;
+        }
         Ok(())
     }
 

@@ -339,7 +339,7 @@ impl Actor {
                             None => pushes.push((consumer, vec![push])),
                         }
                     }
-                    Effect::Read { from, count } => self.read(from, count),
+                    Effect::Read { from, count, live } => self.read(from, count, live),
                     Effect::ReadParked { stop_at } => self.read_parked(stop_at),
                     Effect::Park { payload, reason } => {
                         let added = chrono::Utc::now().to_rfc3339();
@@ -373,13 +373,14 @@ impl Actor {
         }
     }
 
-    fn read(&mut self, from: From, count: usize) {
+    fn read(&mut self, from: From, count: usize, live: bool) {
         let ask = Ask {
             source: self.config.source.clone(),
             from,
             count,
             window: WINDOW,
             resolve_links: self.config.settings.resolve_links,
+            live,
         };
         let strategy = self.config.settings.strategy;
         let store = Arc::clone(&self.store);
@@ -406,6 +407,7 @@ impl Actor {
                     count: PARKED_PAGE.min((stop - from) as usize),
                     window: PARKED_PAGE,
                     resolve_links: true,
+                    live: false,
                 };
                 let scan = store.read(ask).await?;
                 from = match (scan.next, scan.end) {

@@ -1,6 +1,7 @@
 //! Between the protocol's messages and the groups' own types. Keeps: zero is zero, what a message
 //! leaves out is what the protocol says it means, and nothing a client sends can panic.
 
+use super::super::log::Matcher;
 use super::config::GroupConfig;
 use super::errors::GroupError;
 use super::info::Figures;
@@ -117,13 +118,14 @@ fn all_source(options: AllOptions) -> Result<(Source, StartFrom), GroupError> {
 
 fn filter(filter: WireFilter) -> Result<Filter, GroupError> {
     let of = |said: Expression, prefix: fn(Vec<String>) -> Filter, regex: fn(String) -> Filter| {
-        if said.prefix.is_empty() {
-            regex::Regex::new(&said.regex)
-                .map_err(|error| GroupError::Invalid(format!("the filter's pattern: {error}")))?;
-            Ok(regex(said.regex))
+        // A pattern wins; an empty list of prefixes lets nothing through.
+        let filter = if said.regex.is_empty() {
+            prefix(said.prefix)
         } else {
-            Ok(prefix(said.prefix))
-        }
+            regex(said.regex)
+        };
+        Matcher::new(&filter).map_err(|error| GroupError::Invalid(format!("the filter's pattern: {error}")))?;
+        Ok(filter)
     };
     match (filter.stream, filter.event_type) {
         (Some(stream), _) => of(stream, Filter::StreamPrefix, Filter::StreamRegex),

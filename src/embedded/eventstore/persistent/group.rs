@@ -69,6 +69,8 @@ pub(crate) enum Effect<P> {
         from: From,
         /// Matching records at most.
         count: usize,
+        /// Everything before it was read.
+        live: bool,
     },
     /// Read the parked stream; answered by [`Group::replayed`]. One at a time.
     ReadParked {
@@ -424,6 +426,7 @@ impl<P: Clone> Group<P> {
         self.effects.push(Effect::Read {
             from: self.cursor,
             count: count.min(MAX_READ),
+            live: self.live,
         });
     }
 

@@ -250,18 +250,11 @@ fn deliver(
     async_stream::stream! {
         let confirmation = Confirmation { subscription_id: format!("{source}::{group}") };
         yield Ok(ReadResp { event: None, confirmation: Some(confirmation) }.encode_to_vec().into());
-        let mut cut_off = false;
         loop {
             let outbound = tokio::select! {
                 biased;
-                changed = cut.changed(), if !cut_off => {
-                    // The connection ends by itself; a node that is gone ends it, too.
-                    cut_off = changed.is_err();
-                    if !cut_off {
-                        return;
-                    }
-                    continue;
-                }
+                // The connection ends by itself, and nothing may be said before.
+                Ok(()) = cut.changed() => std::future::pending().await,
                 Ok(()) = ends.changed() => {
                     let (_, how) = ends.borrow_and_update().clone();
                     match how {

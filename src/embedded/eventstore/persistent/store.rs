@@ -55,6 +55,8 @@ pub(crate) struct Ask {
     pub window: usize,
     /// Whether links are followed.
     pub resolve_links: bool,
+    /// Whether everything before was read: then truncation since hides nothing.
+    pub live: bool,
 }
 
 /// A page that was read.

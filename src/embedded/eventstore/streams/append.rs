@@ -16,9 +16,9 @@ use crate::embedded::eventstore::{
     node::Node,
     status,
     wire::{
-        AnyMessage, AppendReq, AppendResp, AppendSuccess, AppendWrong, BatchAppendReq, BatchAppendResp, DeleteReq,
-        DeleteResp, Empty, ExpectedOptions, MaximumSizeDetail, Position, ProposedMessage, RpcStatus, StreamIdentifier,
-        WireUuid, WrongDetail,
+        AnyMessage, AppendReq, AppendResp, AppendSuccess, AppendWrong, BadRequestDetail, BatchAppendReq,
+        BatchAppendResp, DeleteReq, DeleteResp, Empty, ExpectedOptions, MaximumSizeDetail, Position, ProposedMessage,
+        RpcStatus, StreamIdentifier, WireUuid, WrongDetail,
     },
 };
 
@@ -342,7 +342,6 @@ async fn answer(pending: Result<Pending, Status>) -> Result<BatchAppendResp, Sta
 
 /// `google.rpc.Code` as the batch's errors use it.
 mod code {
-    pub(super) const UNKNOWN: i32 = 2;
     pub(super) const INVALID_ARGUMENT: i32 = 3;
     pub(super) const NOT_FOUND: i32 = 5;
     pub(super) const ALREADY_EXISTS: i32 = 6;
@@ -410,12 +409,19 @@ fn detailed(failure: Failure, expected: Expected, stream: &StreamIdentifier) -> 
             "AccessDenied",
             Vec::new(),
         ),
+        Failure::Status(status) if status.code() == tonic::Code::Unavailable => {
+            of(code::UNAVAILABLE, status.message().to_owned(), "Unknown", Vec::new())
+        }
+        // Whatever is wrong with an event is the request's fault here, though an append says otherwise.
         Failure::Status(status) => {
-            let code = match status.code() {
-                tonic::Code::InvalidArgument => code::INVALID_ARGUMENT,
-                _ => code::UNKNOWN,
-            };
-            of(code, status.message().to_owned(), "Unknown", Vec::new())
+            let message = status.message().to_owned();
+            let detail = BadRequestDetail { message }.encode_to_vec();
+            of(
+                code::INVALID_ARGUMENT,
+                status.message().to_owned(),
+                "BadRequest",
+                detail,
+            )
         }
     }
 }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::embedded::eventstore::{
     access::{Identity, Right},
     encode::{Encoder, Encoding, Positions},
+    faults::End,
     log::{AllAsk, Direction, Matcher, StreamAsk, StreamRead},
     node::Node,
     record::{Filter, Resolved},
@@ -28,6 +29,8 @@ use crate::embedded::eventstore::{
 
 /// Records in a page: enough to pay for the way to the file, few enough to begin at once.
 const PAGE: usize = 256;
+/// Revisions that EventStoreDB's first page of a stream looks at.
+const FIRST_PAGE: u64 = 32;
 /// Records of `$all` that one page looks at under a filter.
 const WINDOW: usize = 2_000;
 /// EventStoreDB's filter window when the client asks for `count`.
@@ -168,6 +171,7 @@ pub(super) async fn read(node: Arc<Node>, identity: Identity, request: ReadReq) 
                         direction,
                         count: 0,
                         resolve_links: options.resolve_links,
+                        live: false,
                     };
                     read_stream(node, ask, from, count, compatible, encoder)
                 }
@@ -268,7 +272,7 @@ fn read_stream(
         loop {
             ask.count = PAGE.min(usize::try_from(left).unwrap_or(PAGE));
             match node.log.stream(ask.clone()).await? {
-                StreamRead::Missing => {
+                StreamRead::Missing(_) => {
                     let stream = StreamIdentifier { name: Bytes::copy_from_slice(ask.stream.as_bytes()) };
                     yield message(&ReadResp {
                         stream_not_found: Some(NotFound { stream: Some(stream) }),
@@ -279,8 +283,10 @@ fn read_stream(
                 StreamRead::Deleted => Err(status::stream_deleted(&ask.stream))?,
                 StreamRead::Page(page) => {
                     if compatible && first_page && ask.direction == Direction::Forwards {
+                        // Said where EventStoreDB's own first page, which looks at few, finds nothing.
                         let begins = if start > page.last { page.last + 1 } else { page.first };
-                        if begins > start || page.records.is_empty() && begins != start {
+                        let looked_at = start.saturating_add(count.min(FIRST_PAGE));
+                        if begins != start && (start > page.last || begins >= looked_at) {
                             yield message(&ReadResp {
                                 first_stream_position: Some(begins),
                                 ..ReadResp::default()
@@ -341,6 +347,14 @@ struct Waiting {
     changes: watch::Receiver<u64>,
     stopping: CancellationToken,
     cut: watch::Receiver<u64>,
+    ends: watch::Receiver<(u64, End)>,
+}
+
+/// How a subscription ends.
+enum Ended {
+    /// As no node ends one: only a fault does.
+    Clean,
+    With(Status),
 }
 
 impl Waiting {
@@ -349,6 +363,7 @@ impl Waiting {
             changes: node.log.changes(),
             stopping: node.stopping(),
             cut: node.faults.cuts(),
+            ends: node.faults.subscription_ends(),
         }
     }
 
@@ -357,23 +372,39 @@ impl Waiting {
         self.changes.borrow_and_update();
     }
 
-    async fn change(&mut self) -> Result<(), Status> {
+    /// What ends the subscription; never, when its connection is cut: that ends by itself.
+    async fn end(
+        cut: &mut watch::Receiver<u64>,
+        ends: &mut watch::Receiver<(u64, End)>,
+        stopping: &CancellationToken,
+    ) -> Ended {
         tokio::select! {
             biased;
-            () = self.stopping.cancelled() => Err(status::not_ready()),
-            _ = self.cut.changed() => Err(Status::unavailable("the connection was cut")),
-            changed = self.changes.changed() => changed.map_err(|_| status::not_ready()),
+            Ok(()) = cut.changed() => std::future::pending().await,
+            () = stopping.cancelled() => Ended::With(status::not_ready()),
+            Ok(()) = ends.changed() => match &ends.borrow_and_update().1 {
+                End::Clean => Ended::Clean,
+                End::Status { code, message, .. } => Ended::With(Status::new(*code, message.clone())),
+            },
         }
     }
 
-    fn check(&self) -> Result<(), Status> {
-        if self.stopping.is_cancelled() {
-            return Err(status::not_ready());
+    /// Waits for something new.
+    async fn change(&mut self) -> Result<(), Ended> {
+        tokio::select! {
+            biased;
+            ended = Self::end(&mut self.cut, &mut self.ends, &self.stopping) => Err(ended),
+            changed = self.changes.changed() => changed.map_err(|_| Ended::With(status::not_ready())),
         }
-        if self.cut.has_changed().unwrap_or(true) {
-            return Err(Status::unavailable("the connection was cut"));
+    }
+
+    /// Whether it goes on.
+    async fn check(&mut self) -> Result<(), Ended> {
+        tokio::select! {
+            biased;
+            ended = Self::end(&mut self.cut, &mut self.ends, &self.stopping) => Err(ended),
+            () = std::future::ready(()) => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -395,7 +426,11 @@ fn subscribe_to_stream(
         let mut live = false;
         loop {
             waiting.look();
-            waiting.check()?;
+            match waiting.check().await {
+                Ok(()) => {}
+                Err(Ended::Clean) => return,
+                Err(Ended::With(status)) => Err(status)?,
+            }
             if !live || node.log.may_have(&stream, next) {
                 let ask = StreamAsk {
                     stream: Arc::clone(&stream),
@@ -403,9 +438,10 @@ fn subscribe_to_stream(
                     direction: Direction::Forwards,
                     count: PAGE,
                     resolve_links,
+                    live,
                 };
                 match node.log.stream(ask).await? {
-                    StreamRead::Missing => {}
+                    StreamRead::Missing(end) => next = next.max(end),
                     StreamRead::Deleted => {
                         let tombstone = if live { node.log.tombstone(Arc::clone(&stream)).await? } else { None };
                         if let Some(tombstone) = tombstone {
@@ -418,9 +454,11 @@ fn subscribe_to_stream(
                         for resolved in &page.records {
                             yield encoder.event(resolved, None);
                         }
-                        next = next.max(page.next);
+                        // At the end, what is written next is next, whatever the metadata hides.
+                        next = if page.end { next.max(page.last + 1) } else { page.next };
                         if !page.end {
-                            live = false;
+                            // Further behind than a page: it catches up again.
+                            live &= page.records.len() < PAGE;
                             continue;
                         }
                     }
@@ -430,7 +468,11 @@ fn subscribe_to_stream(
                 yield caught_up();
                 live = true;
             }
-            waiting.change().await?;
+            match waiting.change().await {
+                Ok(()) => {}
+                Err(Ended::Clean) => return,
+                Err(Ended::With(status)) => Err(status)?,
+            }
         }
     })
 }
@@ -461,7 +503,11 @@ fn subscribe_to_all(
         };
         loop {
             waiting.look();
-            waiting.check()?;
+            match waiting.check().await {
+                Ok(()) => {}
+                Err(Ended::Clean) => return,
+                Err(Ended::With(status)) => Err(status)?,
+            }
             // With a filter, pages end where a checkpoint is due.
             if let Some(interval) = interval {
                 let due = interval.saturating_sub(considered).max(1);
@@ -492,7 +538,11 @@ fn subscribe_to_all(
                 yield caught_up();
                 live = true;
             }
-            waiting.change().await?;
+            match waiting.change().await {
+                Ok(()) => {}
+                Err(Ended::Clean) => return,
+                Err(Ended::With(status)) => Err(status)?,
+            }
         }
     })
 }

@@ -84,7 +84,7 @@ impl World {
             } => {
                 self.pushes.push((consumer.0, payload, retry_count));
             }
-            Effect::Read { from, count } => {
+            Effect::Read { from, count, .. } => {
                 let start = match from {
                     From::Start => 0,
                     From::At(Place::Stream(n)) => n,

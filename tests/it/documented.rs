@@ -1,0 +1,39 @@
+//! The examples of the embedded EventStoreDB: what is shown is what is run.
+
+use crate::readme::file;
+
+#[test]
+fn the_readme_shows_the_examples_that_are_run() {
+    let readme = file("README.md");
+    for (language, name) in [
+        ("rust", "in_tests.rs"),
+        ("js", "in_tests.mjs"),
+        ("python", "in_tests.py"),
+    ] {
+        let example = file(&format!("examples/eventstore/{name}"));
+        let shown = format!("```{language}\n{example}```\n");
+        assert!(readme.contains(&shown), "README.md does not show {name} as it is");
+    }
+    let run = file("tests/smoke/run");
+    for run_as in ["--example eventstore_in_tests", "in_tests.mjs", "in_tests.py"] {
+        assert!(run.contains(run_as), "tests/smoke/run does not run {run_as}");
+    }
+}
+
+#[test]
+fn the_documentation_shows_the_example_that_is_run() {
+    let source = file("src/embedded/eventstore.rs");
+    let lines = source.lines().map_while(|line| line.strip_prefix("//!"));
+    let lines: Vec<_> = lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
+    let documentation = lines.join("\n");
+    let shown = format!("```no_run\n{}```\n", file("examples/eventstore/in_tests.rs"));
+    assert!(documentation.contains(&shown));
+}
+
+#[test]
+fn continuous_integration_runs_them() {
+    let ci = file(".ci/run");
+    for script in ["tests/conformance/run", "tests/smoke/run"] {
+        assert!(ci.contains(script), "{script}");
+    }
+}

@@ -1,0 +1,57 @@
+//! The embedded EventStoreDB's streams over the wire: through the client that production uses, and
+//! through one that says what no official client says.
+
+mod all;
+mod appends;
+mod batches;
+mod calls;
+mod cluster;
+mod deletions;
+mod faults;
+mod links;
+mod metadata;
+mod reads;
+mod restarts;
+mod security;
+mod subscriptions;
+
+use projector::embedded::eventstore::Handle;
+
+use crate::support::{
+    eventstore::empty,
+    raw::{AppendOptions, At, Expect, Proposed, Raw, ReadOptions, all_shown},
+};
+
+/// A server with nothing in it, and a connection to it.
+async fn server() -> (Handle, Raw) {
+    let server = empty().await;
+    let raw = Raw::connect(server.address()).await;
+    (server, raw)
+}
+
+/// Appends events with these ids: the last one's revision.
+async fn put(raw: &Raw, stream: &str, ids: std::ops::Range<u128>) -> u64 {
+    let events = Proposed::many(ids);
+    let answer = raw.append(AppendOptions::new(stream, Expect::Any), events).await;
+    answer.unwrap().success.unwrap().revision.unwrap()
+}
+
+/// Writes a stream's metadata, whatever its text.
+async fn describe(raw: &Raw, stream: &str, metadata: &str) {
+    let event = Proposed::of(
+        fastrand::u128(1..),
+        "$metadata",
+        "application/json",
+        metadata.to_owned(),
+    );
+    let options = AppendOptions::new(&format!("$${stream}"), Expect::Any);
+    assert!(raw.append(options, vec![event]).await.unwrap().success.is_some());
+}
+
+/// What a stream shows forwards, or the code with which the read fails.
+async fn shows(raw: &Raw, stream: &str) -> Vec<String> {
+    let (answers, end) = raw.read_all(ReadOptions::stream(stream, At::Start)).await;
+    let mut all = all_shown(&answers);
+    all.extend(end.map(|status| format!("{:?}", status.code())));
+    all
+}

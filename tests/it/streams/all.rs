@@ -1,0 +1,260 @@
+//! `$all`: positions, what is hidden, filters, checkpoints.
+
+use tonic::Code;
+
+use super::{describe, put, server};
+use crate::support::raw::{
+    AllOptions, AppendOptions, At, Empty, Expect, FilterOptions, Place, Proposed, Raw, ReadOptions, ReadResp,
+    all_shown, next,
+};
+
+/// Where each event of `$all` is.
+async fn positions(raw: &Raw) -> Vec<(String, u64)> {
+    let (answers, end) = raw.read_all(ReadOptions::all(At::Start)).await;
+    assert!(end.is_none());
+    let one = |answer: &ReadResp| {
+        let event = answer.event.as_ref().unwrap();
+        let record = event.event.as_ref().unwrap();
+        assert_eq!((record.commit, record.prepare), (event.commit.unwrap(), record.commit));
+        (answer.shown(), record.commit)
+    };
+    answers.iter().map(one).collect()
+}
+
+async fn read_of(raw: &Raw, options: ReadOptions) -> Vec<String> {
+    let (answers, end) = raw.read_all(options).await;
+    let mut all = all_shown(&answers);
+    all.extend(end.map(|status| format!("{:?}", status.code())));
+    all
+}
+
+#[tokio::test]
+async fn positions_rise_and_reads_from_them_include_and_exclude() {
+    let (_server, raw) = server().await;
+    let mut last = 0;
+    for n in 0..6 {
+        let options = AppendOptions::new(&format!("s-{n}"), Expect::Any);
+        let events = Proposed::many(10 * n + 1..10 * n + 3);
+        let answer = raw.append(options, events).await.unwrap().success.unwrap();
+        last = answer.position.unwrap().commit;
+        // With it comes the link of its category, which is a record like any other.
+        assert!(
+            positions(&raw)
+                .await
+                .iter()
+                .any(|(name, at)| *name == format!("1@s-{n}") && *at == last)
+        );
+    }
+    let all = positions(&raw).await;
+    assert_eq!(all.len(), 24, "twelve events and their links");
+    assert!(all.is_sorted_by(|one, next| one.1 < next.1));
+    let names: Vec<_> = all.iter().map(|(name, _)| name.clone()).collect();
+    let reversed = |of: &[String]| of.iter().rev().cloned().collect::<Vec<_>>();
+    for (n, (_, at)) in all.iter().enumerate() {
+        let from = |options: ReadOptions| options;
+        let forwards = from(ReadOptions::all(At::Number(*at)));
+        assert_eq!(read_of(&raw, forwards.clone()).await, names[n..]);
+        assert_eq!(
+            read_of(&raw, forwards.at_most(2)).await,
+            names[n..].iter().take(2).cloned().collect::<Vec<_>>()
+        );
+        let backwards = ReadOptions::all(At::Number(*at)).backwards();
+        assert_eq!(read_of(&raw, backwards).await, reversed(&names[..n]));
+    }
+    assert_eq!(
+        read_of(&raw, ReadOptions::all(At::End).backwards()).await,
+        reversed(&names)
+    );
+    assert_eq!(
+        read_of(&raw, ReadOptions::all(At::End).backwards().at_most(1)).await,
+        names[23..]
+    );
+    assert_eq!(read_of(&raw, ReadOptions::all(At::End)).await, Vec::<String>::new());
+    assert_eq!(
+        read_of(&raw, ReadOptions::all(At::Start).backwards()).await,
+        Vec::<String>::new()
+    );
+    let of = |commit, prepare| {
+        let mut options = ReadOptions::all(At::Start);
+        let all: &mut AllOptions = options.all.as_mut().unwrap();
+        all.start = None;
+        all.position = Some(Place { commit, prepare });
+        options
+    };
+    let (_, wrong) = raw.read_all(of(last, last + 1)).await;
+    assert_eq!(wrong.unwrap().code(), Code::InvalidArgument);
+    let (_, beyond) = raw.read_all(of(last + 1_000_000, last + 1_000_000)).await;
+    assert_eq!(beyond.unwrap().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn what_groups_on_all_write_is_hidden_and_nothing_else_is() {
+    let (_server, raw) = server().await;
+    for stream in [
+        "$persistentsubscription-$all::g-checkpoint",
+        "$persistentsubscription-$all::g-parked",
+        "$epoch-information",
+        "$persistentsubscription-$all::g",
+        "$persistentsubscription-s::g-checkpoint",
+        "$persistentsubscription-s::g-parked",
+        "$mine",
+        "s",
+    ] {
+        put(&raw, stream, 1..2).await;
+    }
+    describe(&raw, "s", "{}").await;
+    let seen = [
+        "0@$persistentsubscription-$all::g",
+        "0@$persistentsubscription-s::g-checkpoint",
+        "0@$persistentsubscription-s::g-parked",
+        "0@$mine",
+        "0@s",
+        "0@$$s",
+    ];
+    assert_eq!(read_of(&raw, ReadOptions::all(At::Start)).await, seen);
+    let everything = ReadOptions::all(At::Start).filtered(FilterOptions::types(".*"));
+    assert_eq!(read_of(&raw, everything).await, seen);
+    let hidden = ReadOptions::stream("$epoch-information", At::Start);
+    assert_eq!(read_of(&raw, hidden).await, ["0@$epoch-information"]);
+}
+
+#[tokio::test]
+async fn filters_look_at_names_and_types_of_what_is_stored() {
+    let (_server, raw) = server().await;
+    for (n, (stream, kind)) in [("a-1", "Ab"), ("b-1", "Bc"), ("a-2", "$sys"), ("$a-3", "Ab")]
+        .into_iter()
+        .enumerate()
+    {
+        let event = Proposed::of(n as u128 + 1, kind, "application/json", "{}");
+        raw.append(AppendOptions::new(stream, Expect::Any), vec![event])
+            .await
+            .unwrap();
+    }
+    let mut both = FilterOptions::streams(&["b"], 10);
+    both.stream.as_mut().unwrap().regex = "^a".to_owned();
+    let named = |regex: &str| {
+        let mut filter = FilterOptions::streams(&[], 10);
+        filter.stream.as_mut().unwrap().regex = regex.to_owned();
+        filter
+    };
+    let prefixed_types = |prefixes: &[&str]| {
+        let mut filter = FilterOptions::streams(prefixes, 10);
+        filter.kind = filter.stream.take();
+        filter
+    };
+    let events = ["0@a-1", "0@b-1", "0@a-2", "0@$a-3"];
+    for (filter, taken) in [
+        (FilterOptions::streams(&["a-"], 10), vec![0, 2]),
+        (FilterOptions::streams(&["b", "$a"], 10), vec![1, 3]),
+        (FilterOptions::streams(&[], 10), vec![]),
+        (FilterOptions::streams(&[""], 10), vec![0, 1, 2, 3]),
+        (FilterOptions::streams(&["A"], 10), vec![]),
+        (both, vec![0, 2]),
+        (named(r"^[^\$].*"), vec![0, 1, 2]),
+        (named("-1$"), vec![0, 1]),
+        (named(r"^(?!(\$.+)$).*$"), vec![0, 1, 2]),
+        (prefixed_types(&["A", "B"]), vec![0, 1, 3]),
+        (FilterOptions::types("^[^$]"), vec![0, 1, 3]),
+        (FilterOptions::types("c$"), vec![1]),
+    ] {
+        let options = ReadOptions::all(At::Start).filtered(filter.clone());
+        let seen = read_of(&raw, options.clone()).await;
+        let seen: Vec<_> = seen.iter().filter(|one| !one.contains("$ce-")).collect();
+        let expected: Vec<_> = taken.iter().map(|n| events[*n]).collect();
+        assert_eq!(seen, expected, "{filter:?}");
+        let backwards = read_of(&raw, ReadOptions::all(At::End).backwards().filtered(filter.clone())).await;
+        let backwards: Vec<_> = backwards.iter().filter(|one| !one.contains("$ce-")).collect();
+        assert_eq!(backwards, expected.into_iter().rev().collect::<Vec<_>>(), "{filter:?}");
+    }
+    // A link is filtered as the link that it is, whether it is followed or not.
+    let links = ReadOptions::all(At::Start)
+        .filtered(FilterOptions::streams(&["$ce-a"], 10))
+        .resolved();
+    assert_eq!(read_of(&raw, links).await, ["0@a-1 by 0@$ce-a", "0@a-2 by 1@$ce-a"]);
+}
+
+#[tokio::test]
+async fn a_filtered_read_finds_what_is_far_apart() {
+    let (_server, raw) = server().await;
+    put(&raw, "mine", 1..2).await;
+    for n in 0..8 {
+        put(&raw, "others", 1_000 * n + 1..1_000 * n + 1_001).await;
+    }
+    put(&raw, "mine", 90_001..90_002).await;
+    let filter = FilterOptions::streams(&["mine"], 10);
+    let forwards = ReadOptions::all(At::Start).filtered(filter.clone());
+    assert_eq!(read_of(&raw, forwards.clone()).await, ["0@mine", "1@mine"]);
+    assert_eq!(read_of(&raw, forwards.at_most(1)).await, ["0@mine"]);
+    let backwards = ReadOptions::all(At::End).backwards().filtered(filter);
+    assert_eq!(read_of(&raw, backwards).await, ["1@mine", "0@mine"]);
+}
+
+#[tokio::test]
+async fn checkpoints_come_in_their_interval_and_can_be_resumed_from() {
+    let (_server, raw) = server().await;
+    put(&raw, "others", 1..26).await;
+    put(&raw, "mine", 1..2).await;
+    put(&raw, "others", 26..41).await;
+    let filter = FilterOptions::streams(&["mine"], 10);
+    let subscribed = |at| ReadOptions::all(at).subscribed().filtered(filter.clone());
+    let mut answers = raw.read(subscribed(At::Start)).await.unwrap();
+    let mut seen = Vec::new();
+    let mut resume = None;
+    loop {
+        let answer = next(&mut answers).await.unwrap();
+        if let Some(at) = answer.checkpoint {
+            assert_eq!(at.commit, at.prepare);
+            assert!(resume.is_none_or(|before| before <= at.commit));
+            resume = Some(at.commit);
+        }
+        let last = answer.caught_up.is_some();
+        seen.push(answer.shown());
+        if last {
+            break;
+        }
+    }
+    assert_eq!(
+        (seen[0].as_str(), seen.iter().filter(|one| *one == "0@mine").count()),
+        ("confirmed", 1)
+    );
+    let checkpoints = seen.iter().filter(|one| *one == "checkpoint").count();
+    assert!((4..=5).contains(&checkpoints), "41 records, ten each: {seen:?}");
+    assert_eq!(seen[seen.len() - 2..], ["checkpoint", "caught up"]);
+    // Live, the interval goes on.
+    put(&raw, "others", 41..51).await;
+    assert_eq!(next(&mut answers).await.unwrap().shown(), "checkpoint");
+    put(&raw, "mine", 2..3).await;
+    assert_eq!(next(&mut answers).await.unwrap().shown(), "1@mine");
+    // From a checkpoint on nothing is missed and nothing comes twice.
+    let mut again = raw.read(subscribed(At::Number(resume.unwrap()))).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|last| last != "caught up") {
+        seen.push(next(&mut again).await.unwrap().shown());
+    }
+    seen.retain(|one| one != "checkpoint");
+    assert_eq!(seen, ["confirmed", "1@mine", "caught up"]);
+}
+
+#[tokio::test]
+async fn a_window_by_count_is_of_32() {
+    let (_server, raw) = server().await;
+    put(&raw, "others", 1..65).await;
+    let filter = FilterOptions {
+        max: None,
+        count: Some(Empty {}),
+        ..FilterOptions::streams(&["mine"], 1)
+    };
+    let mut answers = raw
+        .read(ReadOptions::all(At::Start).subscribed().filtered(filter))
+        .await
+        .unwrap();
+    let mut checkpoints = 0;
+    loop {
+        match next(&mut answers).await.unwrap().shown().as_str() {
+            "checkpoint" => checkpoints += 1,
+            "caught up" => break,
+            _ => {}
+        }
+    }
+    assert!((2..=3).contains(&checkpoints), "64 records: {checkpoints}");
+}

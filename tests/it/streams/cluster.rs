@@ -1,0 +1,181 @@
+//! Three nodes in one process, as far as a client can tell them from a cluster.
+
+use eventstore::{
+    AppendToStreamOptions, Error, GetPersistentSubscriptionInfoOptions, PersistentSubscriptionOptions,
+    ReadStreamOptions, StreamPosition, SubscribeToPersistentSubscriptionOptions,
+};
+use projector::embedded::eventstore::{Cluster, Options};
+use tonic::Code;
+
+use super::{put, shows};
+use crate::support::{
+    eventstore::{PATIENCE, append, client_of, event, read},
+    node::{messages, until},
+    raw::{AppendOptions, At, Empty, Expect, Proposed, Raw, ReadOptions, said},
+};
+
+async fn cluster() -> Cluster {
+    Cluster::start(Options::default(), 3).await.unwrap()
+}
+
+async fn members(raw: &Raw) -> Vec<(u32, i32, bool)> {
+    let gossip: messages::Cluster = raw
+        .ask("event_store.client.gossip.Gossip/Read", vec![Empty {}])
+        .await
+        .unwrap();
+    let one = |member: &messages::Member| (member.endpoint.as_ref().unwrap().port, member.state, member.alive);
+    gossip.members.iter().map(one).collect()
+}
+
+const LEADER: i32 = 8;
+const FOLLOWER: i32 = 6;
+
+#[tokio::test]
+async fn every_node_says_who_leads() {
+    let cluster = cluster().await;
+    let leader = cluster.leader().unwrap();
+    assert_eq!(cluster.nodes().len(), 3);
+    for node in cluster.nodes() {
+        let members = members(&Raw::connect(node).await).await;
+        assert_eq!(members.len(), 3);
+        for (port, state, alive) in members {
+            let expected = if port == u32::from(leader.port()) {
+                LEADER
+            } else {
+                FOLLOWER
+            };
+            assert_eq!((state, alive), (expected, true));
+        }
+    }
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn followers_answer_reads_and_send_everything_else_to_the_leader() {
+    let cluster = cluster().await;
+    let leader = cluster.leader().unwrap();
+    let follower = cluster.nodes().into_iter().find(|node| *node != leader).unwrap();
+    let raw = Raw::connect(follower).await;
+    put(&Raw::connect(leader).await, "s", 1..3).await;
+    assert_eq!(shows(&raw, "s").await, ["0@s", "1@s"]);
+    let strict = raw.with("requires-leader", "true");
+    let denied = |status: &tonic::Status| {
+        assert_eq!(status.code(), Code::NotFound);
+        assert_eq!(said(status, "exception"), Some("not-leader"));
+        assert_eq!(said(status, "leader-endpoint-host"), Some(&*leader.ip().to_string()));
+        assert_eq!(said(status, "leader-endpoint-port"), Some(&*leader.port().to_string()));
+    };
+    let appended = strict
+        .append(AppendOptions::new("s", Expect::Any), Proposed::many(3..4))
+        .await;
+    denied(&appended.unwrap_err());
+    let (_, end) = strict.read_all(ReadOptions::stream("s", At::Start)).await;
+    denied(&end.unwrap());
+    let deleted = strict.delete("Delete", AppendOptions::new("s", Expect::Any)).await;
+    denied(&deleted.unwrap_err());
+    // Groups live on the leader, whatever is asked for.
+    let info = messages::InfoReq {
+        options: Some(messages::InfoOptions {
+            stream: Some(messages::Name::new("s")),
+            group: "g".to_owned(),
+        }),
+    };
+    let answer: Result<messages::InfoResp, _> = raw.group("GetInfo", info).await;
+    denied(&answer.unwrap_err());
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_client_finds_the_leader_and_is_sent_there() {
+    let cluster = cluster().await;
+    let client = client_of(&cluster.connection_string());
+    append(&client, "s", 3).await;
+    assert_eq!(read(&client, "s", false).await.unwrap().len(), 3);
+    let leader = cluster.leader().unwrap();
+    let follower = cluster.nodes().into_iter().find(|node| *node != leader).unwrap();
+    // Only this one is known to it, and it prefers leaders: it is told where to go.
+    let misled = client_of(&format!("esdb://{follower}?tls=false"));
+    let any = AppendToStreamOptions::default();
+    let first = misled.append_to_stream("s", &any, event(3)).await;
+    assert!(
+        matches!(&first, Err(Error::NotLeaderException(to)) if to.port == u32::from(leader.port())),
+        "{first:?}"
+    );
+    until("it is where it was sent", async || {
+        misled.append_to_stream("s", &any, event(4)).await.is_ok()
+    })
+    .await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_is_killed_takes_its_consumers_along_and_another_goes_on() {
+    let cluster = cluster().await;
+    let killed = cluster.leader().unwrap();
+    let client = client_of(&cluster.connection_string());
+    append(&client, "s", 4).await;
+    let options = PersistentSubscriptionOptions::default()
+        .start_from(StreamPosition::Start)
+        .checkpoint_lower_bound(1)
+        .checkpoint_after(std::time::Duration::from_millis(1));
+    client.create_persistent_subscription("s", "g", &options).await.unwrap();
+    let subscribing = SubscribeToPersistentSubscriptionOptions::default();
+    let mut consumer = client
+        .subscribe_to_persistent_subscription("s", "g", &subscribing)
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        let event = consumer.next().await.unwrap();
+        consumer.ack(event).await.unwrap();
+    }
+    until("two are checkpointed", async || {
+        let info = client
+            .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
+            .await;
+        info.unwrap().stats.last_checkpointed_event_revision == Some(1)
+    })
+    .await;
+    cluster.kill_leader().await;
+    assert_eq!(cluster.leader(), None);
+    let end = async {
+        loop {
+            if let Err(error) = consumer.next().await {
+                return error;
+            }
+        }
+    };
+    let error = tokio::time::timeout(PATIENCE, end).await.unwrap();
+    assert!(matches!(error, Error::ServerError(_)), "{error:?}");
+    let survivors: Vec<_> = cluster.nodes().into_iter().filter(|node| *node != killed).collect();
+    let raw = Raw::connect(survivors[0]).await;
+    let strict = raw.with("requires-leader", "true");
+    let headless = strict
+        .append(AppendOptions::new("s", Expect::Any), Proposed::many(1..2))
+        .await;
+    assert_eq!(headless.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(shows(&raw, "s").await.len(), 4, "what needs no leader is answered");
+    cluster.elect().await;
+    let leader = cluster.leader().unwrap();
+    assert!(survivors.contains(&leader));
+    let seen = members(&raw).await;
+    assert!(
+        seen.iter()
+            .any(|(port, _, alive)| *port == u32::from(killed.port()) && !alive)
+    );
+    let client = client_of(&cluster.connection_string());
+    append(&client, "s", 1).await;
+    let mut consumer = client
+        .subscribe_to_persistent_subscription("s", "g", &subscribing)
+        .await
+        .unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let event = tokio::time::timeout(PATIENCE, consumer.next()).await.unwrap().unwrap();
+        seen.push(event.get_original_event().revision);
+        consumer.ack(event).await.unwrap();
+    }
+    assert_eq!(seen, [2, 3, 4]);
+    let all = ReadStreamOptions::default();
+    assert!(client.read_stream("s", &all).await.is_ok());
+    cluster.shutdown().await;
+}
