@@ -52,7 +52,8 @@ python_client() {
 # stack ARGUMENT...: builds, and starts `projector stack` on free ports; $connection is where its
 # EventStoreDB answers. It ends with the script.
 stack() {
-    (cd "$root" && cargo build --locked --quiet --bin projector)
+    # As the tests build it: on its own it would have every dependency compiled anew, with other features.
+    (cd "$root" && cargo test --locked --quiet --no-run --test it)
     scratch=$(mktemp -d)
     : >"$scratch/out"
     "$CARGO_TARGET_DIR/debug/projector" stack --eventstore-port 0 --dynamodb-port 0 "$@" \
