@@ -281,6 +281,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 Err(error) => Reply::NotLoaded(error),
             },
             Action::Read(from) => Reply::Read(self.journal.read(stream, from, self.settings.page).await),
+            Action::Refresh => Reply::Refreshed(self.refresh(stream, seen).await.map(Box::new)),
             Action::Look => Reply::Stands(self.journal.look(stream).await),
             Action::Append(expected, events) => {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -346,6 +347,18 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         self.replay(stream, command, lineage, seen).await
     }
 
+    /// What the snapshots have at their freshest; nothing when that cannot be used.
+    async fn refresh(&self, stream: &Arc<str>, seen: &mut Seen) -> Option<Base> {
+        match self.snapshots.load(&*self.fold, stream, true).await {
+            Ok(Snapshot::Base(base)) => {
+                self.see(seen, Observation::Loaded(S::ORIGIN));
+                Some(base)
+            }
+            // What ails it was counted when it was loaded first, or is no matter: the stream has everything.
+            Ok(Snapshot::Nothing(_) | Snapshot::Unusable(..)) | Err(_) => None,
+        }
+    }
+
     async fn replay<E: std::error::Error + 'static>(
         &self,
         stream: &Arc<str>,
@@ -360,6 +373,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         };
         let mut reading = CatchUp::new(Base::initial(&*self.fold, lineage), Some(command), rules);
         let mut waits = 0;
+        let mut refreshed = false;
         loop {
             let slice = match self.journal.read(stream, reading.from(), self.settings.page).await {
                 Ok(slice) => slice,
@@ -380,6 +394,17 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             let fed = reading.feed(&*self.fold, slice)?;
             self.see(seen, Observation::Replayed(reading.folded - before));
             match fed {
+                // A second read is dearer than the table's newest word, which an eventually consistent
+                // read or a cache before the table may have missed.
+                Fed::More if !refreshed && reading.found.is_none() => {
+                    refreshed = true;
+                    let reached = reading.base.header.version;
+                    if let Some(base) = self.refresh(stream, seen).await
+                        && base.header.version > reached
+                    {
+                        return Ok((base, false));
+                    }
+                }
                 Fed::More => {}
                 Fed::Nothing(Presence::Tombstoned) => {
                     return Err(CommandError::Deleted {

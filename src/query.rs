@@ -255,11 +255,14 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
     /// nothing of it left.
     pub async fn get(&self, stream: &str, mode: &Mode) -> Result<Option<Answer>, QueryError> {
         let begun = Instant::now();
+        let mut replayed = 0;
         let answer = match mode {
             Mode::Eventual => self.eventual(stream).await,
-            Mode::AtLeast { token, timeout, then } => self.at_least(stream, token, *timeout, *then).await,
-            Mode::Strong => self.strong(stream, None).await,
-            Mode::AsOf(moment) => self.strong(stream, Some(*moment)).await,
+            Mode::AtLeast { token, timeout, then } => {
+                self.at_least(stream, token, *timeout, *then, &mut replayed).await
+            }
+            Mode::Strong => self.strong(stream, None, &mut replayed).await,
+            Mode::AsOf(moment) => self.strong(stream, Some(*moment), &mut replayed).await,
         };
         let outcome = match &answer {
             Ok(Some(Answer {
@@ -274,7 +277,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
             outcome,
             took: begun.elapsed(),
             attempts: 0,
-            replayed: 0,
+            replayed,
         };
         self.observer.observe(self.fold.name(), ended);
         answer
@@ -331,6 +334,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         token: &Token,
         timeout: Duration,
         then: WhenLate,
+        replayed: &mut usize,
     ) -> Result<Option<Answer>, QueryError> {
         if &*token.stream != stream {
             return Err(QueryError::WrongToken {
@@ -342,27 +346,33 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         let mut polls = 0;
         let behind = loop {
             // The first read is the cheap one; once it is late, no read may be stale on top.
-            let replica = self.store.get(stream, polls > 0).await?;
-            let header = replica.as_ref().map(|r| &r.header);
+            let found = match self.store.get(stream, polls > 0).await {
+                // A table that is away for a moment is as good as one that is late.
+                Err(error) if error.is_transient() => Err(error),
+                found => Ok(found?),
+            };
+            let header = found.as_ref().ok().and_then(Option::as_ref).map(|r| &r.header);
             let diverged = header
                 .and_then(|h| h.quarantine.as_ref())
                 .is_some_and(Quarantine::is_diverged);
             // Another stream's prefix reaches no write of this one.
-            if !diverged && header.map_or(token.version.is_none(), |h| h.version >= token.version) {
-                return self.answer_of(stream, replica, Freshness::AtLeast);
-            }
+            let reached = !diverged && header.map_or(token.version.is_none(), |h| h.version >= token.version);
             let hopeless = header.is_some_and(|h| h.quarantine.is_some() || h.deleted);
+            let found = match found {
+                Ok(replica) if reached => return self.answer_of(stream, replica, Freshness::AtLeast),
+                found => found,
+            };
             polls += 1;
             let next = Instant::now() + longest_wait(polls).mul_f64(0.5 + fastrand::f64() / 2.0);
             if hopeless || next >= until {
-                break replica;
+                break found;
             }
             tokio::time::sleep_until(next).await;
         };
         match then {
-            WhenLate::AnswerBehind => self.answer_of(stream, behind, Freshness::Behind),
+            WhenLate::AnswerBehind => self.answer_of(stream, behind?, Freshness::Behind),
             WhenLate::FoldTail => {
-                let answer = self.strong(stream, None).await?;
+                let answer = self.strong(stream, None, replayed).await?;
                 Ok(answer.map(|mut answer| {
                     if answer.header.version < token.version {
                         // The stream itself ends before it: its store was restored.
@@ -374,10 +384,15 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         }
     }
 
-    async fn strong(&self, stream: &str, until: Option<Moment>) -> Result<Option<Answer>, QueryError> {
+    async fn strong(
+        &self,
+        stream: &str,
+        until: Option<Moment>,
+        replayed: &mut usize,
+    ) -> Result<Option<Answer>, QueryError> {
         let deadline = Instant::now() + self.limits.deadline;
-        let base = self.snapshot(stream, until).await?;
-        let base = self.bring_up_to_date(stream, base, until, deadline).await?;
+        let base = self.snapshot(stream, until, false).await?;
+        let base = self.bring_up_to_date(stream, base, until, deadline, replayed).await?;
         let freshness = if until.is_some() {
             Freshness::AsOf
         } else {
@@ -396,14 +411,14 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
     }
 
     /// A base to fold on, if the table has one that does not reach beyond `until`.
-    async fn snapshot(&self, stream: &str, until: Option<Moment>) -> Result<Base, QueryError> {
+    async fn snapshot(&self, stream: &str, until: Option<Moment>, consistent: bool) -> Result<Base, QueryError> {
         let none = || Base::initial(&*self.fold, Lineage::Foreign);
         let discard = |why, problem: String| {
             tracing::warn!(stream, problem, "failed to use a snapshot");
             self.observer.observe(self.fold.name(), Observation::Discarded(why));
             Ok(none())
         };
-        let base = match self.store.get(stream, false).await {
+        let base = match self.store.get(stream, consistent).await {
             Ok(None) => return Ok(none()),
             Ok(Some(replica)) => match base_of(&*self.fold, replica) {
                 Ok(base) => base,
@@ -432,6 +447,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         base: Base,
         until: Option<Moment>,
         deadline: Instant,
+        replayed: &mut usize,
     ) -> Result<Base, QueryError> {
         let rules = CatchUpRules {
             keep_commands: 0,
@@ -442,14 +458,25 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         let discard = |why| self.observer.observe(self.fold.name(), Observation::Discarded(why));
         let mut reading = CatchUp::new(base, None, rules);
         let mut looks = 0;
+        let mut refreshed = false;
         loop {
             let read = || self.journal.read(stream, reading.from(), self.limits.page);
             let slice = cut(patiently(deadline, read).await?, until);
             let before = reading.folded;
             let fed = reading.feed(&*self.fold, slice)?;
+            *replayed += reading.folded - before;
             self.observer
                 .observe(self.fold.name(), Observation::Replayed(reading.folded - before));
             match fed {
+                // A second read is dearer than the table's newest word.
+                Fed::More if !refreshed => {
+                    refreshed = true;
+                    if let Ok(base) = self.snapshot(stream, until, true).await
+                        && base.header.version > reading.base.header.version
+                    {
+                        reading = CatchUp::new(base, None, rules);
+                    }
+                }
                 Fed::More => {}
                 Fed::UpToDate => return Ok(reading.base),
                 Fed::Diverged => {

@@ -57,6 +57,8 @@ enum Doubt {
 enum Phase<A: Aggregate, E: std::error::Error + 'static> {
     Load,
     CatchUp(Box<CatchUp>),
+    /// There is more than one read to catch up with: a fresher snapshot may spare it.
+    Refresh(Box<CatchUp>),
     /// Replaying from the start up to a command that landed before the base's version.
     Replay(Box<CatchUp>, Landed),
     /// Reading a landed command's events.
@@ -94,6 +96,8 @@ pub struct Attempt<'a, A: Aggregate, C: Command<A>> {
     loaded: (Version, Revision),
     /// The leader had nothing beyond `base` after this attempt began.
     confirmed: bool,
+    /// The snapshots were asked for their freshest: once is enough.
+    refreshed: bool,
     /// The stream is deleted, and the append is to revive it.
     reviving: bool,
     /// Where the stream stands when that is beyond every readable event.
@@ -128,6 +132,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             base: Base::initial(fold, Lineage::Foreign),
             loaded: (None, 0),
             confirmed: false,
+            refreshed: false,
             reviving: false,
             adopted: None,
             hint: None,
@@ -147,6 +152,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             Phase::Load => Action::Load,
             Phase::CatchUp(reading) | Phase::Replay(reading, _) => Action::Read(reading.from()),
             Phase::Recall(landed, events) => Action::Read(landed.first + events.len() as u64),
+            Phase::Refresh(_) => Action::Refresh,
             Phase::Look => Action::Look,
             Phase::Append => match &self.pending {
                 Some(pending) => Action::Append(pending.expected, pending.events.clone()),
@@ -168,6 +174,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             (Phase::CatchUp(reading), Reply::Read(Ok(slice))) => self.read(reading, slice),
             (Phase::Replay(reading, landed), Reply::Read(Ok(slice))) => self.replayed(reading, landed, slice),
             (Phase::Recall(landed, events), Reply::Read(Ok(slice))) => self.recalled(landed, events, slice),
+            (Phase::Refresh(reading), Reply::Refreshed(base)) => self.refreshed(reading, base),
             (Phase::Look, Reply::Stands(Ok(standing))) => self.stands(&standing),
             (Phase::Append, Reply::Appended(outcome)) => self.appended(outcome),
             (phase, Reply::Read(Err(error)) | Reply::Stands(Err(error))) => self.failed(phase, error),
@@ -345,6 +352,11 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         self.observed.push(Observation::Replayed(reading.folded - before));
         match fed {
             Err(error) => self.done(Err(error.into())),
+            // Not while an append is looked for: a fresher state would step over it.
+            Ok(Fed::More) if !self.refreshed && !self.in_doubt() && reading.found.is_none() => {
+                self.refreshed = true;
+                self.phase = Phase::Refresh(reading);
+            }
             Ok(Fed::More) => self.phase = Phase::CatchUp(reading),
             Ok(Fed::Diverged) => self.discard(Discard::Diverged),
             Ok(Fed::Nothing(Presence::Tombstoned)) => self.deleted(true),
@@ -366,6 +378,24 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
                     Some(found) => self.answer_found(found),
                     None if self.in_doubt() && self.pending.as_ref().is_some_and(beyond) => self.lost_track(),
                     None => self.resume(),
+                }
+            }
+        }
+    }
+
+    /// Goes on from the fresher base when it spares reading. It is checked as every snapshot is,
+    /// by the event at its version.
+    fn refreshed(&mut self, reading: Box<CatchUp>, base: Option<Box<Base>>) {
+        let reached = reading.base.header.version;
+        match base.filter(|base| base.header.version > reached && !base.header.deleted) {
+            None => self.phase = Phase::CatchUp(reading),
+            Some(base) => {
+                self.base = *base;
+                self.confirmed = false;
+                if self.knows_command() {
+                    self.look_up();
+                } else {
+                    self.phase = self.catch_up();
                 }
             }
         }

@@ -33,7 +33,9 @@ pub trait Snapshots: Clone + Send + Sync + 'static {
     /// What the metrics call it.
     const ORIGIN: Origin;
 
-    /// The snapshot of `stream`. `fresh`: not older than any that was put before the call.
+    /// The snapshot of `stream`. `fresh`: not older than any that was put before the call; a cache
+    /// that reads through asks what stands behind it. Asked so once, before more of the stream is
+    /// read than one page: a cache's miss or old answer never costs a full replay.
     ///
     /// # Errors
     ///

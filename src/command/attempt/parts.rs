@@ -59,6 +59,8 @@ pub enum Action {
     Load,
     /// Read the stream on from here, at the leader.
     Read(Revision),
+    /// Load what the snapshots have at their freshest, past every cache: much is to be read otherwise.
+    Refresh,
     /// Look how the stream stands.
     Look,
     /// Append.
@@ -76,6 +78,8 @@ pub enum Reply<E: std::error::Error + 'static> {
     Loaded(Base, bool),
     /// No base can be had.
     NotLoaded(CommandError<E>),
+    /// The freshest snapshot, when there is a usable one.
+    Refreshed(Option<Box<Base>>),
     /// A read's.
     Read(Result<Slice, JournalError>),
     /// A look's.

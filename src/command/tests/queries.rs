@@ -1,16 +1,23 @@
 //! The query modes, one by one.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta};
 
 use super::kit::*;
 use crate::{
+    command::observe::{Observation, Observer},
     event::Version,
     journal::JournalError,
     projection::{MergePatch, Source},
     query::{Answer, Freshness, Limits, Mode, Moment, Queries, QueryError, Token, WhenLate},
-    replica::Quarantine,
+    replica::{Quarantine, StoreError},
     testing::{MemoryJournal, MemoryStore},
 };
 
@@ -93,6 +100,62 @@ async fn at_least_waits_for_the_projector() {
         .await
         .unwrap_err();
     assert!(matches!(error, QueryError::WrongToken { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_least_waits_for_the_table_too() {
+    let world = World::with(&[1]);
+    world.project(STREAM, usize::MAX).await;
+    let queries = queries(&world);
+    let away = || StoreError::Unavailable("a test".into());
+    world.store.fail_get(1, away());
+    let answer = queries.get(STREAM, &at_least(Some(0), WhenLate::AnswerBehind)).await;
+    assert_eq!(answer.unwrap().unwrap().freshness, Freshness::AtLeast);
+    // Away all the time: the stream has it; and where it is not asked, the reason is told.
+    let fail = || (1..=100).for_each(|nth| world.store.fail_get(nth, away()));
+    fail();
+    let answer = queries.get(STREAM, &at_least(Some(0), WhenLate::FoldTail)).await;
+    assert_eq!(answer.unwrap().unwrap().freshness, Freshness::Confirmed);
+    fail();
+    let answer = queries.get(STREAM, &at_least(Some(0), WhenLate::AnswerBehind)).await;
+    assert_eq!(answer.unwrap_err(), QueryError::Replica(away()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_table_read_costs_no_replay() {
+    let world = World::with(&[1; 70]);
+    world.project(STREAM, usize::MAX).await;
+    // The eventually consistent read does not see the item yet.
+    world.store.stale_by(1);
+    let seen = Arc::new(Replayed::default());
+    let queries = queries(&world)
+        .with_limits(Limits {
+            page: PAGE,
+            ..Limits::default()
+        })
+        .observed_by(seen.clone());
+    world.journal.reset_calls();
+    for (mode, events) in [
+        (Mode::Strong, 7),
+        (Mode::AsOf(Moment::Revision(69)), 7),
+        (Mode::AsOf(Moment::Revision(20)), 21),
+    ] {
+        let answer = queries.get(STREAM, &mode).await.unwrap().unwrap();
+        assert_eq!(cents(&answer) as u64, answer.version().unwrap() + 1);
+        assert_eq!(seen.0.swap(0, Ordering::Relaxed), events, "{mode:?}");
+    }
+}
+
+/// Events folded, as a query's end tells them.
+#[derive(Default)]
+struct Replayed(AtomicUsize);
+
+impl Observer for Replayed {
+    fn observe(&self, _: &str, observation: Observation) {
+        if let Observation::Ended { replayed, .. } = observation {
+            self.0.fetch_add(replayed, Ordering::Relaxed);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,10 +1,20 @@
 //! Where states come from and where they are kept.
 
+use std::sync::Arc;
+
+use uuid::Uuid;
+
 use super::kit::*;
 use crate::{
-    command::{Repository, SnapshotEvents},
+    command::{
+        Context, Replicas, Repository, SnapshotEvents,
+        base::{Base, Lineage},
+        observe::Origin,
+        snapshots::{Snapshot, Snapshots, base_of},
+    },
     projection::{Fold, StoredState},
-    replica::{Header, Replica},
+    replica::{Header, Replica, StoreError},
+    testing::MemoryStore,
 };
 
 fn without_times(replica: Replica) -> (Header, Option<StoredState>) {
@@ -105,4 +115,93 @@ async fn snapshot_events_beside_the_stream() {
     );
     assert_eq!(bank().execute("1", &Do::Deposit(1)).await.unwrap().state.cents, 26);
     assert_eq!(fold().schema(), 1);
+}
+
+/// A cache before the table that answers what it took in once, however old, as DAX does.
+#[derive(Clone)]
+struct ReadThrough {
+    table: Replicas<MemoryStore>,
+    cached: Option<Replica>,
+}
+
+impl Snapshots for ReadThrough {
+    const ORIGIN: Origin = Origin::Replica;
+
+    async fn load(&self, fold: &dyn Fold, stream: &str, fresh: bool) -> Result<Snapshot, StoreError> {
+        if fresh {
+            return self.table.load(fold, stream, true).await;
+        }
+        let cached = self.cached.clone();
+        Ok(cached.map_or(Snapshot::Nothing(Lineage::Absent), |replica| {
+            Snapshot::Base(base_of(fold, replica).unwrap())
+        }))
+    }
+
+    async fn keep(&self, _: &dyn Fold, _: &Arc<str>, _: &mut Base, _: u64) -> Option<bool> {
+        None
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_through_caches_miss_or_old_answer_costs_one_read_of_the_table_and_no_replay() {
+    let world = World::with(&[1]);
+    world.project(STREAM, usize::MAX).await;
+    let old = world.store.stored(STREAM).unwrap();
+    let mut foreign = old.clone();
+    foreign.header.event.as_mut().unwrap().id = Uuid::from_u128(7);
+    // Ten pages, as these settings have it.
+    for _ in 0..10 {
+        world.deposit(&[1; PAGE.events]);
+    }
+    world.project(STREAM, usize::MAX).await;
+
+    // What each costs EventStoreDB: a first page that shows that there are more, and the append; an
+    // old answer is found out by the append that it loses, one from another past is thrown away too.
+    for (what, cached, expected) in [
+        ("a miss", None, 2),
+        ("old", Some(old), 4),
+        ("foreign", Some(foreign), 5),
+    ] {
+        let before = world.trips();
+        let snapshots = ReadThrough {
+            table: Replicas::new(world.store.clone()),
+            cached,
+        };
+        let bank = Repository::<Account, _, _>::new(world.journal.clone(), snapshots).with_settings(settings());
+        let done = bank.execute("1", &Do::Deposit(1)).await.unwrap();
+        assert_eq!(done.state, world.truth(STREAM), "{what}");
+        let after = world.trips();
+        assert_eq!((after.0 - before.0, after.1 - before.1), (expected, 1), "{what}");
+        world.project(STREAM, usize::MAX).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fresher_snapshot_is_no_way_past_a_command_that_landed() {
+    let world = World::with(&[1; 10]);
+    world.project(STREAM, usize::MAX).await;
+    let old = world.store.stored(STREAM).unwrap();
+    let id = Uuid::from_u128(1);
+    let first = world
+        .bank()
+        .execute_with("1", &Do::Deposit(2), Context::with_id(id))
+        .await
+        .unwrap();
+    for _ in 0..10 {
+        world.deposit(&[1; PAGE.events]);
+    }
+    world.project(STREAM, usize::MAX).await;
+    for cached in [None, Some(old)] {
+        let snapshots = ReadThrough {
+            table: Replicas::new(world.store.clone()),
+            cached,
+        };
+        let bank = Repository::<Account, _, _>::new(world.journal.clone(), snapshots).with_settings(settings());
+        let again = bank
+            .execute_with("1", &Do::Deposit(2), Context::with_id(id))
+            .await
+            .unwrap();
+        assert_eq!((again.revision, again.state), (first.revision, first.state.clone()));
+        assert_eq!(world.journal.all(STREAM).len(), 81, "once");
+    }
 }
