@@ -374,7 +374,7 @@ fn body_of(entry: &Entry) -> Result<(String, serde_json::Value), Failure> {
 async fn bench(longest: u64) -> Result<(), Failure> {
     let folder = std::env::temp_dir().join(format!("projector-bench-commands-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let measured = measure(&folder, longest).await;
+    let measured = Box::pin(measure(&folder, longest)).await;
     // What stays behind in the temporary folder harms nobody.
     let _ = std::fs::remove_dir_all(&folder);
     measured
@@ -403,7 +403,7 @@ async fn measure(folder: &std::path::Path, longest: u64) -> Result<(), Failure> 
     say("| events | way | p50 ms | p99 ms | round trips | KB read | samples |");
     say("|---|---|---|---|---|---|---|");
     for length in LENGTHS.into_iter().filter(|length| *length <= longest) {
-        lengths(&world, length).await?;
+        Box::pin(lengths(&world, length)).await?;
     }
     say("");
     say("| writers on one aggregate | attempts a command | committed | contended | commands/s |");
