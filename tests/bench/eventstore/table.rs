@@ -296,7 +296,8 @@ impl Table {
                 } else {
                     real / ours
                 };
-                if ratio < 1.0 {
+                // As shown: the figures beside ours are rounded, too.
+                if (ratio * 100.0).round() < 100.0 {
                     self.behind.push(id);
                 }
                 (row.unit.show(real), format!("{ratio:.2}"))
