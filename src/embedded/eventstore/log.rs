@@ -45,6 +45,9 @@ use super::record::Record;
 const READERS: usize = 4;
 /// Streams whose newest revision is known without asking the file, for what reads live.
 const HEADS: usize = 20_000;
+/// Records of a page that is read on the thread that asks for it, at most: to wake another one and be
+/// woken by it costs more than so few do, and so few keep nobody else waiting.
+pub(super) const BRIEF: usize = 32;
 /// No record yet.
 const EMPTY: u64 = u64::MAX;
 
@@ -114,6 +117,25 @@ impl Shared {
         self.end.store(end, Ordering::Release);
         self.head.store(last, Ordering::Release);
         self.changes.send_replace(end);
+    }
+
+    /// One page, by a connection that is free: whoever asks has a permit.
+    fn page<T>(&self, work: impl FnOnce(&mut Reader<'_>) -> rusqlite::Result<T>) -> Result<T, ReadFailed> {
+        let taken = lock(&self.readers).pop();
+        let connection = taken.ok_or_else(|| ReadFailed("no connection is free".to_owned()))?;
+        let read = || {
+            // One transaction: a page is one moment of the log.
+            connection.execute_batch("BEGIN")?;
+            let result = work(&mut Reader::new(&connection, &self.names));
+            connection.execute_batch("ROLLBACK")?;
+            result
+        };
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+        lock(&self.readers).push(connection);
+        match result {
+            Ok(result) => result.map_err(ReadFailed::from),
+            Err(_) => Err(ReadFailed("a read panicked".to_owned())),
+        }
     }
 }
 
@@ -222,7 +244,20 @@ impl Log {
 
     /// Reads a page of a stream.
     pub(super) async fn stream(&self, ask: StreamAsk) -> Result<StreamRead, ReadFailed> {
+        if ask.count <= BRIEF
+            && let Some(read) = self.brief(&ask)?
+        {
+            return Ok(read);
+        }
         self.read(move |reader| reader.stream(&ask)).await
+    }
+
+    /// Reads here and now; none when that may take long, or all connections are busy.
+    fn brief(&self, ask: &StreamAsk) -> Result<Option<StreamRead>, ReadFailed> {
+        let Ok(_permit) = self.shared.permits.try_acquire() else {
+            return Ok(None);
+        };
+        self.shared.page(|reader| reader.brief(ask))
     }
 
     /// Reads a page of `$all`.
@@ -249,21 +284,7 @@ impl Log {
         let task = tokio::task::spawn_blocking(move || {
             // Held until the connection is back: who asked may be gone before.
             let _permit = permit;
-            let taken = lock(&shared.readers).pop();
-            let connection = taken.ok_or_else(|| ReadFailed("no connection is free".to_owned()))?;
-            let read = || {
-                // One transaction: a page is one moment of the log.
-                connection.execute_batch("BEGIN")?;
-                let result = work(&mut Reader::new(&connection, &shared.names));
-                connection.execute_batch("ROLLBACK")?;
-                result
-            };
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
-            lock(&shared.readers).push(connection);
-            match result {
-                Ok(result) => result.map_err(ReadFailed::from),
-                Err(_) => Err(ReadFailed("a read panicked".to_owned())),
-            }
+            shared.page(work)
         });
         task.await.unwrap_or_else(|error| Err(ReadFailed(error.to_string())))
     }

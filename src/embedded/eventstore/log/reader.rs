@@ -150,9 +150,26 @@ impl<'a> Reader<'a> {
 
     /// A page of a stream.
     pub(super) fn stream(&mut self, ask: &StreamAsk) -> rusqlite::Result<StreamRead> {
-        let Some(stream) = Stream::by_name(self.connection, &ask.stream)? else {
-            return self.unknown(&ask.stream);
-        };
+        match Stream::by_name(self.connection, &ask.stream)? {
+            Some(stream) => self.of(stream, ask),
+            None => self.unknown(&ask.stream),
+        }
+    }
+
+    /// The same; none when more has to be looked at than is shown: links are followed one by one,
+    /// and what is too old is passed over one by one.
+    pub(super) fn brief(&mut self, ask: &StreamAsk) -> rusqlite::Result<Option<StreamRead>> {
+        if ask.resolve_links {
+            return Ok(None);
+        }
+        match Stream::by_name(self.connection, &ask.stream)? {
+            Some(stream) if stream.metadata.max_age.is_some() => Ok(None),
+            Some(stream) => self.of(stream, ask).map(Some),
+            None => self.unknown(&ask.stream).map(Some),
+        }
+    }
+
+    fn of(&mut self, stream: Stream, ask: &StreamAsk) -> rusqlite::Result<StreamRead> {
         let unseen = ask.live && ask.from < stream.next;
         if stream.tombstoned && !unseen {
             return Ok(StreamRead::Deleted);

@@ -17,7 +17,7 @@ use crate::embedded::eventstore::{
     access::{Identity, Right},
     encode::{Encoder, Encoding, Positions},
     faults::End,
-    log::{AllAsk, Direction, Matcher, StreamAsk, StreamRead},
+    log::{AllAsk, BRIEF, Direction, Matcher, StreamAsk, StreamRead},
     node::Node,
     record::{Filter, Resolved},
     status,
@@ -173,7 +173,7 @@ pub(super) async fn read(node: Arc<Node>, identity: Identity, request: ReadReq) 
                         resolve_links: options.resolve_links,
                         live: false,
                     };
-                    read_stream(node, ask, from, count, compatible, encoder)
+                    read_stream(node, ask, from, count, compatible, encoder).await
                 }
                 None => Ok(subscribe_to_stream(node, stream, from, options.resolve_links, encoder)),
             }
@@ -246,7 +246,7 @@ fn interval(filter: &FilterOptions) -> Result<u64, Status> {
     Ok(u64::from(window) * u64::from(filter.checkpoint_interval_multiplier))
 }
 
-fn read_stream(
+async fn read_stream(
     node: Arc<Node>,
     mut ask: StreamAsk,
     from: From,
@@ -266,12 +266,14 @@ fn read_stream(
         return Err(status::unknown("The count must be above zero."));
     }
     let start = ask.from;
+    // Short, and there before the answer begins: most streams are, and go out with its head.
+    ask.count = BRIEF.min(usize::try_from(count).unwrap_or(BRIEF));
+    let mut read = node.log.stream(ask.clone()).await;
     Ok(Box::pin(try_stream! {
         let mut left = count;
         let mut first_page = true;
         loop {
-            ask.count = PAGE.min(usize::try_from(left).unwrap_or(PAGE));
-            match node.log.stream(ask.clone()).await? {
+            match read? {
                 StreamRead::Missing(_) => {
                     let stream = StreamIdentifier { name: Bytes::copy_from_slice(ask.stream.as_bytes()) };
                     yield message(&ReadResp {
@@ -310,6 +312,8 @@ fn read_stream(
                     ask.from = page.next;
                 }
             }
+            ask.count = PAGE.min(usize::try_from(left).unwrap_or(PAGE));
+            read = node.log.stream(ask.clone()).await;
         }
     }))
 }
