@@ -24,7 +24,7 @@ pub mod attempt;
 pub mod base;
 mod cache;
 pub mod error;
-#[cfg(feature = "daemon")]
+#[cfg(feature = "metrics")]
 pub mod metrics;
 pub mod observe;
 pub mod snapshots;

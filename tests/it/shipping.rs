@@ -234,6 +234,7 @@ fn tree(features: &[&str]) -> BTreeSet<String> {
 fn each_feature_brings_its_own_and_no_more() {
     let library = tree(&["--no-default-features"]);
     let daemon = tree(&["--no-default-features", "--features", "daemon"]);
+    let metrics = tree(&["--no-default-features", "--features", "metrics"]);
     let everything = tree(&[]);
     for embedded in ["rusqlite", "libsqlite3-sys", "dynoxide-rs", "rcgen"] {
         assert!(!library.contains(embedded) && !daemon.contains(embedded), "{embedded}");
@@ -244,6 +245,7 @@ fn each_feature_brings_its_own_and_no_more() {
     }
     for operators in ["clap", "config", "prometheus", "indicatif", "tracing-subscriber"] {
         assert!(daemon.contains(operators), "{operators}");
+        assert_eq!(metrics.contains(operators), operators == "prometheus", "{operators}");
     }
     // The event store's client brings an axum of its own, below its tonic; ours is not in the library.
     let out = Command::new(env!("CARGO"))
