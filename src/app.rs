@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    config::{ConfigError, Planned, Settings},
+    aggregate::Aggregate,
+    command::{self, Replicas, Repository},
+    config::{ConfigError, OnRevival, Planned, Settings},
     health::Health,
     http::{self, ListenError},
     journal::esdb::{EventStore, SettingsError},
@@ -28,6 +30,7 @@ use crate::{
         meter::Meter,
         session,
     },
+    query::{self, Queries},
     replica::{
         ReplicaStore as _, StoreError,
         dynamodb::{ConnectError, DynamoTable, Tables, connect},
@@ -100,6 +103,25 @@ impl Connections {
             self.operation_timeout,
             metrics.map_or_else(|| Arc::new(()) as _, |m| Arc::new(m.clone()) as _),
         )
+    }
+
+    /// Carries out commands on `A`, whose plan this is: its replicas are the snapshots.
+    pub fn repository<A: Aggregate>(&self, planned: &Planned) -> Repository<A, EventStore, Replicas<DynamoTable>> {
+        let replicas = Replicas::new(self.table(planned, None));
+        Repository::new(self.journal.clone(), replicas).with_settings(command::Settings {
+            // What a write-through keeps is what the daemon would.
+            keep_commands: planned.tuned.commands,
+            ..command::Settings::default()
+        })
+    }
+
+    /// Answers queries on a projection: code or settings made, an aggregate's or any other.
+    pub fn queries(&self, planned: &Planned) -> Queries<EventStore, DynamoTable> {
+        let table = self.table(planned, None);
+        Queries::new(self.journal.clone(), table, planned.fold.clone()).with_limits(query::Limits {
+            restarts: planned.tuned.on_revival == OnRevival::Restart,
+            ..query::Limits::default()
+        })
     }
 
     /// Tables, for making and checking them.

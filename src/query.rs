@@ -91,6 +91,19 @@ pub enum Freshness {
     AsOf,
 }
 
+impl Freshness {
+    /// A word for it, fit for a header.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Eventual => "eventual",
+            Self::AtLeast => "at-least",
+            Self::Behind => "behind",
+            Self::Confirmed => "confirmed",
+            Self::AsOf => "as-of",
+        }
+    }
+}
+
 /// A view and what it is the fold of.
 #[derive(Clone)]
 pub struct Answer {

@@ -29,6 +29,7 @@ use super::{
     Demand, Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError,
     item::{self, attribute as a},
 };
+use crate::aggregate::Aggregate;
 
 mod attributes;
 mod connect;
@@ -94,6 +95,14 @@ impl DynamoTable {
                 observer,
             }),
         }
+    }
+
+    /// The table that the daemon keeps for `A` under its table prefix (`projector-` by default),
+    /// for commands and queries. Makes no call.
+    pub fn of<A: Aggregate>(client: Client, prefix: &str) -> Result<Self, StoreError> {
+        let name = table_name(prefix, A::CATEGORY, A::SCHEMA)?;
+        let timeout = DynamoSettings::default().operation_timeout;
+        Ok(Self::new(client, name, A::CATEGORY, A::SCHEMA, timeout, Arc::new(())))
     }
 
     /// The table's name.

@@ -1,0 +1,170 @@
+//! A bank as an HTTP service: commands and the four ways to ask, over the command path.
+//!
+//! ```text
+//! cargo run --example bank                 # stores and daemon in this process, nothing installed
+//! curl -X POST 127.0.0.1:8080/accounts/1 -H 'Content-Type: application/json' -d '{"owner":"ada"}'
+//! curl -X POST 127.0.0.1:8080/accounts/1/deposits -H 'Content-Type: application/json' -d '{"cents":500}' -i
+//! curl '127.0.0.1:8080/accounts/1?read=strong'
+//! cargo run --example bank -- --check      # drives itself over HTTP through the whole story
+//! ```
+//!
+//! With `PROJECTOR__EVENTSTORE__CONNECTION` and other settings it uses real stores.
+
+use std::{error::Error, net::SocketAddr, process::ExitCode, sync::Arc};
+
+use clap::Parser;
+use projector::{
+    app::{self, Connections, Daemon},
+    command::{Replicas, Repository, metrics::CommandMetrics},
+    config::{Connection, CreateTables, Inputs, Planned, Settings},
+    embedded::{dynamodb, eventstore},
+    journal::esdb::EventStore,
+    projection::Registry,
+    query::Queries,
+    replica::dynamodb::DynamoTable,
+    telemetry,
+};
+use tokio::net::TcpListener;
+
+mod account;
+mod check;
+mod service;
+
+use account::Account;
+
+pub(crate) type Failure = Box<dyn Error + Send + Sync>;
+
+#[derive(Debug, Parser)]
+#[command(about = "A bank as an HTTP service over the command path")]
+struct Args {
+    /// Where it listens.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Listen on a free port, drive the whole story over HTTP, and say what differed.
+    #[arg(long)]
+    check: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = if args.check {
+        check::run().await
+    } else {
+        serve(args.listen).await
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("failed to {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Serves until Ctrl-C.
+async fn serve(listen: SocketAddr) -> Result<(), Failure> {
+    let shutdown = app::shutdown();
+    let inputs = Inputs::from_process();
+    let mut settings = Settings::load(&inputs)?;
+    telemetry::install(&settings.log)?;
+    let stores = if inputs.environment.contains_key("PROJECTOR__EVENTSTORE__CONNECTION") {
+        None
+    } else {
+        Some(Stores::embedded(&mut settings).await?)
+    };
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|error| format!("listen on {listen}: {error}; choose another by --listen"))?;
+    let bank = Bank::start(&settings).await?;
+    say(&format!(
+        "accounts at http://{}/accounts/…, the daemon's pages at http://{}/status; Ctrl-C stops",
+        listener.local_addr()?,
+        bank.daemon.address
+    ));
+    // Requests under way end first, then the daemon finishes what it holds, then the stores go.
+    let served = axum::serve(listener, service::router(bank.service.clone())).with_graceful_shutdown(shutdown);
+    served.await?;
+    bank.daemon.stop().await;
+    if let Some(stores) = stores {
+        stores.stop().await;
+    }
+    Ok(())
+}
+
+/// What requests are answered with: one of it for the whole process, so that all of them share
+/// connections and the cache.
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(crate) accounts: Repository<Account, EventStore, Replicas<DynamoTable>>,
+    pub(crate) queries: Queries<EventStore, DynamoTable>,
+    pub(crate) registry: prometheus::Registry,
+}
+
+impl Service {
+    fn new(connections: &Connections, planned: &Planned) -> Result<Self, Failure> {
+        let registry = prometheus::Registry::new();
+        let metrics = Arc::new(CommandMetrics::register(&registry)?);
+        Ok(Self {
+            accounts: connections.repository(planned).observed_by(metrics.clone()),
+            queries: connections.queries(planned).observed_by(metrics),
+            registry,
+        })
+    }
+}
+
+/// The service and, beside it, the daemon that keeps its replicas. In production the daemon runs
+/// as tasks of its own: a binary whose `main` is `projector::cli::main(|r| r.with::<Account>())`.
+pub(crate) struct Bank {
+    pub(crate) service: Service,
+    pub(crate) daemon: Daemon,
+}
+
+impl Bank {
+    pub(crate) async fn start(settings: &Settings) -> Result<Self, Failure> {
+        let registry = Registry::new(env!("CARGO_PKG_VERSION")).with::<Account>()?;
+        let planned = settings.plan(&registry)?;
+        let of = |name: &str| planned.iter().find(|plan| plan.fold.name() == name);
+        let plan = of("account").ok_or("run the bank: the settings switch its projection off")?;
+        // Makes no call: the stores may come later.
+        let connections = Connections::new(settings).await?;
+        Ok(Self {
+            service: Service::new(&connections, plan)?,
+            daemon: app::start(settings, planned).await?,
+        })
+    }
+}
+
+/// Both stores in this process, spoken to over their real protocols.
+pub(crate) struct Stores {
+    pub(crate) events: eventstore::Handle,
+    replicas: dynamodb::Handle,
+}
+
+impl Stores {
+    /// Starts them, and points `settings` at them.
+    pub(crate) async fn embedded(settings: &mut Settings) -> Result<Self, Failure> {
+        let events = eventstore::EventStoreDb::start(eventstore::Options::default()).await?;
+        let replicas = dynamodb::DynamoDb::start(dynamodb::Options::default()).await?;
+        settings.eventstore.connection = Connection(events.connection_string());
+        settings.dynamodb.endpoint = Some(replicas.endpoint());
+        settings.dynamodb.region = Some("us-east-1".to_owned());
+        settings.dynamodb.create_tables = CreateTables::Plain;
+        Ok(Self { events, replicas })
+    }
+
+    pub(crate) async fn stop(self) {
+        self.events.shutdown().await;
+        self.replicas.shutdown().await;
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what an example shows is its output")]
+pub(crate) fn say(line: &str) {
+    println!("{line}");
+}
+
+#[expect(clippy::print_stderr, reason = "what an example complains of is no output")]
+pub(crate) fn complain(line: &str) {
+    eprintln!("{line}");
+}
