@@ -27,3 +27,8 @@ pub mod replica;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+
+/// The README's code, compiled as whoever copies it would.
+#[cfg(all(doctest, feature = "embedded"))]
+#[doc = include_str!("../README.md")]
+pub mod readme {}

@@ -55,7 +55,7 @@ async fn main() -> Result<(), Error> {
     }
     // Once a process: every invocation that it serves shares connections and the cache.
     let function = &Function::start().await?;
-    lambda_runtime::run(service_fn(move |event| function.handle(event))).await
+    lambda_runtime::run(service_fn(move |event| Box::pin(function.handle(event)))).await
 }
 
 #[derive(Debug, Deserialize)]

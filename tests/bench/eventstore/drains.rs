@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use eventstore::{
-    AppendToStreamOptions, Client, EventData, PersistentSubscription, PersistentSubscriptionOptions,
-    PersistentSubscriptionToAllOptions, ReadStreamOptions, ResolvedEvent, StreamPosition,
-    SubscribeToPersistentSubscriptionOptions, SubscriptionFilter, SystemConsumerStrategy,
+    AppendToStreamOptions, Client, DeletePersistentSubscriptionOptions, EventData, PersistentSubscription,
+    PersistentSubscriptionOptions, PersistentSubscriptionToAllOptions, ReadStreamOptions, ResolvedEvent,
+    StreamPosition, SubscribeToPersistentSubscriptionOptions, SubscriptionFilter, SystemConsumerStrategy,
 };
 use uuid::Uuid;
 
@@ -105,7 +105,7 @@ async fn category(
     .await?;
     let rate = count as f64 / began.elapsed().as_secs_f64();
     client
-        .delete_persistent_subscription("$ce-loan", group, &Default::default())
+        .delete_persistent_subscription("$ce-loan", group, &DeletePersistentSubscriptionOptions::default())
         .await?;
     Ok(rate)
 }
@@ -133,7 +133,7 @@ async fn filtered(server: &Server, group: &str, buffer: usize) -> Result<f64, Fa
     .await?;
     let rate = count as f64 / began.elapsed().as_secs_f64();
     client
-        .delete_persistent_subscription_to_all(group, &Default::default())
+        .delete_persistent_subscription_to_all(group, &DeletePersistentSubscriptionOptions::default())
         .await?;
     Ok(rate)
 }
