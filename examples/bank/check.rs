@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Longest that the daemon is waited for: far above its milliseconds, on whatever machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 

@@ -33,7 +33,12 @@ fn the_documentation_shows_the_example_that_is_run() {
 #[test]
 fn continuous_integration_runs_them() {
     let ci = file(".ci/run");
-    for script in ["tests/conformance/run", "tests/smoke/run"] {
+    for script in [
+        "tests/conformance/run",
+        "tests/smoke/run",
+        "--example bank -- --check",
+        "--example lambda -- --check",
+    ] {
         assert!(ci.contains(script), "{script}");
     }
 }
