@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use tonic::{
-    Request as Call, Response as Reply, Status,
+    Request as Call, Response as Reply,
     body::BoxBody,
     codec::ProstCodec,
     codegen::{Body, StdError},
@@ -19,6 +19,7 @@ use super::{
     about, deadline,
     node::Node,
     persistent::grpc::PersistentSubscriptions,
+    status,
     streams::Streams,
     wire::{Empty, StatsReq},
 };
@@ -33,15 +34,6 @@ pub(super) struct Router {
     node: Arc<Node>,
     streams: Streams,
     groups: PersistentSubscriptions,
-}
-
-/// An answer for a call that is not there.
-pub(super) fn unimplemented(path: &str) -> Response<BoxBody> {
-    grpc(Status::unimplemented(format!("{path} is not served here")))
-}
-
-fn grpc(status: Status) -> Response<BoxBody> {
-    status.into_http().map(BodyExt::boxed_unsync)
 }
 
 fn plain(code: StatusCode, text: &str) -> Response<BoxBody> {
@@ -78,7 +70,7 @@ impl Router {
         let deadline = deadline::of(&request);
         let call = self.call(request);
         match deadline {
-            Some(time) => deadline::keep(time, call, grpc).await,
+            Some(time) => deadline::keep(time, call, status::answer).await,
             None => call.await,
         }
     }
@@ -119,7 +111,7 @@ impl Router {
     {
         let path = request.uri().path().to_owned();
         let Some((service, method)) = path.trim_start_matches('/').split_once('/') else {
-            return unimplemented(&path);
+            return status::unimplemented(&path);
         };
         let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
         let requires_leader = header("requires-leader").is_some_and(|value| value.eq_ignore_ascii_case("true"));
@@ -128,17 +120,17 @@ impl Router {
         if self.node.defects.silent_while_loading && unheard && self.node.faults.not_ready() {
             return std::future::pending().await;
         }
-        if let Err(status) = self.node.faults.before_call(requires_leader).await {
-            return grpc(status);
+        if let Err(problem) = self.node.faults.before_call(requires_leader).await {
+            return status::answer(problem);
         }
         let identity = match self.node.users.identify(header("authorization")) {
             Ok(identity) => identity,
-            Err(status) => return grpc(status),
+            Err(problem) => return status::answer(problem),
         };
         // Groups live on the leader, whatever the client prefers.
         let on_leader = requires_leader || about_groups;
-        if on_leader && let Err(status) = self.node.lead() {
-            return grpc(status);
+        if on_leader && let Err(problem) = self.node.lead() {
+            return status::answer(problem);
         }
         request.extensions_mut().insert(identity);
         let node = Arc::clone(&self.node);
@@ -163,7 +155,7 @@ impl Router {
                 });
                 Ok(Grpc::new(ProstCodec::default()).server_streaming(answer, request).await)
             }
-            _ => return unimplemented(&path),
+            _ => return status::unimplemented(&path),
         };
         match response {
             Ok(response) => response,

@@ -1,9 +1,21 @@
 //! How the protocol says that something is wrong. Keeps: clients tell failures apart by the
 //! `exception` trailer, so codes, trailers and texts are EventStoreDB's.
 
-use tonic::{Code, Status, metadata::MetadataValue};
+use http::Response;
+use http_body_util::BodyExt;
+use tonic::{Code, Status, body::BoxBody, metadata::MetadataValue};
 
 use super::log::{Expected, ReadFailed, WriteError};
+
+/// A call's whole answer.
+pub(super) fn answer(status: Status) -> Response<BoxBody> {
+    status.into_http().map(BodyExt::boxed_unsync)
+}
+
+/// The answer to a call that is not there.
+pub(super) fn unimplemented(path: &str) -> Response<BoxBody> {
+    answer(Status::unimplemented(format!("{path} is not served here")))
+}
 
 /// A status with its trailers. A trailer is ASCII; a name that is not stays in the message alone.
 pub(super) fn exception(code: Code, message: String, exception: &str, trailers: &[(&'static str, &str)]) -> Status {

@@ -182,7 +182,7 @@ where
                     });
                     Grpc::new(ProstCodec::default()).unary(service, request).await
                 }
-                _ => super::router::unimplemented(request.uri().path()),
+                _ => super::status::unimplemented(request.uri().path()),
             })
         })
     }

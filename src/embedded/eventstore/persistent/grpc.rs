@@ -123,7 +123,7 @@ where
                         tower::service_fn(move |request: Request<Streaming<ReadReq>>| read(caller.clone(), request));
                     Grpc::new(EncodedCodec::default()).streaming(service, request).await
                 }
-                _ => crate::embedded::eventstore::router::unimplemented(&path),
+                _ => crate::embedded::eventstore::status::unimplemented(&path),
             })
         })
     }
