@@ -111,6 +111,7 @@ impl Connections {
         Repository::new(self.journal.clone(), replicas).with_settings(command::Settings {
             // What a write-through keeps is what the daemon would.
             keep_commands: planned.tuned.commands,
+            restarts: planned.tuned.on_revival == OnRevival::Restart,
             ..command::Settings::default()
         })
     }

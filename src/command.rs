@@ -58,6 +58,9 @@ pub struct Settings {
     /// command that is decided on a snapshot from before the deletion, unmarked as yet, is
     /// appended at that snapshot's revision, and revives the stream as EventStoreDB allows.
     pub on_deleted: OnDeleted,
+    /// Whether a stream that was deleted and lives again is folded from its first readable event:
+    /// the projection's policy for revived streams is `restart`. [`OnDeleted::Restart`] implies it.
+    pub restarts: bool,
     /// Bytes of states that the cache keeps; 0 for no cache.
     pub cache_bytes: u64,
     /// How long a write-through may take.
@@ -80,11 +83,18 @@ impl Default for Settings {
                 bytes: 4 * 1024 * 1024,
             },
             on_deleted: OnDeleted::default(),
+            restarts: false,
             // Thousands of usual states; a Lambda's smallest memory holds it.
             cache_bytes: 32 * 1024 * 1024,
             // The caller waits for it: better stale for a moment than slow.
             keep_deadline: Duration::from_secs(1),
         }
+    }
+}
+
+impl Settings {
+    fn restarts(&self) -> bool {
+        self.restarts || self.on_deleted == OnDeleted::Restart
     }
 }
 
@@ -203,6 +213,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             keep_commands: self.settings.keep_commands,
             cap: self.settings.cap,
             on_deleted: self.settings.on_deleted,
+            restarts: self.settings.restarts(),
         };
         let stream: Arc<str> = A::stream(id).into();
         let mut attempt = Attempt::new(&*self.fold, command, stream.clone(), identity, rules);
@@ -369,7 +380,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         let rules = CatchUpRules {
             keep_commands: self.settings.keep_commands,
             cap: self.settings.cap,
-            restarts: self.settings.on_deleted == OnDeleted::Restart,
+            restarts: self.settings.restarts(),
         };
         let mut reading = CatchUp::new(Base::initial(&*self.fold, lineage), Some(command), rules);
         let mut waits = 0;

@@ -242,7 +242,8 @@ async fn many_at_once(check: &mut Check) -> Result<(), Failure> {
             }
         }
     });
-    let took = futures::future::try_join_all(takers).await?;
+    let took = tokio::time::timeout(PATIENCE, futures::future::try_join_all(takers)).await;
+    let took = took.map_err(|_| "twenty withdrawals at once: they do not end")??;
     let of = |status: u16| took.iter().filter(|got| **got == status).count();
     check.is("twenty at once for 600 cents", &(of(200), of(422)), &(6, 14));
     let left = check.get("/accounts/1?read=strong").await?;

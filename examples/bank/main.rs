@@ -68,7 +68,10 @@ async fn serve(listen: SocketAddr) -> Result<(), Failure> {
     let inputs = Inputs::from_process();
     let mut settings = Settings::load(&inputs)?;
     telemetry::install(&settings.log)?;
-    let stores = if inputs.environment.contains_key("PROJECTOR__EVENTSTORE__CONNECTION") {
+    // Whoever says where EventStoreDB is, in a variable, a file or inline, means it.
+    let unsaid = Settings::load(&Inputs::default())?.eventstore.connection;
+    let said = inputs.environment.contains_key("PROJECTOR__EVENTSTORE__CONNECTION");
+    let stores = if said || settings.eventstore.connection.0 != unsaid.0 {
         None
     } else {
         Some(Stores::embedded(&mut settings).await?)

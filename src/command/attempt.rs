@@ -239,7 +239,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         CatchUpRules {
             keep_commands: self.rules.keep_commands,
             cap: self.rules.cap,
-            restarts: self.rules.on_deleted == OnDeleted::Restart,
+            restarts: self.rules.restarts,
         }
     }
 

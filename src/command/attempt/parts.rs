@@ -37,6 +37,8 @@ pub struct AttemptRules {
     pub cap: usize,
     /// What a deleted stream means.
     pub on_deleted: OnDeleted,
+    /// A revived stream is folded from its first readable event.
+    pub restarts: bool,
 }
 
 /// Which command it is, as its events' metadata says.

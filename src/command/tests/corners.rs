@@ -239,11 +239,15 @@ async fn a_restarted_life_does_not_see_the_former_one() {
     world.project(STREAM, usize::MAX).await;
     world.journal.delete(STREAM);
     world.deposit(&[4]);
-    let bank = world.bank().with_settings(Settings {
-        on_deleted: OnDeleted::Restart,
-        ..settings()
-    });
-    assert_eq!(bank.execute("1", &Do::Nothing).await.unwrap().state.cents, 4);
+    // With commands on deleted streams refused or not: how a new life is folded is another matter.
+    for (on_deleted, restarts) in [(OnDeleted::Restart, false), (OnDeleted::Refuse, true)] {
+        let bank = world.bank().with_settings(Settings {
+            on_deleted,
+            restarts,
+            ..settings()
+        });
+        assert_eq!(bank.execute("1", &Do::Nothing).await.unwrap().state.cents, 4);
+    }
     assert_eq!(
         world.bank().execute("1", &Do::Nothing).await.unwrap().state.cents,
         7,

@@ -1,11 +1,13 @@
 //! The query modes over the wire, on aggregates and on projections without code.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use projector::{
+    app::{self, Connections},
+    config::{Inputs, Settings},
     document::json as text,
-    projection::{MergePatch, Source},
+    projection::{MergePatch, Registry, Source},
     query::{Answer, Freshness, Mode, Moment, Queries, QueryError, Token, WhenLate},
     replica::{
         dynamodb::{Creation, DynamoTable, table_name},
@@ -14,7 +16,7 @@ use projector::{
 };
 use serde_json::json;
 
-use super::{Account, Do, World};
+use super::{Account, Do, Running, World};
 
 fn cents(answer: &Answer) -> i64 {
     answer.view::<Account>().unwrap().cents
@@ -181,4 +183,51 @@ async fn projections_without_code_are_answered_too() {
         document(Mode::AsOf(Moment::Revision(0))).await,
         r#"{"amount":5000,"by":{"user":"112"}}"#
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_projection_that_the_settings_make_is_answered_in_every_mode() {
+    let world = World::start().await;
+    let mut settings = world.stores.settings();
+    let made = "[projection.orders]\nfold = \"merge-patch\"\nsource = \"category:order\"";
+    let inline = BTreeMap::from([("PROJECTOR_CONFIG_TOML".to_owned(), made.to_owned())]);
+    let loaded = Settings::load(&Inputs {
+        environment: inline,
+        ..Inputs::default()
+    });
+    settings.projection = loaded.unwrap().projection;
+    let planned = settings.plan(&Registry::new("test")).unwrap();
+    let connections = Connections::new(&settings).await.unwrap();
+    let queries = connections.queries(&planned[0]);
+    let placed = [
+        ("Placed", json!({ "total": 7, "by": "ada" })),
+        ("Shipped", json!({ "shipped": true })),
+    ];
+    world.stores.append("order-1", &placed).await;
+    let daemon = Running(app::start(&settings, planned).await.unwrap());
+    daemon.caught_up().await;
+
+    let whole = r#"{"by":"ada","shipped":true,"total":7}"#;
+    let token = "order-1@1".parse().unwrap();
+    for (mode, expected, freshness) in [
+        (at_least(&token, WhenLate::FoldTail), whole, Freshness::AtLeast),
+        (Mode::Eventual, whole, Freshness::Eventual),
+        (Mode::Strong, whole, Freshness::Confirmed),
+        (
+            Mode::AsOf(Moment::Revision(0)),
+            r#"{"by":"ada","total":7}"#,
+            Freshness::AsOf,
+        ),
+    ] {
+        let answer = queries.get("order-1", &mode).await.unwrap().unwrap();
+        assert_eq!(
+            (text::to_string(&answer.document().unwrap()).as_str(), answer.freshness),
+            (expected, freshness),
+            "{mode:?}"
+        );
+    }
+    let many = queries.get_many(&["order-2".into(), "order-1".into()]).await.unwrap();
+    assert!(many[0].is_none());
+    assert_eq!(many[1].as_ref().unwrap().version(), Some(1));
+    daemon.stop().await;
 }
