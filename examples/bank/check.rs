@@ -34,6 +34,9 @@ pub(crate) async fn run() -> Result<(), Failure> {
     settings.engine.measure_every = Span(Duration::from_millis(200));
     let stores = Stores::embedded(&mut settings).await?;
     let bank = Bank::start(&settings).await?;
+    tokio::time::timeout(PATIENCE, bank.ready())
+        .await
+        .map_err(|_| format!("start the bank: {:?}", bank.daemon.health.unready()))?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let (stop, stopping) = oneshot::channel::<()>();

@@ -10,7 +10,7 @@
 //!
 //! With `PROJECTOR__EVENTSTORE__CONNECTION` and other settings it uses real stores.
 
-use std::{error::Error, net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{error::Error, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use projector::{
@@ -80,6 +80,9 @@ async fn serve(listen: SocketAddr) -> Result<(), Failure> {
         .await
         .map_err(|error| format!("listen on {listen}: {error}; choose another by --listen"))?;
     let bank = Bank::start(&settings).await?;
+    if stores.is_some() {
+        bank.ready().await;
+    }
     say(&format!(
         "accounts at http://{}/accounts/…, the daemon's pages at http://{}/status; Ctrl-C stops",
         listener.local_addr()?,
@@ -137,6 +140,19 @@ impl Bank {
         })
     }
 }
+
+impl Bank {
+    /// Until the daemon has made its table and joined its group. Where tables are provisioned
+    /// beforehand, as in production, nobody needs to wait.
+    pub(crate) async fn ready(&self) {
+        while !self.daemon.health.unready().is_empty() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+/// Between two looks whether the daemon is ready: it takes some of them.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Both stores in this process, spoken to over their real protocols.
 pub(crate) struct Stores {
