@@ -218,25 +218,34 @@ impl Journal for EventStore {
     }
 
     async fn look(&self, stream: &str) -> Result<Standing, JournalError> {
-        let newest = self.newest(stream).await?;
-        match newest.presence {
-            Presence::Tombstoned => return Ok(Standing::Tombstoned),
-            Presence::Present => {
-                return Ok(Standing::Live(newest.events.first().map(|event| Newest {
-                    revision: event.revision,
-                    id: event.id,
-                    created: event.created,
-                })));
+        let described_by = format!("$${stream}");
+        let mut seen = None;
+        loop {
+            let newest = self.newest(stream).await?;
+            match newest.presence {
+                Presence::Tombstoned => return Ok(Standing::Tombstoned),
+                Presence::Present => {
+                    return Ok(Standing::Live(newest.events.first().map(|event| Newest {
+                        revision: event.revision,
+                        id: event.id,
+                        created: event.created,
+                    })));
+                }
+                Presence::Absent => {}
             }
-            Presence::Absent => {}
+            let metadata = self.newest(&described_by).await?;
+            if metadata.presence == Presence::Tombstoned {
+                // Its stream was tombstoned between the two reads.
+                return Ok(Standing::Tombstoned);
+            }
+            match metadata.events.first() {
+                Some(last) if is_soft_deletion(&last.data) => return Ok(Standing::SoftDeleted),
+                // Metadata that say nothing of a deletion may have been written between the two
+                // reads, by the stream's revival; the same ones before and after a read were not.
+                Some(last) if seen != Some(last.revision) => seen = Some(last.revision),
+                _ => return Ok(Standing::Missing),
+            }
         }
-        let metadata = self.newest(&format!("$${stream}")).await?;
-        Ok(match metadata.presence {
-            // Its stream was tombstoned between the two reads.
-            Presence::Tombstoned => Standing::Tombstoned,
-            _ if metadata.events.first().is_some_and(|m| is_soft_deletion(&m.data)) => Standing::SoftDeleted,
-            _ => Standing::Missing,
-        })
     }
 
     async fn append(

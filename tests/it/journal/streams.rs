@@ -10,7 +10,10 @@ use projector::journal::{
 use uuid::Uuid;
 
 use super::{ALL, event, events, revisions, settings, store};
-use crate::support::node::{Fault, Node, log::DELETED};
+use crate::support::node::{
+    Fault, Node,
+    log::{DELETED, Log},
+};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -183,6 +186,34 @@ async fn a_streams_standing_is_told_from_its_absence() {
         store.append("tomb-1", Expected::NoStream, events(7..8), DEADLINE).await,
         Err(JournalError::Tombstoned("tomb-1".into()))
     );
+}
+
+/// Its newest event and its metadata are two reads, and it need not stand still between them.
+#[tokio::test]
+async fn a_stream_that_is_deleted_and_revived_is_never_missing() {
+    let node = Node::start().await;
+    let store = store(&node);
+    store
+        .append("a-1", Expected::NoStream, events(0..3), DEADLINE)
+        .await
+        .unwrap();
+    let look = async |meanwhile: &[fn(&mut Log)]| {
+        node.log(|log| log.soft_delete("a-1"));
+        for happen in meanwhile {
+            node.inject("Streams/Read", 1, Fault::Meanwhile(*happen));
+        }
+        match store.look("a-1").await.unwrap() {
+            Standing::Live(newest) => newest.map(|n| n.revision),
+            Standing::SoftDeleted => None,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(look(&[|log| log.revive("a-1")]).await, Some(3));
+    // Deleted again behind the read of its metadata, and again revived.
+    let (revived, deleted): (fn(&mut Log), fn(&mut Log)) = (|log| log.revive("a-1"), |log| log.soft_delete("a-1"));
+    assert_eq!(look(&[revived, deleted]).await, None);
+    assert_eq!(look(&[revived, deleted, revived]).await, Some(6));
+    assert_eq!(look(&[revived, deleted, revived, deleted]).await, None);
 }
 
 #[tokio::test]

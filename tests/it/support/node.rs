@@ -54,6 +54,8 @@ pub(crate) enum Fault {
     HangAfter,
     /// Done, and every connection is cut before the answer.
     CutAfter,
+    /// Done, and this happens to the log before the answer leaves.
+    Meanwhile(fn(&mut Log)),
     /// Answered with a message that has none of its fields.
     Empty,
     /// A subscription that ends in good order, behind its confirmation.
@@ -292,6 +294,10 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Reply
         Some(Fault::CutAfter) => {
             shared.cuts.send_modify(|n| *n += 1);
             std::future::pending().await
+        }
+        Some(Fault::Meanwhile(happen)) => {
+            happen(&mut shared.log.lock().unwrap());
+            Ok(reply)
         }
         _ => Ok(reply),
     }

@@ -136,7 +136,7 @@ impl Log {
             return Written::Nothing(last);
         }
         if absent && let Some(last) = last {
-            self.truncate_before.insert(stream.to_owned(), last + 1);
+            self.truncate(stream, last + 1);
         }
         let mut revision = last.map_or(0, |l| l + 1);
         let mut index = 0;
@@ -198,6 +198,13 @@ impl Log {
         );
         self.truncate_before.insert(stream.to_owned(), DELETED);
         self.link(stream, 0, &metadata);
+    }
+
+    /// Brings a soft-deleted stream back by one event.
+    pub(crate) fn revive(&mut self, stream: &str) {
+        let next = self.last(stream).map_or(0, |l| l + 1);
+        self.truncate(stream, next);
+        self.push(stream, "Counted", b"{}", true);
     }
 
     pub(crate) fn truncate(&mut self, stream: &str, before: u64) {
