@@ -62,6 +62,8 @@ pub(super) enum What {
     },
     /// The stream was deleted by this client when its newest event was this.
     Deletes(Revision),
+    /// It was to be, and the answer was lost.
+    MayDelete(Revision),
 }
 
 /// A state and which events it is the fold of.
@@ -124,7 +126,7 @@ pub(super) fn check(told: &[Told], events: &[RawEvent]) {
     let deletions: HashSet<Revision> = told
         .iter()
         .filter_map(|t| match t.what {
-            What::Deletes(at) => Some(at),
+            What::Deletes(at) | What::MayDelete(at) => Some(at),
             _ => None,
         })
         .collect();
@@ -209,6 +211,7 @@ pub(super) fn check(told: &[Told], events: &[RawEvent]) {
                 assert!(!revisions.contains_key(command), "{t:?} is in the stream");
                 continue;
             }
+            What::MayDelete(_) => continue,
             What::Unknown { command } => {
                 if let Some(own) = revisions.get(command) {
                     let span = own[own.len() - 1] - own[0] + 1;

@@ -180,19 +180,17 @@ impl Client {
         if slice.events.last().map(|e| e.revision) < Some(newest.revision) {
             return;
         }
+        // It may be gone whatever the answer: the connection may be cut behind it.
+        let readable = slice.events.into_iter().filter(|e| e.revision <= newest.revision);
+        self.kept.lock().unwrap().extend(readable.map(|e| (e.revision, e)));
         let options = DeleteStreamOptions::default().expected_revision(ExpectedRevision::Exact(newest.revision));
-        if self
-            .world
-            .stores
-            .client()
-            .delete_stream(stream.as_str(), &options)
-            .await
-            .is_ok()
-        {
-            let readable = slice.events.into_iter().filter(|e| e.revision <= newest.revision);
-            self.kept.lock().unwrap().extend(readable.map(|e| (e.revision, e)));
-            self.history.tell(&stream, from, What::Deletes(newest.revision));
-        }
+        let client = self.world.stores.client();
+        let what = match client.delete_stream(stream.as_str(), &options).await {
+            Ok(_) => What::Deletes(newest.revision),
+            Err(eventstore::Error::WrongExpectedVersion { .. }) => return,
+            Err(_) => What::MayDelete(newest.revision),
+        };
+        self.history.tell(&stream, from, what);
     }
 }
 
