@@ -93,8 +93,12 @@ impl Default for Settings {
 }
 
 impl Settings {
-    fn restarts(&self) -> bool {
-        self.restarts || self.on_deleted == OnDeleted::Restart
+    fn catch_up(&self) -> CatchUpRules {
+        CatchUpRules {
+            keep_commands: self.keep_commands,
+            cap: self.cap,
+            restarts: self.restarts || self.on_deleted == OnDeleted::Restart,
+        }
     }
 }
 
@@ -210,10 +214,8 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         };
         let rules = AttemptRules {
             attempts: self.settings.attempts,
-            keep_commands: self.settings.keep_commands,
-            cap: self.settings.cap,
             on_deleted: self.settings.on_deleted,
-            restarts: self.settings.restarts(),
+            catch_up: self.settings.catch_up(),
         };
         let stream: Arc<str> = A::stream(id).into();
         let mut attempt = Attempt::new(&*self.fold, command, stream.clone(), identity, rules);
@@ -377,11 +379,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         lineage: base::Lineage,
         seen: &mut Seen,
     ) -> Result<(Base, bool), CommandError<E>> {
-        let rules = CatchUpRules {
-            keep_commands: self.settings.keep_commands,
-            cap: self.settings.cap,
-            restarts: self.settings.restarts(),
-        };
+        let rules = self.settings.catch_up();
         let mut reading = CatchUp::new(Base::initial(&*self.fold, lineage), Some(command), rules);
         let mut waits = 0;
         let mut refreshed = false;

@@ -359,10 +359,10 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         let mut polls = 0;
         let behind = loop {
             // The first read is the cheap one; once it is late, no read may be stale on top.
+            // A table that is away for a moment is as good as one that is late.
             let found = match self.store.get(stream, polls > 0).await {
-                // A table that is away for a moment is as good as one that is late.
-                Err(error) if error.is_transient() => Err(error),
-                found => Ok(found?),
+                Err(error) if !error.is_transient() => return Err(error.into()),
+                found => found,
             };
             let header = found.as_ref().ok().and_then(Option::as_ref).map(|r| &r.header);
             let diverged = header

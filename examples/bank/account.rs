@@ -65,6 +65,12 @@ impl Account {
         let open = self.owner.is_some() && !self.closed;
         open.then_some(()).ok_or(Refusal::NotOpen)
     }
+
+    /// Money moves on open accounts, and some of it.
+    fn must_move(&self, cents: u64) -> Result<(), Refusal> {
+        self.must_be_open()?;
+        (cents > 0).then_some(()).ok_or(Refusal::Nothing)
+    }
 }
 
 pub(crate) struct Open {
@@ -91,11 +97,8 @@ impl Command<Account> for Deposit {
     type Error = Refusal;
 
     fn decide(&self, account: &Account) -> Result<Vec<AccountEvent>, Refusal> {
-        account.must_be_open()?;
         let cents = self.cents;
-        if cents == 0 {
-            return Err(Refusal::Nothing);
-        }
+        account.must_move(cents)?;
         account.cents.checked_add(cents).ok_or(Refusal::TooMuch)?;
         Ok(vec![AccountEvent::Deposited { cents }])
     }
@@ -109,11 +112,8 @@ impl Command<Account> for Withdraw {
     type Error = Refusal;
 
     fn decide(&self, account: &Account) -> Result<Vec<AccountEvent>, Refusal> {
-        account.must_be_open()?;
         let cents = self.cents;
-        if cents == 0 {
-            return Err(Refusal::Nothing);
-        }
+        account.must_move(cents)?;
         account.cents.checked_sub(cents).ok_or(Refusal::Short(account.cents))?;
         Ok(vec![AccountEvent::Withdrawn { cents }])
     }

@@ -17,7 +17,7 @@ use tokio::{net::TcpListener, sync::oneshot};
 use uuid::Uuid;
 
 use crate::{
-    Bank, Failure, Stores,
+    Bank, Failure, LOOK_EVERY, Stores,
     account::Refusal,
     complain, say,
     service::{self, Problem},
@@ -25,8 +25,6 @@ use crate::{
 
 /// Longest that the daemon is waited for: far above its milliseconds, on whatever machine.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 pub(crate) async fn run() -> Result<(), Failure> {
     let mut settings = Settings::default();

@@ -151,8 +151,8 @@ impl Bank {
     }
 }
 
-/// Between two looks whether the daemon is ready: it takes some of them.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Between two looks whether something is as it should become: it takes some of them.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Both stores in this process, spoken to over their real protocols.
 pub(crate) struct Stores {

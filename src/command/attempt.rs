@@ -9,7 +9,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{
-    base::{Base, CatchUp, CatchUpError, CatchUpRules, Fed, Found, Lineage},
+    base::{Base, CatchUp, CatchUpError, Fed, Found, Lineage},
     error::CommandError,
     observe::{Discard, Observation},
 };
@@ -235,19 +235,11 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         self.phase = Phase::Done(Box::new(answer));
     }
 
-    fn catch_up_rules(&self) -> CatchUpRules {
-        CatchUpRules {
-            keep_commands: self.rules.keep_commands,
-            cap: self.rules.cap,
-            restarts: self.rules.restarts,
-        }
-    }
-
     fn catch_up(&self) -> Phase<A, C::Error> {
         Phase::CatchUp(Box::new(CatchUp::new(
             self.base.clone(),
             Some(self.identity.command),
-            self.catch_up_rules(),
+            self.rules.catch_up,
         )))
     }
 
@@ -309,7 +301,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             Some(landed) if self.base.header.version > Some(landed.last) => {
                 // Its state is behind the base: fold the stream anew, up to it.
                 let start = Base::initial(self.fold, Lineage::Foreign);
-                let reading = CatchUp::new(start, Some(command), self.catch_up_rules());
+                let reading = CatchUp::new(start, Some(command), self.rules.catch_up);
                 self.phase = Phase::Replay(Box::new(reading), landed);
             }
             Some(landed) => self.phase = Phase::Recall(landed, Vec::new()),
@@ -643,7 +635,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             self.base = Base::initial(self.fold, Lineage::Foreign);
         }
         let base = (self.base.header.clone(), self.base.state.clone());
-        let folded = fold_run(self.fold, base, &raw, self.rules.keep_commands);
+        let folded = fold_run(self.fold, base, &raw, self.rules.catch_up.keep_commands);
         self.base.bytes += raw.iter().map(|e| e.data.len()).sum::<usize>();
         self.base.header = folded.header;
         self.base.state = folded.state;

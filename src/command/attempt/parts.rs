@@ -7,7 +7,10 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::{
-    command::{base::Base, error::CommandError},
+    command::{
+        base::{Base, CatchUpRules},
+        error::CommandError,
+    },
     event::{Event, Revision},
     journal::{Appended, Expected, JournalError, NewEvent, Slice, Standing},
     projection::run::COMMAND_ID,
@@ -31,14 +34,10 @@ pub enum OnDeleted {
 pub struct AttemptRules {
     /// Appends to try before [`CommandError::Contended`].
     pub attempts: u32,
-    /// Command ids that a state remembers.
-    pub keep_commands: usize,
-    /// Events that one load may bring.
-    pub cap: usize,
     /// What a deleted stream means.
     pub on_deleted: OnDeleted,
-    /// A revived stream is folded from its first readable event.
-    pub restarts: bool,
+    /// How the stream is folded on.
+    pub catch_up: CatchUpRules,
 }
 
 /// Which command it is, as its events' metadata says.

@@ -113,7 +113,7 @@ impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
         let version = self.base.header.version;
         let rest: Vec<RawEvent> = events.iter().filter(|e| Some(e.revision) > version).cloned().collect();
         let base = (self.base.header.clone(), self.base.state.clone());
-        let folded = fold_run(self.fold, base, &rest, self.rules.keep_commands);
+        let folded = fold_run(self.fold, base, &rest, self.rules.catch_up.keep_commands);
         if let Some((index, error)) = folded.stopped {
             let (stream, revision) = (self.stream.to_string(), rest[index].revision);
             return self.done(Err(CatchUpError::Unfoldable {
