@@ -5,15 +5,17 @@
 use std::time::Duration;
 
 use eventstore::{
-    Client, DeletePersistentSubscriptionOptions, Error, ExpectedRevision, GetPersistentSubscriptionInfoOptions,
-    ListPersistentSubscriptionsOptions, NakAction, PersistentSubscription, PersistentSubscriptionEvent,
-    PersistentSubscriptionOptions, PersistentSubscriptionStats, PersistentSubscriptionToAllOptions,
-    ReplayParkedMessagesOptions, ResolvedEvent, StreamPosition, SubscribeToPersistentSubscriptionOptions,
-    SubscriptionFilter, TombstoneStreamOptions,
+    Client, DeletePersistentSubscriptionOptions, Error, ExpectedRevision, ListPersistentSubscriptionsOptions,
+    NakAction, PersistentSubscription, PersistentSubscriptionOptions, PersistentSubscriptionStats,
+    PersistentSubscriptionToAllOptions, ReplayParkedMessagesOptions, StreamPosition,
+    SubscribeToPersistentSubscriptionOptions, SubscriptionFilter, TombstoneStreamOptions,
 };
 use projector::embedded::eventstore::Options;
 
-use crate::support::eventstore::{PATIENCE, append, client_of, contents, empty, event, read, start, write};
+use crate::support::{
+    eventstore::{PATIENCE, append, client_of, contents, empty, event, read, start, write},
+    group::{consume, next, revision, stats, stats_of_all},
+};
 
 fn from_start() -> PersistentSubscriptionOptions {
     PersistentSubscriptionOptions::default()
@@ -21,30 +23,6 @@ fn from_start() -> PersistentSubscriptionOptions {
         .checkpoint_after(Duration::from_millis(200))
         .checkpoint_lower_bound(1)
         .checkpoint_upper_bound(10)
-}
-
-async fn subscribe(client: &Client, stream: &str, buffer: usize) -> PersistentSubscription {
-    let options = SubscribeToPersistentSubscriptionOptions::default().buffer_size(buffer);
-    client
-        .subscribe_to_persistent_subscription(stream, "g", &options)
-        .await
-        .unwrap()
-}
-
-async fn next(from: &mut PersistentSubscription) -> (ResolvedEvent, usize) {
-    loop {
-        let event = tokio::time::timeout(PATIENCE, from.next_subscription_event())
-            .await
-            .expect("an event in time")
-            .unwrap();
-        if let PersistentSubscriptionEvent::EventAppeared { retry_count, event } = event {
-            return (event, retry_count);
-        }
-    }
-}
-
-fn revision(event: &ResolvedEvent) -> u64 {
-    event.get_original_event().revision
 }
 
 async fn take_and_ack(from: &mut PersistentSubscription, count: usize) -> Vec<(u64, usize)> {
@@ -57,21 +35,15 @@ async fn take_and_ack(from: &mut PersistentSubscription, count: usize) -> Vec<(u
     seen
 }
 
-async fn figures(client: &Client, stream: &str) -> PersistentSubscriptionStats {
-    let options = GetPersistentSubscriptionInfoOptions::default();
-    let info = client.get_persistent_subscription_info(stream, "g", &options).await;
-    info.unwrap().stats
-}
-
 /// Asks for the figures until they are as wanted.
 async fn until(client: &Client, stream: &str, wanted: impl Fn(&PersistentSubscriptionStats) -> bool) {
     let asking = async {
-        while !wanted(&figures(client, stream).await) {
+        while !wanted(&stats(client, stream).await) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     let outcome = tokio::time::timeout(PATIENCE, asking).await;
-    assert!(outcome.is_ok(), "never as wanted: {:?}", figures(client, stream).await);
+    assert!(outcome.is_ok(), "never as wanted: {:?}", stats(client, stream).await);
 }
 
 async fn create(client: &Client, stream: &str, options: &PersistentSubscriptionOptions) {
@@ -92,7 +64,7 @@ async fn a_category_comes_resolved_is_acked_and_checkpointed() {
         .await
         .unwrap();
     create(&client, "$ce-loan", &from_start().resolve_link_tos(true)).await;
-    let mut consumer = subscribe(&client, "$ce-loan", 10).await;
+    let mut consumer = consume(&client, "$ce-loan", 10).await;
     for (n, id) in first.iter().enumerate() {
         let (event, retries) = next(&mut consumer).await;
         let (target, link) = (event.event.as_ref().unwrap(), event.link.as_ref().unwrap());
@@ -119,7 +91,7 @@ async fn a_category_comes_resolved_is_acked_and_checkpointed() {
         stats.last_checkpointed_event_revision == Some(3)
     })
     .await;
-    let stats = figures(&client, "$ce-loan").await;
+    let stats = stats(&client, "$ce-loan").await;
     assert_eq!(stats.last_known_event_revision, Some(3));
     assert_eq!(
         (stats.total_in_flight_messages, stats.outstanding_messages_count),
@@ -141,7 +113,7 @@ async fn groups_checkpoints_and_parked_records_survive_a_restart() {
     let client = client_of(&server.connection_string());
     create(&client, "s", &from_start().max_retry_count(7)).await;
     append(&client, "s", 6).await;
-    let mut consumer = subscribe(&client, "s", 10).await;
+    let mut consumer = consume(&client, "s", 10).await;
     for n in 0..4 {
         let (event, _) = next(&mut consumer).await;
         if n == 1 {
@@ -166,8 +138,8 @@ async fn groups_checkpoints_and_parked_records_survive_a_restart() {
         .unwrap();
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].settings.as_ref().unwrap().max_retry_count, 7);
-    assert_eq!(figures(&client, "s").await.parked_message_count, 1);
-    let mut consumer = subscribe(&client, "s", 10).await;
+    assert_eq!(stats(&client, "s").await.parked_message_count, 1);
+    let mut consumer = consume(&client, "s", 10).await;
     assert_eq!(take_and_ack(&mut consumer, 2).await, [(4, 0), (5, 0)]);
     client
         .replay_parked_messages("s", "g", &ReplayParkedMessagesOptions::default())
@@ -188,7 +160,7 @@ async fn parked_records_say_what_and_why() {
     let client = client_of(&server.connection_string());
     create(&client, "s", &from_start().max_retry_count(1)).await;
     append(&client, "s", 2).await;
-    let mut consumer = subscribe(&client, "s", 1).await;
+    let mut consumer = consume(&client, "s", 1).await;
     let (first, _) = next(&mut consumer).await;
     consumer.nack(first, NakAction::Park, "poison").await.unwrap();
     for retries in 0..2 {
@@ -218,14 +190,14 @@ async fn a_buffer_is_all_a_consumer_gets_and_a_gone_ones_go_to_the_next() {
     let client = client_of(&server.connection_string());
     create(&client, "s", &from_start()).await;
     append(&client, "s", 5).await;
-    let mut gone = subscribe(&client, "s", 3).await;
+    let mut gone = consume(&client, "s", 3).await;
     let (event, _) = next(&mut gone).await;
     gone.ack(event).await.unwrap();
     until(&client, "s", |stats| stats.total_items == 4).await;
-    assert_eq!(figures(&client, "s").await.total_in_flight_messages, 3);
+    assert_eq!(stats(&client, "s").await.total_in_flight_messages, 3);
     drop(gone);
     until(&client, "s", |stats| stats.total_in_flight_messages == 0).await;
-    let mut consumer = subscribe(&client, "s", 10).await;
+    let mut consumer = consume(&client, "s", 10).await;
     let seen = take_and_ack(&mut consumer, 4).await;
     assert_eq!(seen, [(1, 1), (2, 1), (3, 1), (4, 0)]);
 }
@@ -239,11 +211,11 @@ async fn silence_is_a_retry_and_then_parking() {
         .max_retry_count(1);
     create(&client, "s", &impatient).await;
     append(&client, "s", 1).await;
-    let mut consumer = subscribe(&client, "s", 10).await;
+    let mut consumer = consume(&client, "s", 10).await;
     assert_eq!(next(&mut consumer).await.1, 0);
     assert_eq!(next(&mut consumer).await.1, 1);
     until(&client, "s", |stats| stats.parked_message_count == 1).await;
-    assert_eq!(figures(&client, "s").await.total_in_flight_messages, 0);
+    assert_eq!(stats(&client, "s").await.total_in_flight_messages, 0);
 }
 
 #[tokio::test]
@@ -259,7 +231,7 @@ async fn errors_are_those_that_clients_tell_apart() {
     let small = options.clone().history_buffer_size(10).read_batch_size(20);
     let failed = client.create_persistent_subscription("s", "other", &small).await;
     assert!(matches!(failed, Err(Error::ServerError(_))), "{failed:?}");
-    let mut one = subscribe(&client, "s", 1).await;
+    let mut one = consume(&client, "s", 1).await;
     let two = client
         .subscribe_to_persistent_subscription("s", "g", &SubscribeToPersistentSubscriptionOptions::default())
         .await;
@@ -283,14 +255,14 @@ async fn an_update_drops_consumers_and_goes_on_at_the_checkpoint() {
     let client = client_of(&server.connection_string());
     create(&client, "s", &from_start()).await;
     append(&client, "s", 3).await;
-    let mut consumer = subscribe(&client, "s", 10).await;
+    let mut consumer = consume(&client, "s", 10).await;
     take_and_ack(&mut consumer, 2).await;
     until(&client, "s", |stats| stats.last_checkpointed_event_revision == Some(1)).await;
     let changed = from_start().message_timeout(Duration::from_secs(5));
     client.update_persistent_subscription("s", "g", &changed).await.unwrap();
     let ended = async { while consumer.next().await.is_ok() {} };
     tokio::time::timeout(PATIENCE, ended).await.unwrap();
-    let mut consumer = subscribe(&client, "s", 10).await;
+    let mut consumer = consume(&client, "s", 10).await;
     assert_eq!(take_and_ack(&mut consumer, 1).await, [(2, 0)]);
 }
 
@@ -300,7 +272,7 @@ async fn deleting_forgets_the_checkpoint() {
     let client = client_of(&server.connection_string());
     create(&client, "s", &from_start()).await;
     append(&client, "s", 3).await;
-    let mut consumer = subscribe(&client, "s", 10).await;
+    let mut consumer = consume(&client, "s", 10).await;
     take_and_ack(&mut consumer, 3).await;
     until(&client, "s", |stats| stats.last_checkpointed_event_revision == Some(2)).await;
     client
@@ -308,7 +280,7 @@ async fn deleting_forgets_the_checkpoint() {
         .await
         .unwrap();
     create(&client, "s", &from_start()).await;
-    let mut consumer = subscribe(&client, "s", 10).await;
+    let mut consumer = consume(&client, "s", 10).await;
     assert_eq!(take_and_ack(&mut consumer, 3).await, [(0, 0), (1, 0), (2, 0)]);
     until(&client, "s", |stats| stats.last_checkpointed_event_revision == Some(2)).await;
 }
@@ -332,15 +304,11 @@ async fn what_is_filtered_out_of_all_moves_the_checkpoint_only_when_nothing_wait
     // A younger group's second time-out says that this one had a look at its checkpoint since.
     let clock = from_start().message_timeout(Duration::ZERO);
     create(&client, "other-1", &clock).await;
-    let mut watch = subscribe(&client, "other-1", 1).await;
+    let mut watch = consume(&client, "other-1", 1).await;
     while next(&mut watch).await.1 < 2 {}
-    let options = GetPersistentSubscriptionInfoOptions::default();
-    let before = client
-        .get_persistent_subscription_info_to_all("g", &options)
-        .await
-        .unwrap();
-    assert!(before.stats.last_checkpointed_position < before.stats.last_known_position);
-    assert_eq!(before.stats.read_buffer_count, 3);
+    let before = stats_of_all(&client).await;
+    assert!(before.last_checkpointed_position < before.last_known_position);
+    assert_eq!(before.read_buffer_count, 3);
     server.restart_groups().await;
     let mut consumer = client
         .subscribe_to_persistent_subscription_to_all("g", &SubscribeToPersistentSubscriptionOptions::default())
@@ -350,8 +318,7 @@ async fn what_is_filtered_out_of_all_moves_the_checkpoint_only_when_nothing_wait
     assert_eq!(seen, [(0, 0), (1, 0), (2, 0)]);
     let moved = async {
         loop {
-            let info = client.get_persistent_subscription_info_to_all("g", &options).await;
-            let stats = info.unwrap().stats;
+            let stats = stats_of_all(&client).await;
             if stats.last_checkpointed_position > stats.last_known_position {
                 return;
             }
@@ -398,7 +365,7 @@ async fn a_tombstone_faults_the_group() {
         .unwrap();
     server.restart_groups().await;
     for _ in 0..2 {
-        let mut consumer = subscribe(&client, "s", 1).await;
+        let mut consumer = consume(&client, "s", 1).await;
         let end = tokio::time::timeout(PATIENCE, consumer.next()).await.unwrap();
         assert!(matches!(end, Err(Error::IllegalStateError(_))));
     }
@@ -433,7 +400,7 @@ async fn many_consumers_share_a_backlog_and_nothing_is_left() {
     create(&client, "$ce-loan", &options).await;
     let mut workers = Vec::new();
     for _ in 0..3 {
-        let mut consumer = subscribe(&client, "$ce-loan", 50).await;
+        let mut consumer = consume(&client, "$ce-loan", 50).await;
         workers.push(tokio::spawn(async move {
             let mut seen = Vec::new();
             while let Ok(Ok(event)) = tokio::time::timeout(PATIENCE, consumer.next()).await {

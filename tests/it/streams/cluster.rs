@@ -1,15 +1,13 @@
 //! Three nodes in one process, as far as a client can tell them from a cluster.
 
-use eventstore::{
-    AppendToStreamOptions, Error, GetPersistentSubscriptionInfoOptions, PersistentSubscriptionOptions,
-    ReadStreamOptions, StreamPosition, SubscribeToPersistentSubscriptionOptions,
-};
+use eventstore::{AppendToStreamOptions, Error, PersistentSubscriptionOptions, ReadStreamOptions, StreamPosition};
 use projector::embedded::eventstore::{Cluster, Options};
 use tonic::Code;
 
 use super::{put, shows};
 use crate::support::{
     eventstore::{PATIENCE, append, client_of, event, read},
+    group::{acked, consume, stats},
     node::{messages, until},
     raw::{AppendOptions, At, Empty, Expect, Proposed, Raw, ReadOptions, said},
 };
@@ -119,20 +117,13 @@ async fn a_leader_that_is_killed_takes_its_consumers_along_and_another_goes_on()
         .checkpoint_lower_bound(1)
         .checkpoint_after(std::time::Duration::from_millis(1));
     client.create_persistent_subscription("s", "g", &options).await.unwrap();
-    let subscribing = SubscribeToPersistentSubscriptionOptions::default();
-    let mut consumer = client
-        .subscribe_to_persistent_subscription("s", "g", &subscribing)
-        .await
-        .unwrap();
+    let mut consumer = consume(&client, "s", 10).await;
     for _ in 0..2 {
         let event = consumer.next().await.unwrap();
         consumer.ack(event).await.unwrap();
     }
     until("two are checkpointed", async || {
-        let info = client
-            .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
-            .await;
-        info.unwrap().stats.last_checkpointed_event_revision == Some(1)
+        stats(&client, "s").await.last_checkpointed_event_revision == Some(1)
     })
     .await;
     cluster.kill_leader().await;
@@ -164,16 +155,8 @@ async fn a_leader_that_is_killed_takes_its_consumers_along_and_another_goes_on()
     );
     let client = client_of(&cluster.connection_string());
     append(&client, "s", 1).await;
-    let mut consumer = client
-        .subscribe_to_persistent_subscription("s", "g", &subscribing)
-        .await
-        .unwrap();
-    let mut seen = Vec::new();
-    while seen.len() < 3 {
-        let event = tokio::time::timeout(PATIENCE, consumer.next()).await.unwrap().unwrap();
-        seen.push(event.get_original_event().revision);
-        consumer.ack(event).await.unwrap();
-    }
+    let mut consumer = consume(&client, "s", 10).await;
+    let seen = acked(&mut consumer, 3).await;
     assert_eq!(seen, [2, 3, 4]);
     let all = ReadStreamOptions::default();
     assert!(client.read_stream("s", &all).await.is_ok());

@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use eventstore::{
-    Client, GetPersistentSubscriptionInfoOptions, PersistentSubscription, PersistentSubscriptionEvent,
-    PersistentSubscriptionOptions, PersistentSubscriptionStats, PersistentSubscriptionToAllOptions, StreamPosition,
+    Client, PersistentSubscriptionOptions, PersistentSubscriptionToAllOptions, StreamPosition,
     SubscribeToPersistentSubscriptionOptions, SubscriptionFilter, SystemConsumerStrategy,
 };
 use projector::embedded::eventstore::{Defects, Handle, Options};
 
 use crate::support::{
-    eventstore::{PATIENCE, append, client_of, start},
+    eventstore::{append, client_of, start},
+    group::{consume, next, revision, stats, stats_of_all},
     node::until,
 };
 
@@ -23,34 +23,6 @@ async fn with(defects: Defects) -> (Handle, Client) {
     .await;
     let client = client_of(&server.connection_string());
     (server, client)
-}
-
-/// The next event's stream and revision, how often it came before, and a way to ack it.
-async fn next(consumer: &mut PersistentSubscription) -> (eventstore::ResolvedEvent, usize) {
-    loop {
-        let next = tokio::time::timeout(PATIENCE, consumer.next_subscription_event()).await;
-        if let PersistentSubscriptionEvent::EventAppeared { retry_count, event } = next.unwrap().unwrap() {
-            return (event, retry_count);
-        }
-    }
-}
-
-fn revision(event: &eventstore::ResolvedEvent) -> u64 {
-    event.get_original_event().revision
-}
-
-async fn consume(client: &Client, stream: &str, buffer: usize) -> PersistentSubscription {
-    let options = SubscribeToPersistentSubscriptionOptions::default().buffer_size(buffer);
-    client
-        .subscribe_to_persistent_subscription(stream, "g", &options)
-        .await
-        .unwrap()
-}
-
-async fn figures(client: &Client, stream: &str) -> PersistentSubscriptionStats {
-    let options = GetPersistentSubscriptionInfoOptions::default();
-    let info = client.get_persistent_subscription_info(stream, "g", &options).await;
-    info.unwrap().stats
 }
 
 /// A consumer that acks nothing gets everything that it has room for; on the real server only what
@@ -78,7 +50,7 @@ async fn a_consumer_that_never_acks_stalls_only_when_it_is_asked_for() {
     // What times out comes again, which nothing that was read before it could follow.
     let options = options.message_timeout(Duration::from_secs(2)).max_retry_count(1_000);
     client.create_persistent_subscription("s", "g", &options).await.unwrap();
-    let mut consumer = self::consume(&client, "s", 2_000).await;
+    let mut consumer = consume(&client, "s", 2_000).await;
     for n in 0..READ_AT_FIRST {
         let (event, retries) = next(&mut consumer).await;
         assert_eq!((revision(&event), retries), (n, 0));
@@ -93,12 +65,6 @@ async fn a_consumer_that_never_acks_stalls_only_when_it_is_asked_for() {
         reached = reached.max(revision(&event) + 1);
         consumer.ack(event).await.unwrap();
     }
-}
-
-async fn filtered(client: &Client) -> PersistentSubscriptionStats {
-    let options = GetPersistentSubscriptionInfoOptions::default();
-    let info = client.get_persistent_subscription_info_to_all("g", &options).await;
-    info.unwrap().stats
 }
 
 /// A filtered `$all` group without a consumer: ten events for it, then many for others. Its
@@ -124,16 +90,19 @@ async fn waiting_events_of_a_filtered_group_are_lost_only_when_it_is_asked_for()
             .unwrap();
         append(&client, "mine-1", 10).await;
         append(&client, "other-1", 1_500).await;
-        until("the ten wait", async || filtered(&client).await.read_buffer_count == 10).await;
+        until("the ten wait", async || {
+            stats_of_all(&client).await.read_buffer_count == 10
+        })
+        .await;
         servers.push((server, client));
     }
-    let last_of_mine = filtered(&servers[1].1).await.last_known_position.unwrap();
+    let last_of_mine = stats_of_all(&servers[1].1).await.last_known_position.unwrap();
     until("the checkpoint passes what waits", async || {
-        let checkpoint = filtered(&servers[1].1).await.last_checkpointed_position;
+        let checkpoint = stats_of_all(&servers[1].1).await.last_checkpointed_position;
         checkpoint.is_some_and(|checkpoint| checkpoint > last_of_mine)
     })
     .await;
-    assert_eq!(filtered(&servers[0].1).await.last_checkpointed_position, None);
+    assert_eq!(stats_of_all(&servers[0].1).await.last_checkpointed_position, None);
 
     for ((server, client), expected) in servers.iter().zip([10, 0]) {
         server.restart_groups().await;
@@ -186,14 +155,14 @@ async fn what_waits_for_a_full_pinned_consumer_is_lost_only_when_it_is_asked_for
             wide.ack(event).await.unwrap();
         }
         until("only the first is in flight", async || {
-            figures(&client, "$ce-pin").await.total_in_flight_messages == 1
+            stats(&client, "$ce-pin").await.total_in_flight_messages == 1
         })
         .await;
         narrow.ack(first).await.unwrap();
         let (waited, _) = next(&mut narrow).await;
         assert_eq!(revision(&waited), 2);
         until("the checkpoint moves", async || {
-            figures(&client, "$ce-pin").await.last_checkpointed_event_revision == Some(checkpoint)
+            stats(&client, "$ce-pin").await.last_checkpointed_event_revision == Some(checkpoint)
         })
         .await;
 

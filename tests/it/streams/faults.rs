@@ -13,6 +13,7 @@ use tonic::Code;
 use super::{put, server};
 use crate::support::{
     eventstore::{PATIENCE, append, client_of, event, read, start, write},
+    group::{acked, consume, stats},
     node::until,
     raw::{AppendOptions, At, Expect, Proposed, Raw, ReadOptions, next, said},
 };
@@ -23,24 +24,6 @@ async fn group(client: &Client, stream: &str) {
         .create_persistent_subscription(stream, "g", &options)
         .await
         .unwrap();
-}
-
-async fn consume(client: &Client, stream: &str) -> PersistentSubscription {
-    let options = SubscribeToPersistentSubscriptionOptions::default().buffer_size(20);
-    client
-        .subscribe_to_persistent_subscription(stream, "g", &options)
-        .await
-        .unwrap()
-}
-
-async fn revisions(consumer: &mut PersistentSubscription, count: usize) -> Vec<u64> {
-    let mut seen = Vec::new();
-    while seen.len() < count {
-        let event = tokio::time::timeout(PATIENCE, consumer.next()).await.unwrap().unwrap();
-        seen.push(event.get_original_event().revision);
-        consumer.ack(event).await.unwrap();
-    }
-    seen
 }
 
 async fn error(consumer: &mut PersistentSubscription) -> Error {
@@ -57,8 +40,8 @@ async fn cut_connections_say_nothing_and_can_be_made_anew() {
     let client = client_of(&server.connection_string());
     append(&client, "s", 1).await;
     group(&client, "s").await;
-    let mut consumer = consume(&client, "s").await;
-    assert_eq!(revisions(&mut consumer, 1).await, [0]);
+    let mut consumer = consume(&client, "s", 20).await;
+    assert_eq!(acked(&mut consumer, 1).await, [0]);
     let mut subscription = raw.read(ReadOptions::stream("s", At::End).subscribed()).await.unwrap();
     assert_eq!(next(&mut subscription).await.unwrap().shown(), "confirmed");
     assert_eq!(next(&mut subscription).await.unwrap().shown(), "caught up");
@@ -69,8 +52,8 @@ async fn cut_connections_say_nothing_and_can_be_made_anew() {
     assert!(said(&status, "exception").is_none());
     assert_ne!(status.message(), "Server Is Not Ready");
     append(&client, "s", 1).await;
-    let mut consumer = consume(&client, "s").await;
-    assert_eq!(revisions(&mut consumer, 1).await, [1]);
+    let mut consumer = consume(&client, "s", 20).await;
+    assert_eq!(acked(&mut consumer, 1).await, [1]);
 }
 
 #[tokio::test]
@@ -152,14 +135,14 @@ async fn deliveries_come_twice_or_in_another_order() {
         seed: 7,
     };
     server.faults().disturb_deliveries(Some(disturb(true, true)));
-    let mut consumer = consume(&client, "s").await;
-    let mut seen = revisions(&mut consumer, 20).await;
+    let mut consumer = consume(&client, "s", 20).await;
+    let mut seen = acked(&mut consumer, 20).await;
     assert!(!seen.is_sorted());
     seen.sort_unstable();
     assert_eq!(seen, (0..20).map(|n| n / 2).collect::<Vec<_>>());
     server.faults().disturb_deliveries(None);
     append(&client, "s", 10).await;
-    assert_eq!(revisions(&mut consumer, 10).await, (10..20).collect::<Vec<_>>());
+    assert_eq!(acked(&mut consumer, 10).await, (10..20).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -180,14 +163,14 @@ async fn consumers_are_ended_by_every_status_and_by_none() {
         (of(Code::NotFound, false), "ResourceNotFound"),
         (of(Code::ResourceExhausted, false), "Grpc"),
     ] {
-        let mut consumer = consume(&client, "s").await;
+        let mut consumer = consume(&client, "s", 20).await;
         assert_eq!(consumer.next().await.unwrap().get_original_event().revision, 0);
         server.faults().end_consumers(end.clone());
         let error = format!("{:?}", error(&mut consumer).await);
         assert!(error.starts_with(looks_like), "{end:?} {error}");
     }
     // In good order: what the client takes for impossible.
-    let mut consumer = consume(&client, "s").await;
+    let mut consumer = consume(&client, "s", 20).await;
     assert_eq!(consumer.next().await.unwrap().get_original_event().revision, 0);
     server.faults().end_consumers(End::Clean);
     let panicked = tokio::spawn(async move { consumer.next().await.map(|_| ()) });
@@ -244,20 +227,17 @@ async fn groups_start_again_from_their_checkpoints() {
         .checkpoint_lower_bound(1)
         .checkpoint_upper_bound(3);
     client.create_persistent_subscription("s", "g", &options).await.unwrap();
-    let mut consumer = consume(&client, "s").await;
-    assert_eq!(revisions(&mut consumer, 3).await, [0, 1, 2]);
+    let mut consumer = consume(&client, "s", 20).await;
+    assert_eq!(acked(&mut consumer, 3).await, [0, 1, 2]);
     until("three are checkpointed", async || {
-        let info = client
-            .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
-            .await;
-        info.unwrap().stats.last_checkpointed_event_revision == Some(2)
+        stats(&client, "s").await.last_checkpointed_event_revision == Some(2)
     })
     .await;
     server.restart_groups().await;
     let error = error(&mut consumer).await;
     assert!(matches!(error, Error::IllegalStateError(_)), "{error:?}");
-    let mut consumer = consume(&client, "s").await;
-    assert_eq!(revisions(&mut consumer, 3).await, [3, 4, 5]);
+    let mut consumer = consume(&client, "s", 20).await;
+    assert_eq!(acked(&mut consumer, 3).await, [3, 4, 5]);
 }
 
 #[tokio::test]
@@ -318,7 +298,7 @@ async fn the_real_servers_lost_slots_when_they_are_asked_for() {
         .subscribe_to_persistent_subscription_to_all("g", &options)
         .await
         .unwrap();
-    assert_eq!(revisions(&mut consumer, 18).await.len(), 18);
+    assert_eq!(acked(&mut consumer, 18).await.len(), 18);
     until("one slot is left", async || {
         let info = client
             .get_persistent_subscription_info_to_all("g", &GetPersistentSubscriptionInfoOptions::default())

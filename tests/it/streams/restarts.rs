@@ -3,15 +3,15 @@
 use std::{path::Path, time::Duration};
 
 use eventstore::{
-    Client, Error, ExpectedRevision, GetPersistentSubscriptionInfoOptions, NakAction, PersistentSubscription,
-    PersistentSubscriptionOptions, PersistentSubscriptionStats, ReplayParkedMessagesOptions, StreamPosition,
-    SubscribeToPersistentSubscriptionOptions,
+    Client, Error, ExpectedRevision, GetPersistentSubscriptionInfoOptions, NakAction, PersistentSubscriptionOptions,
+    ReplayParkedMessagesOptions, StreamPosition, SubscribeToPersistentSubscriptionOptions,
 };
 use projector::embedded::eventstore::{EventStoreDb, Handle, Options, StartError};
 
 use super::{describe, put, shows};
 use crate::support::{
     eventstore::{PATIENCE, append, client_of, event, read, start, write},
+    group::{acked, consume, stats},
     node::until,
     raw::{AppendOptions, At, Expect, Raw, ReadOptions, next},
 };
@@ -33,31 +33,6 @@ async fn again(server: Handle, kill: bool, folder: &Path) -> (Handle, Client) {
     let server = start(kept(folder)).await;
     let client = client_of(&server.connection_string());
     (server, client)
-}
-
-async fn stats(client: &Client) -> PersistentSubscriptionStats {
-    let info = client
-        .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
-        .await;
-    info.unwrap().stats
-}
-
-async fn consume(client: &Client) -> PersistentSubscription {
-    let options = SubscribeToPersistentSubscriptionOptions::default();
-    client
-        .subscribe_to_persistent_subscription("s", "g", &options)
-        .await
-        .unwrap()
-}
-
-async fn acked(consumer: &mut PersistentSubscription, count: usize) -> Vec<u64> {
-    let mut seen = Vec::new();
-    while seen.len() < count {
-        let event = tokio::time::timeout(PATIENCE, consumer.next()).await.unwrap().unwrap();
-        seen.push(event.get_original_event().revision);
-        consumer.ack(event).await.unwrap();
-    }
-    seen
 }
 
 #[tokio::test]
@@ -123,14 +98,14 @@ async fn groups_go_on_at_their_checkpoints_with_what_they_parked() {
             .checkpoint_after(Duration::from_millis(100));
         client.create_persistent_subscription("s", "g", &options).await.unwrap();
         append(&client, "s", 8).await;
-        let mut consumer = consume(&client).await;
+        let mut consumer = consume(&client, "s", 10).await;
         assert_eq!(acked(&mut consumer, 2).await, [0, 1]);
         let poison = consumer.next().await.unwrap();
         consumer.nack(poison, NakAction::Park, "poison").await.unwrap();
         assert_eq!(acked(&mut consumer, 1).await, [3]);
         let _unacked = consumer.next().await.unwrap();
         until("all of it is written", async || {
-            let stats = stats(&client).await;
+            let stats = stats(&client, "s").await;
             stats.last_checkpointed_event_revision == Some(3) && stats.parked_message_count == 1
         })
         .await;
@@ -152,7 +127,7 @@ async fn groups_go_on_at_their_checkpoints_with_what_they_parked() {
         assert_eq!(info.settings.unwrap().message_timeout, Duration::from_secs(77));
         assert_eq!(info.stats.parked_message_count, 1);
         assert_eq!(info.stats.last_checkpointed_event_revision, Some(3));
-        let mut consumer = consume(&client).await;
+        let mut consumer = consume(&client, "s", 10).await;
         assert_eq!(
             acked(&mut consumer, 4).await,
             [4, 5, 6, 7],
@@ -204,7 +179,7 @@ async fn subscribers_are_told_of_a_stop() {
     append(&client, "s", 1).await;
     let options = PersistentSubscriptionOptions::default().start_from(StreamPosition::Start);
     client.create_persistent_subscription("s", "g", &options).await.unwrap();
-    let mut consumer = consume(&client).await;
+    let mut consumer = consume(&client, "s", 10).await;
     acked(&mut consumer, 1).await;
     let raw = Raw::connect(server.address()).await;
     let mut subscription = raw.read(ReadOptions::stream("s", At::End).subscribed()).await.unwrap();
