@@ -12,7 +12,7 @@
 //! `--daemons`, stack and daemons are processes of their own.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     error::Error,
     fmt::Write as _,
     fs::File,
@@ -195,19 +195,10 @@ async fn run(args: &Args, folder: &Path) -> Result<bool, Failure> {
     };
 
     let began = Instant::now();
-    let import = Command::new(std::env::current_exe()?)
-        .arg("import")
-        .arg(&events)
-        .arg("--quiet")
-        .env("PROJECTOR__EVENTSTORE__CONNECTION", &stores.connection)
-        .output()?;
-    if !import.status.success() {
-        return Err(format!("the import: {}", String::from_utf8_lossy(&import.stderr)).into());
-    }
+    let imported = import(&stores.connection, &events)?;
     say(&format!(
-        "imported in {:.1} s: {}",
-        began.elapsed().as_secs_f64(),
-        String::from_utf8_lossy(&import.stdout).trim()
+        "imported in {:.1} s: {imported}",
+        began.elapsed().as_secs_f64()
     ));
 
     let (settings, planned) = settings(&stores, args.buffer)?;
@@ -228,12 +219,26 @@ async fn run(args: &Args, folder: &Path) -> Result<bool, Failure> {
     Ok(equal)
 }
 
+/// Imports a file by this executable's own command: what it said.
+pub(crate) fn import(connection: &str, events: &Path) -> Result<String, Failure> {
+    let import = Command::new(std::env::current_exe()?)
+        .arg("import")
+        .arg(events)
+        .arg("--quiet")
+        .env("PROJECTOR__EVENTSTORE__CONNECTION", connection)
+        .output()?;
+    if !import.status.success() {
+        return Err(format!("the import: {}", String::from_utf8_lossy(&import.stderr)).into());
+    }
+    Ok(String::from_utf8_lossy(&import.stdout).trim().to_owned())
+}
+
 /// Both stores, here or in a process of their own.
 pub(crate) struct Stores {
     pub(crate) connection: String,
     endpoint: String,
     inside: Option<(eventstore::Handle, dynamodb::Handle)>,
-    apart: Option<Child>,
+    apart: Option<Stack>,
 }
 
 impl Stores {
@@ -264,29 +269,12 @@ impl Stores {
     }
 
     fn apart(folder: &Path) -> Result<Self, Failure> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["stack", "--eventstore-port", "0", "--dynamodb-port", "0", "--data-dir"])
-            .arg(folder.join("stack"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let out = child.stdout.take().ok_or("the stack has no output")?;
-        let mut said = HashMap::new();
-        for line in BufReader::new(out).lines() {
-            let line = line?;
-            if let Some((name, value)) = line.split_once('=') {
-                said.insert(name.to_owned(), value.to_owned());
-            }
-            if said.len() == 2 {
-                break;
-            }
-        }
-        let mut take = |name: &str| said.remove(name).ok_or("the stack did not say where it is");
+        let stack = Stack::start(Some(&folder.join("stack")))?;
         Ok(Self {
-            connection: take("PROJECTOR__EVENTSTORE__CONNECTION")?,
-            endpoint: take("PROJECTOR__DYNAMODB__ENDPOINT")?,
+            connection: stack.connection.clone(),
+            endpoint: stack.endpoint.clone(),
             inside: None,
-            apart: Some(child),
+            apart: Some(stack),
         })
     }
 
@@ -298,13 +286,57 @@ impl Stores {
     }
 }
 
-impl Drop for Stores {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.apart {
-            // It is over for the stack either way.
-            let _ = child.kill();
-            let _ = child.wait();
+/// Both stores in a process of their own. Killed when dropped.
+pub(crate) struct Stack {
+    process: Child,
+    pub(crate) connection: String,
+    pub(crate) endpoint: String,
+}
+
+impl Stack {
+    /// Starts it; it answers when this returns. Without a folder it keeps everything in memory.
+    pub(crate) fn start(data: Option<&Path>) -> Result<Self, Failure> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["stack", "--eventstore-port", "0", "--dynamodb-port", "0"]);
+        if let Some(data) = data {
+            command.arg("--data-dir").arg(data);
         }
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let out = process.stdout.take().ok_or("the stack has no output")?;
+        let mut this = Self {
+            process,
+            connection: String::new(),
+            endpoint: String::new(),
+        };
+        for line in BufReader::new(out).lines() {
+            match line?.split_once('=') {
+                Some(("PROJECTOR__EVENTSTORE__CONNECTION", said)) => said.clone_into(&mut this.connection),
+                Some(("PROJECTOR__DYNAMODB__ENDPOINT", said)) => said.clone_into(&mut this.endpoint),
+                _ => {}
+            }
+            if !this.connection.is_empty() && !this.endpoint.is_empty() {
+                return Ok(this);
+            }
+        }
+        Err("the stack ended without saying where it is".into())
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// SIGKILL, as the worst that can come before a start.
+    pub(crate) fn kill(&mut self) {
+        // One that has ended by itself is as dead.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 
@@ -383,9 +415,20 @@ pub(crate) fn sum(metrics: &str, name: &str, label: &str) -> f64 {
         .sum()
 }
 
+/// The most that was resident of a process, in bytes.
 pub(crate) fn peak(process: u32) -> Option<u64> {
+    memory(process, "VmHWM:")
+}
+
+/// What is resident of a process, in bytes.
+#[allow(dead_code, reason = "the benches measure it")]
+pub(crate) fn resident(process: u32) -> Option<u64> {
+    memory(process, "VmRSS:")
+}
+
+fn memory(process: u32, kind: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let line = status.lines().find(|line| line.starts_with(kind))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 

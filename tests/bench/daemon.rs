@@ -17,7 +17,7 @@ mod loans;
 
 use std::{
     path::PathBuf,
-    process::{Command, ExitCode},
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -72,19 +72,10 @@ async fn bench() -> Result<(), Failure> {
     // On disk and synced, as a real node's log is.
     let mut stores = Stores::durable(&folder).await?;
     let (settings, planned) = loans::settings(&stores, None)?;
-    say(&format!("resident before anything: {} MiB", resident() >> 20));
+    say(&format!("resident before anything: {} MiB", resident()));
 
-    let import = Command::new(std::env::current_exe()?)
-        .arg("import")
-        .arg(&events)
-        .arg("--quiet")
-        .env("PROJECTOR__EVENTSTORE__CONNECTION", &stores.connection)
-        .output()?;
-    if !import.status.success() {
-        return Err(String::from_utf8_lossy(&import.stderr).into());
-    }
-    say(String::from_utf8_lossy(&import.stdout).trim());
-    say(&format!("resident with the events: {} MiB", resident() >> 20));
+    say(&loans::import(&stores.connection, &events)?);
+    say(&format!("resident with the events: {} MiB", resident()));
 
     let (count, raw) = raw_drain(&stores.connection).await?;
     say(&format!(
@@ -114,7 +105,7 @@ async fn bench() -> Result<(), Failure> {
     ));
     say(&format!(
         "resident after it, stack and daemon: {} MiB, peak {} MiB",
-        resident() >> 20,
+        resident(),
         peak(std::process::id()).unwrap_or_default() >> 20
     ));
     while !loans::caught_up(&address).await {
@@ -129,13 +120,9 @@ async fn bench() -> Result<(), Failure> {
     Ok(())
 }
 
+/// What is resident here, in MiB.
 fn resident() -> u64 {
-    let read = || {
-        let status = std::fs::read_to_string("/proc/self/status").ok()?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
-    };
-    read().unwrap_or_default()
+    loans::resident(std::process::id()).unwrap_or_default() >> 20
 }
 
 async fn raw_drain(connection: &str) -> Result<(usize, f64), Failure> {

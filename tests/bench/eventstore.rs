@@ -34,7 +34,7 @@ mod table;
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -111,13 +111,13 @@ async fn rows(args: &Args, folder: &Path) -> Result<(), Failure> {
             Some(file) => file.clone(),
             None => loans::made_up(folder, MADE_UP, 1)?.0,
         };
-        import(&server, &events)?;
+        say(&loans::import(&server.stack.connection, &events)?);
         table.tell("memory/loans", server.resident()? as f64 / MEBIBYTE)?;
     }
     if table.wants(&["start"]) {
         let mut times = Vec::new();
         for _ in 0..STARTS {
-            server.kill();
+            server.stack.kill();
             let began = Instant::now();
             server = Server::start(Some(&data))?;
             server.answers().await?;
@@ -136,20 +136,6 @@ async fn rows(args: &Args, folder: &Path) -> Result<(), Failure> {
 
 /// A mebibyte, as memory is told.
 const MEBIBYTE: f64 = 1_048_576.0;
-
-fn import(server: &Server, events: &Path) -> Result<(), Failure> {
-    let import = Command::new(std::env::current_exe()?)
-        .arg("import")
-        .arg(events)
-        .arg("--quiet")
-        .env("PROJECTOR__EVENTSTORE__CONNECTION", &server.connection)
-        .output()?;
-    if !import.status.success() {
-        return Err(String::from_utf8_lossy(&import.stderr).into());
-    }
-    say(String::from_utf8_lossy(&import.stdout).trim());
-    Ok(())
-}
 
 /// What the disk takes for the least that an append needs, in seconds.
 fn sync_of(folder: &Path) -> Result<f64, Failure> {

@@ -41,7 +41,7 @@ pub(super) async fn measure(table: &mut Table, server: &Server) -> Result<(), Fa
         ("by-hand/parallel", "parallel", LANES, PARALLEL),
     ] {
         if table.wants_row(id) {
-            let dynamo = dynamo(&memory.dynamodb);
+            let dynamo = dynamo(&memory.stack.endpoint);
             make(&dynamo, name).await?;
             let seconds = project(server, &dynamo, name, lanes, events).await?;
             table.tell(id, events as f64 / seconds)?;
