@@ -110,6 +110,9 @@ pub struct Lane {
     /// A mark that other code left is being tried: it stays until the stream was read to its end,
     /// for deliveries behind it were settled by it.
     retrying: bool,
+    /// This lane cleared a mark by which another task may have settled what came meanwhile, and has
+    /// yet to store that: no delivery need ask for it.
+    owing: bool,
     /// The newest delivery that was there when the quarantine mark was last read from the store.
     mark_read: Option<Token>,
     /// Deliveries up to this one that are settled now were settled by a put.
@@ -144,6 +147,7 @@ impl Lane {
             probe_wanted: false,
             unreadable: None,
             retrying: false,
+            owing: false,
             mark_read: None,
             written: None,
             last_put: None,
@@ -324,8 +328,9 @@ impl Lane {
 
     /// Forgets what was folded and decided on another base; deliveries stay as they are.
     fn rebase_on(&mut self, base: Base) {
-        // A state that is folded anew is put when it has caught up with what it replaces.
-        self.read_wanted = base.rebase && !base.header.deleted;
+        // A state that is folded anew is put when it has caught up with what it replaces; what is
+        // owed is read again.
+        self.read_wanted = (base.rebase || self.owing) && !base.header.deleted;
         self.base = Some(base);
         self.changed = false;
         self.administrative = None;
@@ -831,6 +836,9 @@ impl Lane {
             // Another task may have settled a delivery by the mark after the stream was read and
             // before the mark was cleared: what came in between is read now.
             self.read_wanted = true;
+            self.owing = true;
+        } else if !self.read_wanted {
+            self.owing = false;
         }
         self.retrying = goes_on;
     }
