@@ -289,6 +289,8 @@ impl Lane {
             (UnderWay::Look { high, hinted }, Outcome::Looked(standing)) => self.looked(&standing, high, hinted),
             (UnderWay::Put { kind, high }, Outcome::Put(PutOutcome::Done)) => self.stored(kind, high, now),
             (UnderWay::Put { high, .. }, Outcome::Put(PutOutcome::Refused(stored))) => {
+                // An earlier try of this put may have landed, and cleared the mark.
+                self.owing |= self.retrying;
                 self.rebase_on(Base::from_stored(&*self.rules.fold, stored.map(|r| *r)));
                 // What a refused put hands back is as fresh as a strongly consistent read.
                 self.mark_read = Some(high);

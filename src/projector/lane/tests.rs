@@ -655,9 +655,15 @@ fn cases() -> u32 {
 }
 
 /// One task acknowledges by a mark that it has read; another clears the mark, reads on, and its put
-/// is refused for somebody else's: it reads on once more.
+/// is refused for somebody else's (`bump`), or the clearing one for its own, whose reply was lost.
 #[test]
 fn what_a_cleared_mark_had_settled_outlives_a_refused_put() {
+    for bump in [true, false] {
+        what_was_settled_by_a_mark(bump);
+    }
+}
+
+fn what_was_settled_by_a_mark(bump: bool) {
     let deliver = |task, pick| Op::Deliver { task, pick };
     let step = |task| Op::Step {
         task,
@@ -672,8 +678,13 @@ fn what_a_cleared_mark_had_settled_outlives_a_refused_put() {
     // More events; the old code takes one, and reads the mark for it just before it is cleared.
     ops.extend([Kind::Put; 4].map(Op::Append));
     ops.push(deliver(1, 0));
-    ops.extend([1, 1, 0, 0].map(step));
-    ops.push(Op::Bump);
+    ops.extend([1, 1].map(step));
+    if bump {
+        ops.extend([step(0), step(0), Op::Bump]);
+    } else {
+        let (task, lose_reply) = (0, true);
+        ops.push(Op::Step { task, lose_reply });
+    }
     ops.extend([0, 0, 1].map(step));
     scenario(&ops, OnDeletion::Keep, OnRevival::Continue, false).unwrap();
 }
