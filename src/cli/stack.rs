@@ -107,6 +107,8 @@ impl Both {
                 [] => eventstore::Users::Open,
                 users => eventstore::Users::Known(users.to_vec()),
             },
+            // As a node that is started with its standard projections.
+            projections: eventstore::SystemProjection::ALL.to_vec(),
             ..eventstore::Options::default()
         });
         let eventstore = eventstore

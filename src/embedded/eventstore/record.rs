@@ -7,6 +7,8 @@ use uuid::Uuid;
 
 /// The type of a record that points at another, `REVISION@STREAM` in its data.
 pub(crate) const LINK: &str = "$>";
+/// The type of a record that names a stream.
+pub(crate) const REFERENCE: &str = "$@";
 /// The type of a stream's metadata, kept in `$$STREAM`.
 pub(crate) const METADATA: &str = "$metadata";
 /// The type of a tombstone.

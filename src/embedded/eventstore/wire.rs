@@ -122,7 +122,7 @@ pub(super) struct AppendReq {
     pub(super) message: Option<ProposedMessage>,
 }
 
-/// The options of an append, a deletion, a tombstone, and, deadlines apart, of a batch: all the same.
+/// The options of an append, a deletion, a tombstone, and, with its deadlines, of a batch.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ExpectedOptions {
     #[prost(message, optional, tag = "1")]
@@ -135,6 +135,21 @@ pub(super) struct ExpectedOptions {
     pub(super) any: Option<Empty>,
     #[prost(message, optional, tag = "5")]
     pub(super) stream_exists: Option<Empty>,
+    /// Of a batch: until when, by the client's clock.
+    #[prost(message, optional, tag = "6")]
+    pub(super) until: Option<Time>,
+    /// Of a batch: how long.
+    #[prost(message, optional, tag = "7")]
+    pub(super) within: Option<Time>,
+}
+
+/// `google.protobuf.Timestamp` and `google.protobuf.Duration`, whose fields are the same.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct Time {
+    #[prost(int64, tag = "1")]
+    pub(super) seconds: i64,
+    #[prost(int32, tag = "2")]
+    pub(super) nanos: i32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -41,10 +41,11 @@ async fn appended(raw: &Raw, stream: &str, expect: Expect, events: Vec<Proposed>
     word(&raw.append(AppendOptions::new(stream, expect), events).await)
 }
 
-/// Makes a stream of one of the kinds that the rules tell apart; those with events have ids 1, 2, 3.
-async fn stand(raw: &Raw, kind: &str, stream: &str) {
+/// Makes a stream of one of the kinds that the rules tell apart; those with events have the first
+/// three ids above `base`.
+async fn stand(raw: &Raw, kind: &str, stream: &str, base: u128) {
     if matches!(kind, "three" | "deleted" | "tombstoned") {
-        put(raw, stream, 1..4).await;
+        put(raw, stream, base + 1..base + 4).await;
     }
     let any = AppendOptions::new(stream, Expect::Any);
     match kind {
@@ -124,9 +125,11 @@ async fn every_expectation_of_every_stream() {
     .enumerate()
     {
         let stream = format!("{kind}-{n}");
-        stand(&raw, kind, &stream).await;
+        // An id is remembered for one stream only.
+        let base = 100 * n as u128;
+        stand(&raw, kind, &stream, base).await;
         let before = shows(&raw, &stream).await;
-        let events = ids.iter().copied().map(Proposed::new).collect();
+        let events = ids.iter().map(|id| Proposed::new(base + id)).collect();
         let got = appended(&raw, &stream, expect, events).await;
         assert_eq!(got, answer, "{kind} {expect:?} {ids:?}");
         let written = got
@@ -136,6 +139,24 @@ async fn every_expectation_of_every_stream() {
             assert_eq!(shows(&raw, &stream).await, before, "{kind} {expect:?} {ids:?}");
         }
     }
+}
+
+/// As the server remembers ids, whatever is expected does not tell by itself.
+#[tokio::test]
+async fn an_id_is_remembered_where_it_came_first() {
+    let (_server, raw) = server().await;
+    let any = async |stream: &str, ids: &[u128]| {
+        let events = ids.iter().copied().map(Proposed::new).collect();
+        appended(&raw, stream, Expect::Any, events).await
+    };
+    assert_eq!(any("a", &[1]).await, "0");
+    assert_eq!(any("b", &[1]).await, "0");
+    assert_eq!(any("b", &[1]).await, "1", "it is known for the other stream");
+    assert_eq!(any("a", &[1]).await, "0");
+    assert_eq!(any("twice", &[2, 2]).await, "1");
+    assert_eq!(any("twice", &[2, 2]).await, "0", "the first place counts");
+    assert_eq!(shows(&raw, "b").await, ["0@b", "1@b"]);
+    assert_eq!(shows(&raw, "twice").await, ["0@twice", "1@twice"]);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{put, server, shows};
 use crate::support::{
     eventstore::{client_of, event},
-    raw::{AppendOptions, BatchReq, BatchResp, Empty, Expect, Id, Proposed, WrongDetail},
+    raw::{AppendOptions, BatchReq, BatchResp, Empty, Expect, Id, Proposed, Time, WrongDetail},
 };
 
 fn whole(n: u128, stream: &str, expect: Expect, events: Vec<Proposed>) -> BatchReq {
@@ -143,24 +143,49 @@ async fn each_failure_is_its_own_with_code_and_detail() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_none_is_refused() {
+async fn what_cannot_be_done_fails_alone() {
     let (_server, raw) = server().await;
-    let good = whole(1, "s", Expect::Any, Proposed::many(1..2));
-    for bad in [
-        BatchReq {
-            correlation: None,
-            ..good.clone()
-        },
-        BatchReq {
-            options: None,
-            ..good.clone()
-        },
-    ] {
-        let (_, end) = raw.batch(vec![bad]).await;
-        assert_eq!(end.unwrap().code(), Code::InvalidArgument);
-    }
-    let (answers, end) = raw.batch(vec![good]).await;
-    assert!(end.is_none() && answers[0].success.is_some());
+    let good = |n, stream| whole(n, stream, Expect::Any, Proposed::many(1..2));
+    let nobody = BatchReq {
+        correlation: None,
+        ..good(1, "s")
+    };
+    let (_, end) = raw.batch(vec![nobody]).await;
+    assert_eq!(end.unwrap().code(), Code::InvalidArgument);
+    // Parts of nothing are passed over; an append to nowhere says so.
+    let stray = BatchReq {
+        options: None,
+        ..good(1, "s")
+    };
+    let (answers, end) = raw.batch(vec![stray, good(2, ""), good(3, "$$"), good(4, "s")]).await;
+    assert!(end.is_none(), "{end:?}");
+    let codes: Vec<_> = answers.iter().map(|one| one.error.as_ref().map(|e| e.code)).collect();
+    assert_eq!(codes, [Some(3), Some(3), None]);
+    assert_eq!(shows(&raw, "s").await, ["0@s"]);
+}
+
+#[tokio::test]
+async fn a_batch_whose_time_is_over_writes_nothing() {
+    let (_server, raw) = server().await;
+    let until = |seconds| Some(Time { seconds, nanos: 0 });
+    let late = |n, until, within| {
+        let mut late = whole(n, "s", Expect::Any, Proposed::many(1..2));
+        let options = late.options.as_mut().unwrap();
+        (options.until, options.within) = (until, within);
+        late
+    };
+    let far = chrono::Utc::now().timestamp() + 1_000;
+    let batch = vec![
+        late(1, until(1), None),
+        late(2, None, until(0)),
+        late(3, None, until(-1)),
+        late(4, until(far), None),
+    ];
+    let (answers, end) = raw.batch(batch).await;
+    assert!(end.is_none(), "{end:?}");
+    let codes: Vec<_> = answers.iter().map(|one| one.error.as_ref().map(|e| e.code)).collect();
+    assert_eq!(codes, [Some(4), Some(4), Some(4), None]);
+    assert_eq!(shows(&raw, "s").await, ["0@s"]);
 }
 
 #[tokio::test]

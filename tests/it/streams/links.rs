@@ -6,7 +6,7 @@ use projector::embedded::eventstore::{Options, SystemProjection};
 use super::{describe, put, server, shows};
 use crate::support::{
     eventstore::start,
-    raw::{AppendOptions, At, Expect, Proposed, Raw, ReadOptions, all_shown},
+    raw::{AppendOptions, At, Expect, Proposed, Raw, ReadOptions, ReadResp, all_shown},
 };
 
 async fn resolved(raw: &Raw, stream: &str) -> Vec<String> {
@@ -159,9 +159,10 @@ async fn links_that_users_write_are_followed_once_and_as_far_as_they_can_be() {
         ("7@s@home", "nothing by {n}@links"),
         ("0@none", "nothing by {n}@links"),
         ("9223372036854775807@s@home", "nothing by {n}@links"),
+        ("-2@s@home", "nothing by {n}@links"),
+        ("1", "nothing by {n}@links"),
         // What is no link's data is shown as it stands.
         ("one@s@home", "{n}@links"),
-        ("1", "{n}@links"),
         ("", "{n}@links"),
         ("9223372036854775808@s@home", "{n}@links"),
         // One level, no further.
@@ -202,12 +203,7 @@ async fn a_link_in_a_category_is_linked_by_what_it_points_at() {
 #[tokio::test]
 async fn the_other_projections_run_when_they_are_asked_for() {
     let server = start(Options {
-        projections: vec![
-            SystemProjection::ByCategory,
-            SystemProjection::ByEventType,
-            SystemProjection::Streams,
-            SystemProjection::ByCorrelationId,
-        ],
+        projections: SystemProjection::ALL.to_vec(),
         ..Options::default()
     })
     .await;
@@ -230,6 +226,29 @@ async fn the_other_projections_run_when_they_are_asked_for() {
         ["0@s-1 by 0@$streams", "0@t by 1@$streams"]
     );
     assert_eq!(resolved(&raw, "$bc-c-1").await, ["0@s-1 by 0@$bc-c-1"]);
+    let (answers, _) = raw.read_all(ReadOptions::stream("$category-s", At::Start)).await;
+    let told: Vec<_> = answers.iter().filter_map(|one| one.event.clone()?.event).collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].data, b"s-1");
+    describe(&raw, "t", r#"{"$maxCount":5}"#).await;
+    raw.delete("Tombstone", AppendOptions::new("s-1", Expect::Any))
+        .await
+        .unwrap();
+    raw.delete("Delete", AppendOptions::new("t", Expect::Any))
+        .await
+        .unwrap();
+    let unresolved = |stream: &'static str| {
+        let raw = &raw;
+        async move {
+            let (answers, _) = raw.read_all(ReadOptions::stream(stream, At::Start)).await;
+            let text = |one: &ReadResp| Some(String::from_utf8(one.event.clone()?.event?.data).unwrap());
+            answers.iter().filter_map(text).collect::<Vec<_>>()
+        }
+    };
+    // A stream's first metadata are of the stream; the link to metadata leaves out what tells them apart.
+    assert_eq!(unresolved("$et-$metadata").await, ["0@t"]);
+    assert_eq!(unresolved("$et-$deleted").await, ["9223372036854775807@s-1", "1@t"]);
+    assert_eq!(unresolved("$streams").await, ["0@s-1", "0@t", "0@$$t"]);
 }
 
 #[tokio::test]

@@ -43,14 +43,18 @@ async fn the_first_readable_revision_is_the_highest_that_any_key_says() {
         (r#"{"$tb":4,"$cacheControl":1}"#, 4),
         (r#"{"$tb":4,"$acl":{}}"#, 4),
         (r#"{"$tb":4,"$acl":{"$r":"$all","$w":["a","b"]}}"#, 4),
-        // What is wrong anywhere voids all of it.
-        (r#"{"$tb":4,"$maxCount":0}"#, 0),
-        (r#"{"$tb":4,"$maxCount":-1}"#, 0),
-        (r#"{"$tb":4,"$maxCount":"3"}"#, 0),
-        (r#"{"$tb":4,"$maxAge":0}"#, 0),
-        (r#"{"$tb":4,"$maxAge":"1000"}"#, 0),
+        // A number that means nothing says nothing.
+        (r#"{"$tb":4,"$maxCount":0}"#, 4),
+        (r#"{"$tb":4,"$maxCount":-1}"#, 4),
+        (r#"{"$tb":4,"$maxAge":0}"#, 4),
         (r#"{"$tb":-4}"#, 0),
-        (r#"{"$tb":4,"$cacheControl":0}"#, 0),
+        (r#"{"$tb":-4,"$maxCount":2}"#, 8),
+        (r#"{"$tb":4,"$cacheControl":0}"#, 4),
+        // What is of another type voids all of it, wherever it stands.
+        (r#"{"$tb":4,"$maxCount":"3"}"#, 0),
+        (r#"{"$tb":4,"$maxAge":"1000"}"#, 0),
+        (r#"{"$tb":4,"$tmp":"x"}"#, 0),
+        (r#"{"$tb":4,"$acl":{"mine":"x"}}"#, 0),
         (r#"{"$tb":4,"$acl":"$userStreamAcl"}"#, 0),
         (r#"{"$tb":4,"$acl":{"$r":7}}"#, 0),
         (r#"[{"$tb":4}]"#, 0),
@@ -148,9 +152,12 @@ async fn a_metadata_stream_shows_its_newest_alone() {
     let client = client_of(&server.connection_string());
     let said = said(&client, "s").await;
     assert_eq!(said.metadata().custom_properties["n"], 2);
-    // Metadata of metadata: the system's own count gives way to what is said.
-    describe(&raw, "$$s", r#"{"$maxCount":2}"#).await;
-    assert_eq!(shows(&raw, "$$s").await, ["1@$$s", "2@$$s"]);
+    // Whatever is said of metadata, it stays so.
+    describe(&raw, "$$s", r#"{"$maxCount":2,"$tb":3}"#).await;
+    assert_eq!(shows(&raw, "$$s").await, ["2@$$s"]);
+    let deletion = AppendOptions::new("$$s", Expect::Any);
+    raw.delete("Delete", deletion).await.unwrap();
+    assert_eq!(shows(&raw, "$$s").await, ["2@$$s"]);
 }
 
 #[tokio::test]

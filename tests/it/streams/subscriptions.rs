@@ -82,10 +82,17 @@ async fn a_tombstone_is_told_and_ends_it() {
     );
     let status = next(&mut live).await.unwrap_err();
     assert_eq!(said(&status, "exception"), Some("stream-deleted"));
-    let mut late = subscribe(&raw, ReadOptions::stream("s", At::Start)).await;
-    assert_eq!(take(&mut late, 1).await, ["confirmed"]);
-    let status = next(&mut late).await.unwrap_err();
-    assert_eq!(said(&status, "stream-name"), Some("s"));
+    // Who comes later is not even confirmed, nor is who asks for its metadata.
+    for stream in ["s", "$$s"] {
+        for at in [At::Start, At::End, At::Number(9)] {
+            let late = raw.read(ReadOptions::stream(stream, at).subscribed()).await;
+            let status = match late {
+                Ok(mut late) => next(&mut late).await.unwrap_err(),
+                Err(status) => status,
+            };
+            assert_eq!(said(&status, "stream-name"), Some(stream));
+        }
+    }
 }
 
 #[tokio::test]

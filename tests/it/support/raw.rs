@@ -203,6 +203,20 @@ pub(crate) struct AppendOptions {
     pub(crate) any: Option<Empty>,
     #[prost(message, optional, tag = "5")]
     pub(crate) stream_exists: Option<Empty>,
+    /// Of a batch.
+    #[prost(message, optional, tag = "6")]
+    pub(crate) until: Option<Time>,
+    /// Of a batch.
+    #[prost(message, optional, tag = "7")]
+    pub(crate) within: Option<Time>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct Time {
+    #[prost(int64, tag = "1")]
+    pub(crate) seconds: i64,
+    #[prost(int32, tag = "2")]
+    pub(crate) nanos: i32,
 }
 
 /// What a writer expects.
@@ -223,6 +237,8 @@ impl AppendOptions {
                 Expect::At(revision) => Some(revision),
                 _ => None,
             },
+            until: None,
+            within: None,
             no_stream: said(Expect::NoStream),
             any: said(Expect::Any),
             stream_exists: said(Expect::Exists),

@@ -10,12 +10,25 @@ use super::stream::described_by;
 pub enum SystemProjection {
     /// `$by_category`: `$ce-CATEGORY`, the category being what stands before the first `-`.
     ByCategory,
-    /// `$by_event_type`: `$et-TYPE`.
+    /// `$by_event_type`: `$et-TYPE`, and deletions in `$et-$deleted`.
     ByEventType,
     /// `$streams`: the first event of every stream, in `$streams`.
     Streams,
+    /// `$stream_by_category`: the name of every stream, in `$category-CATEGORY`.
+    StreamByCategory,
     /// `$by_correlation_id`: `$bc-ID`, by `$correlationId` in the metadata.
     ByCorrelationId,
+}
+
+impl SystemProjection {
+    /// All of them, as a node runs them that is told to start its standard projections.
+    pub const ALL: [Self; 5] = [
+        Self::ByCategory,
+        Self::ByEventType,
+        Self::Streams,
+        Self::StreamByCategory,
+        Self::ByCorrelationId,
+    ];
 }
 
 /// A record as the projections see it.
@@ -28,58 +41,115 @@ pub(super) struct Seen<'a> {
     pub(super) deletes: bool,
 }
 
-/// The stream into which a projection links this record, if it does.
-pub(super) fn stream_for(projection: SystemProjection, seen: &Seen<'_>) -> Option<String> {
+impl Seen<'_> {
+    /// The system's own records are nobody's concern, but what describes a user's stream is.
+    fn concerns_users(&self) -> bool {
+        !described_by(self.stream).unwrap_or(self.stream).starts_with('$')
+    }
+
+    /// The stream that this deletes, softly or for good.
+    fn deleted(&self) -> Option<&str> {
+        match described_by(self.stream) {
+            Some(described) if self.deletes && self.event_type == METADATA => Some(described),
+            None if self.event_type == TOMBSTONE => Some(self.stream),
+            _ => None,
+        }
+    }
+}
+
+/// What a projection writes of a record.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Projected<'a> {
+    /// Into which stream.
+    pub(super) into: String,
+    pub(super) written: Written<'a>,
+}
+
+/// What stands there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Written<'a> {
+    /// A link to the record, or to where the record points, if it is a link itself.
+    Link,
+    /// A link to the record's revision, in another stream than its own.
+    LinkIn(&'a str),
+    /// A reference to the stream.
+    Reference,
+}
+
+/// What a projection makes of this record, if anything.
+pub(super) fn project<'a>(projection: SystemProjection, seen: &Seen<'a>) -> Option<Projected<'a>> {
+    if !seen.concerns_users() {
+        return None;
+    }
+    let link = |into| {
+        let written = Written::Link;
+        Some(Projected { into, written })
+    };
     match projection {
         SystemProjection::ByCategory => {
-            // Of the system's own records, a soft deletion is told to the category of its stream.
-            let of = match described_by(seen.stream) {
-                Some(described) if seen.deletes && seen.event_type == METADATA => described,
-                _ => seen.stream,
-            };
-            if of.starts_with('$') {
-                return None;
-            }
-            let (category, _) = of.split_once('-')?;
-            Some(format!("$ce-{category}"))
+            let category = category_of(seen.deleted().unwrap_or(seen.stream))?;
+            link(format!("$ce-{category}"))
         }
+        SystemProjection::ByEventType if seen.event_type == LINK => None,
         SystemProjection::ByEventType => {
-            let own = seen.event_type != LINK && seen.event_type != TOMBSTONE && !seen.event_type.starts_with('$');
-            own.then(|| format!("$et-{}", seen.event_type))
+            let of_type = seen.deleted().map_or(seen.event_type, |_| "$deleted");
+            let into = format!("$et-{of_type}");
+            // Of metadata, the link names the stream that they describe.
+            let written = described_by(seen.stream).map_or(Written::Link, Written::LinkIn);
+            Some(Projected { into, written })
         }
-        SystemProjection::Streams => {
-            (seen.revision == 0 && !seen.stream.starts_with('$')).then(|| "$streams".to_owned())
+        SystemProjection::Streams if seen.revision == 0 => link("$streams".to_owned()),
+        SystemProjection::StreamByCategory if seen.revision == 0 => {
+            let into = format!("$category-{}", category_of(seen.stream)?);
+            let written = Written::Reference;
+            Some(Projected { into, written })
         }
+        SystemProjection::Streams | SystemProjection::StreamByCategory => None,
         SystemProjection::ByCorrelationId => {
             if seen.event_type == LINK || seen.revision == DELETED || !seen.metadata.starts_with(b"{") {
                 return None;
             }
             let metadata: serde_json::Value = serde_json::from_slice(seen.metadata).ok()?;
-            let id = metadata.get("$correlationId")?.as_str()?;
-            Some(format!("$bc-{id}"))
+            match metadata.get("$correlationId")? {
+                serde_json::Value::String(id) => link(format!("$bc-{id}")),
+                serde_json::Value::Number(id) => link(format!("$bc-{id}")),
+                _ => None,
+            }
         }
     }
+}
+
+/// What stands before the first `-`; nothing before it is no category.
+fn category_of(stream: &str) -> Option<&str> {
+    let (category, _) = stream.split_once('-')?;
+    (!category.is_empty() && !stream.starts_with('$')).then_some(category)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn category(stream: &str, event_type: &str, deletes: bool) -> Option<String> {
-        let seen = Seen {
+    fn seen<'a>(stream: &'a str, revision: u64, event_type: &'a str, deletes: bool) -> Seen<'a> {
+        Seen {
             stream,
-            revision: 0,
+            revision,
             event_type,
             metadata: b"",
             deletes,
-        };
-        stream_for(SystemProjection::ByCategory, &seen)
+        }
+    }
+
+    fn into(projection: SystemProjection, seen: &Seen<'_>) -> Option<String> {
+        project(projection, seen).map(|projected| projected.into)
     }
 
     #[test]
     fn a_category_ends_at_the_first_dash() {
+        let category =
+            |stream, event_type, deletes| into(SystemProjection::ByCategory, &seen(stream, 0, event_type, deletes));
         assert_eq!(category("loan-1-a", "E", false).as_deref(), Some("$ce-loan"));
-        assert_eq!(category("-1", "E", false).as_deref(), Some("$ce-"));
+        assert_eq!(category("loan-", "E", false).as_deref(), Some("$ce-loan"));
+        assert_eq!(category("-1", "E", false), None);
         assert_eq!(category("loan", "E", false), None);
         assert_eq!(category("$ce-loan", LINK, false), None);
         assert_eq!(category("$$loan-1", METADATA, false), None);
@@ -89,19 +159,54 @@ mod tests {
     }
 
     #[test]
+    fn types_tell_deletions_apart_and_name_the_stream_that_metadata_describe() {
+        let of =
+            |stream, event_type, deletes| project(SystemProjection::ByEventType, &seen(stream, 3, event_type, deletes));
+        let linked = |into: &str, written| {
+            let into = into.to_owned();
+            Some(Projected { into, written })
+        };
+        assert_eq!(of("a", "E", false), linked("$et-E", Written::Link));
+        assert_eq!(of("a", "$mine", false), linked("$et-$mine", Written::Link));
+        assert_eq!(of("a", TOMBSTONE, false), linked("$et-$deleted", Written::Link));
+        assert_eq!(
+            of("$$a", METADATA, false),
+            linked("$et-$metadata", Written::LinkIn("a"))
+        );
+        assert_eq!(of("$$a", METADATA, true), linked("$et-$deleted", Written::LinkIn("a")));
+        for (stream, event_type) in [("a", LINK), ("$a", "E"), ("$$$a", METADATA)] {
+            assert_eq!(of(stream, event_type, false), None, "{stream}");
+        }
+    }
+
+    #[test]
+    fn a_streams_first_event_tells_of_the_stream() {
+        let streams = |stream, revision| into(SystemProjection::Streams, &seen(stream, revision, "E", false));
+        assert_eq!(streams("a", 0).as_deref(), Some("$streams"));
+        assert_eq!(streams("$$a", 0).as_deref(), Some("$streams"));
+        assert_eq!((streams("a", 1), streams("$a", 0)), (None, None));
+        let category =
+            |stream, revision| project(SystemProjection::StreamByCategory, &seen(stream, revision, "E", false));
+        let first = category("a-1", 0).unwrap();
+        assert_eq!((&*first.into, first.written), ("$category-a", Written::Reference));
+        assert_eq!(
+            (category("a-1", 1), category("$$a-1", 0), category("a", 0)),
+            (None, None, None)
+        );
+    }
+
+    #[test]
     fn correlation_comes_from_json_metadata() {
         let by = |metadata: &[u8]| {
             let seen = Seen {
-                stream: "a-1",
-                revision: 3,
-                event_type: "E",
                 metadata,
-                deletes: false,
+                ..seen("a-1", 3, "E", false)
             };
-            stream_for(SystemProjection::ByCorrelationId, &seen)
+            into(SystemProjection::ByCorrelationId, &seen)
         };
         assert_eq!(by(br#"{"$correlationId":"x"}"#).as_deref(), Some("$bc-x"));
-        assert_eq!(by(br#"{"$correlationId":1}"#), None);
+        assert_eq!(by(br#"{"$correlationId":1}"#).as_deref(), Some("$bc-1"));
+        assert_eq!(by(br#"{"$correlationId":null}"#), None);
         assert_eq!(by(b"{"), None);
     }
 }

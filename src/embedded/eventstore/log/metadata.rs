@@ -1,5 +1,6 @@
-//! A stream's metadata: which of its events can be read, and who may. Keeps: metadata that is not
-//! what EventStoreDB accepts is ignored as a whole, as it is there.
+//! A stream's metadata: which of its events can be read, and who may. Keeps: metadata with a value of
+//! another type than EventStoreDB accepts is ignored as a whole, as it is there; a number that means
+//! nothing, alone.
 
 use std::sync::Arc;
 
@@ -30,6 +31,9 @@ pub(in super::super) struct Acl {
     pub(in super::super) write_metadata: Option<Vec<String>>,
 }
 
+/// The longest span that EventStoreDB takes, in seconds: .NET's longest.
+const LONGEST: u64 = 922_337_203_685;
+
 impl Metadata {
     /// Whether it says that the stream is softly deleted.
     pub(in super::super) fn deletes(&self) -> bool {
@@ -52,18 +56,20 @@ impl Metadata {
     }
 
     fn of(map: &Map<String, Value>) -> Option<Self> {
+        // A number below its least says nothing; what is no whole number is no metadata.
         let number = |key: &str, least: u64| match map.get(key) {
             None => Some(None),
-            Some(value) => {
-                let value = value.as_u64().filter(|value| (least..=DELETED).contains(value))?;
-                Some(Some(value))
-            }
+            Some(value) => Some(u64::try_from(value.as_i64()?).ok().filter(|value| *value >= least)),
         };
-        number("$cacheControl", 1)?;
+        let seconds = |key: &str| number(key, 1).filter(|seconds| seconds.is_none_or(|s| s <= LONGEST));
+        if map.get("$tmp").is_some_and(|value| !value.is_boolean()) {
+            return None;
+        }
+        seconds("$cacheControl")?;
         Some(Self {
             truncate_before: number("$tb", 0)?,
             max_count: number("$maxCount", 1)?,
-            max_age: number("$maxAge", 1)?,
+            max_age: seconds("$maxAge")?,
             acl: match map.get("$acl") {
                 None => None,
                 Some(Value::Object(acl)) => Some(Arc::new(Acl::of(acl)?)),
@@ -85,6 +91,13 @@ impl Acl {
                 .map(Some),
             Some(_) => None,
         };
+        // Nothing else may stand there.
+        if map
+            .keys()
+            .any(|key| !["$r", "$w", "$d", "$mr", "$mw"].contains(&key.as_str()))
+        {
+            return None;
+        }
         Some(Self {
             read: roles("$r")?,
             write: roles("$w")?,
@@ -130,14 +143,16 @@ mod tests {
     }
 
     #[test]
-    fn one_wrong_key_voids_all_of_it() {
+    fn one_wrong_type_voids_all_of_it() {
         for wrong in [
-            r#"{"$tb":3,"$maxCount":0}"#,
-            r#"{"$tb":3,"$maxAge":0}"#,
-            r#"{"$tb":-1}"#,
             r#"{"$tb":3,"$maxAge":"60"}"#,
+            r#"{"$tb":3,"$maxCount":2.0}"#,
+            r#"{"$tb":3,"$maxCount":null}"#,
+            r#"{"$tb":3,"$maxAge":922337203686}"#,
+            r#"{"$tb":3,"$tmp":1}"#,
             r#"{"$tb":3,"$acl":"$userStreamAcl"}"#,
             r#"{"$tb":3,"$acl":{"$r":[1]}}"#,
+            r#"{"$tb":3,"$acl":{"mine":"x"}}"#,
             r#"{"$tb":9223372036854775808}"#,
             r#"[{"$tb":3}]"#,
             "not json",
@@ -145,6 +160,27 @@ mod tests {
             assert_eq!(parsed(wrong), Metadata::default(), "{wrong}");
         }
         assert_eq!(Metadata::parse(br#"{"$tb":3}"#, false), Metadata::default());
+    }
+
+    #[test]
+    fn a_number_that_means_nothing_is_left_out_alone() {
+        let three = Metadata {
+            truncate_before: Some(3),
+            ..Metadata::default()
+        };
+        for text in [
+            r#"{"$tb":3,"$maxCount":0}"#,
+            r#"{"$tb":3,"$maxCount":-1}"#,
+            r#"{"$tb":3,"$maxAge":0}"#,
+            r#"{"$tb":3,"$cacheControl":-5,"$tmp":true}"#,
+        ] {
+            assert_eq!(parsed(text), three, "{text}");
+        }
+        let two = Metadata {
+            max_count: Some(2),
+            ..Metadata::default()
+        };
+        assert_eq!(parsed(r#"{"$tb":-1,"$maxCount":2}"#), two);
     }
 
     #[test]

@@ -427,27 +427,23 @@ impl<'a> Reader<'a> {
             // A link whose data is another link's points where that one points.
             Some(target) if row.get_ref(7)?.as_blob_or_null()?.is_none() => Some((target, Some(row.get(10)?))),
             _ => match pointed_at(&record.data) {
-                Some((revision, name)) => match self.id_of(name)? {
-                    Some(id) => Some((id, revision)),
-                    None => {
-                        return Ok(Resolved {
-                            event: None,
-                            link: Some(record),
-                        });
-                    }
-                },
-                None => None,
+                Pointed::At(revision, name) => self.id_of(name)?.map(|id| (id, revision)),
+                Pointed::Nowhere => None,
+                // What is no link's data is not followed.
+                Pointed::NoLink => {
+                    return Ok(Resolved {
+                        event: Some(record),
+                        link: None,
+                    });
+                }
             },
         };
-        let Some((stream, revision)) = target else {
-            // What is no link's data is not followed.
-            return Ok(Resolved {
-                event: Some(record),
-                link: None,
-            });
+        let event = match target {
+            Some((stream, revision)) => self.target(stream, revision)?.map(Arc::new),
+            None => None,
         };
         Ok(Resolved {
-            event: self.target(stream, revision)?.map(Arc::new),
+            event,
             link: Some(record),
         })
     }
@@ -548,13 +544,30 @@ fn hidden(stream: &str) -> bool {
             .is_some_and(|rest| rest.ends_with("-checkpoint") || rest.ends_with("-parked"))
 }
 
-/// Where a link's data points: a revision of a stream, or (-1) its last.
-fn pointed_at(data: &[u8]) -> Option<(Option<u64>, &str)> {
-    let (revision, stream) = std::str::from_utf8(data).ok()?.split_once('@')?;
+/// Where a link's data points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pointed<'a> {
+    /// At a revision of a stream, or, without one, at its last.
+    At(Option<u64>, &'a str),
+    /// At no event that could be.
+    Nowhere,
+    /// They are no link's data.
+    NoLink,
+}
+
+fn pointed_at(data: &[u8]) -> Pointed<'_> {
+    let Ok(data) = std::str::from_utf8(data) else {
+        return Pointed::NoLink;
+    };
+    let (revision, stream) = data.split_once('@').map_or((data, None), |(r, s)| (r, Some(s)));
     // As a .NET long, spaces around it and all; nothing beyond it is a revision.
-    match revision.trim().parse::<i64>().ok()? {
-        -1 => Some((None, stream)),
-        revision => Some((Some(u64::try_from(revision).ok()?), stream)),
+    match (revision.trim().parse::<i64>(), stream) {
+        (Err(_), _) => Pointed::NoLink,
+        (Ok(-1), Some(stream)) => Pointed::At(None, stream),
+        (Ok(revision), Some(stream)) => {
+            u64::try_from(revision).map_or(Pointed::Nowhere, |revision| Pointed::At(Some(revision), stream))
+        }
+        (Ok(_), None) => Pointed::Nowhere,
     }
 }
 
@@ -575,12 +588,15 @@ mod tests {
 
     #[test]
     fn a_link_points_at_a_revision_of_a_stream() {
-        assert_eq!(pointed_at(b"7@a-1"), Some((Some(7), "a-1")));
-        assert_eq!(pointed_at(b" 7@a@1"), Some((Some(7), "a@1")));
-        assert_eq!(pointed_at(b"9223372036854775807@a"), Some((Some(DELETED), "a")));
-        assert_eq!(pointed_at(b"-1@a"), Some((None, "a")));
-        for none in [&b"7"[..], b"x@a", b"-2@a", b"9223372036854775808@a", b"\xff@a", b""] {
-            assert_eq!(pointed_at(none), None);
+        assert_eq!(pointed_at(b"7@a-1"), Pointed::At(Some(7), "a-1"));
+        assert_eq!(pointed_at(b" 7@a@1"), Pointed::At(Some(7), "a@1"));
+        assert_eq!(pointed_at(b"9223372036854775807@a"), Pointed::At(Some(DELETED), "a"));
+        assert_eq!(pointed_at(b"-1@a"), Pointed::At(None, "a"));
+        for nowhere in [&b"7"[..], b"-2@a", b"-1"] {
+            assert_eq!(pointed_at(nowhere), Pointed::Nowhere);
+        }
+        for none in [&b"x@a"[..], b"9223372036854775808@a", b"\xff@a", b""] {
+            assert_eq!(pointed_at(none), Pointed::NoLink);
         }
     }
 

@@ -95,8 +95,8 @@ impl Stream {
             stream.described = true;
         }
         if let Some(described) = described_by(&stream.name) {
-            // However its own metadata reads: a metadata stream shows its newest record.
-            stream.metadata.max_count.get_or_insert(META_MAX_COUNT);
+            // Whatever is said of it: a metadata stream shows its newest record.
+            stream.metadata = of_metadata();
             let mut statement = connection.prepare_cached("SELECT tombstoned FROM streams WHERE name = ?1")?;
             let gone: Option<bool> = statement.query_row([described], |row| row.get(0)).optional()?;
             stream.tombstoned |= gone.unwrap_or(false);
@@ -106,18 +106,23 @@ impl Stream {
 
     /// A stream that nothing was written to.
     pub(super) fn new(id: i64, name: Arc<str>) -> Self {
-        let max_count = described_by(&name).map(|_| META_MAX_COUNT);
+        let metadata = described_by(&name).map(|_| of_metadata()).unwrap_or_default();
         Self {
             id,
             name,
             next: 0,
             tombstoned: false,
-            metadata: Metadata {
-                max_count,
-                ..Metadata::default()
-            },
+            metadata,
             described: false,
         }
+    }
+}
+
+/// The metadata of every metadata stream.
+fn of_metadata() -> Metadata {
+    Metadata {
+        max_count: Some(META_MAX_COUNT),
+        ..Metadata::default()
     }
 }
 

@@ -2,7 +2,7 @@
 //! one commit; a record and the links to it are there together or not at all.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -14,12 +14,12 @@ use uuid::Uuid;
 
 use super::{
     Shared,
-    links::{self, Seen, SystemProjection},
+    links::{self, Projected, Seen, SystemProjection},
     metadata::{self, Metadata},
     rules::{self, Decision, Expected, Standing, Written},
     stream::{self, Stream},
 };
-use crate::embedded::eventstore::record::{DELETED, LINK, METADATA, TOMBSTONE};
+use crate::embedded::eventstore::record::{DELETED, LINK, METADATA, REFERENCE, TOMBSTONE};
 
 /// Commands in one commit at most: twice the writers that the commit time pays for.
 const BATCH: usize = 512;
@@ -123,21 +123,23 @@ impl Answer {
     }
 }
 
-/// Event ids written lately, by stream.
+/// Event ids written lately, and where. An id that comes again, in whichever stream, stays known for
+/// where it came first, as in EventStoreDB.
 #[derive(Default)]
 struct Recent {
-    revisions: HashMap<(i64, Uuid), u64>,
-    order: VecDeque<(i64, Uuid)>,
+    places: HashMap<Uuid, (i64, u64)>,
+    order: VecDeque<Uuid>,
 }
 
 impl Recent {
     fn note(&mut self, stream: i64, id: Uuid, revision: u64) {
-        if self.revisions.insert((stream, id), revision).is_none() {
-            self.order.push_back((stream, id));
+        if let Entry::Vacant(place) = self.places.entry(id) {
+            place.insert((stream, revision));
+            self.order.push_back(id);
         }
         while self.order.len() > RECENT {
             if let Some(oldest) = self.order.pop_front() {
-                self.revisions.remove(&oldest);
+                self.places.remove(&oldest);
             }
         }
     }
@@ -146,7 +148,7 @@ impl Recent {
 pub(super) struct Writer {
     connection: Connection,
     shared: Arc<Shared>,
-    projections: Vec<SystemProjection>,
+    projections: Arc<[SystemProjection]>,
     streams: HashMap<Arc<str>, Stream>,
     types: HashMap<Arc<str>, i64>,
     recent: Recent,
@@ -166,7 +168,8 @@ struct History<'a> {
 
 impl Written<rusqlite::Error> for History<'_> {
     fn recent(&mut self, id: Uuid) -> Option<u64> {
-        self.recent.revisions.get(&(self.stream, id)).copied()
+        let (stream, revision) = self.recent.places.get(&id)?;
+        (*stream == self.stream).then_some(*revision)
     }
 
     fn at(&mut self, revision: u64) -> rusqlite::Result<Option<Uuid>> {
@@ -197,7 +200,7 @@ impl Writer {
         Ok(Self {
             connection,
             shared,
-            projections,
+            projections: projections.into(),
             streams: HashMap::new(),
             types: HashMap::new(),
             recent: Recent::default(),
@@ -479,25 +482,42 @@ impl Writer {
             metadata: &event.metadata,
             deletes,
         };
-        for projection in self.projections.clone() {
-            let Some(into) = links::stream_for(projection, &seen) else {
+        for projection in Arc::clone(&self.projections).iter() {
+            let Some(Projected { into, written }) = links::project(*projection, &seen) else {
                 continue;
             };
-            self.link(&into.into(), name, revision, event)?;
+            let into = into.into();
+            match written {
+                links::Written::Link => {
+                    // A link to a link is written as that link's own data, as EventStoreDB's projections do.
+                    let data = (&*event.event_type == LINK).then_some(&event.data[..]);
+                    let target = self.stream(&name.into())?.id;
+                    self.projected(&into, LINK, data, Some((target, revision)))?;
+                }
+                links::Written::LinkIn(stream) => {
+                    let data = format!("{revision}@{stream}");
+                    self.projected(&into, LINK, Some(data.as_bytes()), None)?;
+                }
+                links::Written::Reference => self.projected(&into, REFERENCE, Some(name.as_bytes()), None)?,
+            }
         }
         Ok(())
     }
 
-    fn link(&mut self, into: &Arc<str>, name: &str, revision: u64, event: &NewEvent) -> rusqlite::Result<()> {
-        let target = self.stream(&name.into())?.id;
+    /// Writes a projection's own record: of a link, at which stream's which revision it points.
+    fn projected(
+        &mut self,
+        into: &Arc<str>,
+        event_type: &str,
+        data: Option<&[u8]>,
+        target: Option<(i64, u64)>,
+    ) -> rusqlite::Result<()> {
         let stream = self.stream(into)?;
         if stream.tombstoned {
             return Ok(());
         }
-        let of_type = self.event_type(LINK)?;
+        let of_type = self.event_type(event_type)?;
         let position = self.position;
-        // A link to a link is written as that link's own data, as EventStoreDB's projections do.
-        let data = (&*event.event_type == LINK).then_some(&event.data[..]);
         let bytes = data.map_or(0, <[u8]>::len) as u64;
         let mut insert = self.connection.prepare_cached(
             "INSERT INTO events (position, stream, revision, type, json, created, data, target, target_revision)
@@ -510,8 +530,8 @@ impl Writer {
             of_type,
             now(),
             data,
-            target,
-            revision
+            target.map(|(stream, _)| stream),
+            target.map(|(_, revision)| revision)
         ])?;
         drop(insert);
         self.last = position;

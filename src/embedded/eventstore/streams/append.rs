@@ -4,6 +4,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
+use chrono::Utc;
 use futures::{Stream, StreamExt as _};
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
@@ -12,13 +13,13 @@ use uuid::Uuid;
 
 use crate::embedded::eventstore::{
     access::{Identity, Right},
-    log::{Appended, Expected, NewEvent, WriteError},
+    log::{Appended, Expected, NewEvent, WriteError, described_by},
     node::Node,
     status,
     wire::{
         AnyMessage, AppendReq, AppendResp, AppendSuccess, AppendWrong, BadRequestDetail, BatchAppendReq,
         BatchAppendResp, DeleteReq, DeleteResp, Empty, ExpectedOptions, MaximumSizeDetail, Position, ProposedMessage,
-        RpcStatus, StreamIdentifier, WireUuid, WrongDetail,
+        RpcStatus, StreamIdentifier, Time, WireUuid, WrongDetail,
     },
 };
 
@@ -36,6 +37,9 @@ fn options(options: Option<ExpectedOptions>) -> Result<(Arc<str>, Expected), Sta
     let stream = super::name(&stream)?;
     if stream.is_empty() {
         return Err(Status::invalid_argument("the stream name is empty"));
+    }
+    if described_by(&stream) == Some("") {
+        return Err(status::unknown("Metadata of no stream."));
     }
     let expected = match (options.revision, options.no_stream, options.any, options.stream_exists) {
         (Some(revision), ..) => Expected::Exact(revision),
@@ -181,6 +185,8 @@ struct Open {
 /// Why an append of a batch fails.
 enum Failure {
     Status(Status),
+    /// Its time was over when it came.
+    Late,
     Size,
     Write(WriteError),
 }
@@ -226,6 +232,17 @@ pub(super) fn batch(
     }
 }
 
+/// Whether an append of a batch has no time left.
+fn is_late(said: &ExpectedOptions) -> bool {
+    let span = |time: Time| (time.seconds, time.nanos);
+    if let Some(within) = said.within {
+        return span(within) <= (0, 0);
+    }
+    let now = Utc::now();
+    said.until
+        .is_some_and(|until| span(until) <= (now.timestamp(), now.timestamp_subsec_nanos() as i32))
+}
+
 /// Hands appends to the log in the order in which their last parts came.
 async fn accept(
     node: Arc<Node>,
@@ -252,34 +269,27 @@ async fn accept(
             return;
         };
         if let Some(said) = request.options {
-            match options(Some(said)) {
+            let late = is_late(&said);
+            let name = said.stream.as_ref().and_then(|name| super::name(name).ok());
+            // One that cannot be done says so, and the others go on.
+            let (stream, expected, failed) = match options(Some(said)) {
                 Ok((stream, expected)) => {
                     let allowed = node.check(&identity, Right::Write, &stream).await;
-                    open.insert(
-                        key,
-                        Open {
-                            stream,
-                            expected,
-                            events: Vec::new(),
-                            bytes: 0,
-                            failed: allowed.err().map(Failure::Status),
-                        },
-                    );
+                    let failed = allowed.err().map(Failure::Status).or(late.then_some(Failure::Late));
+                    (stream, expected, failed)
                 }
-                Err(status) => {
-                    let _ = to.send(Err(status)).await;
-                    return;
-                }
-            }
+                Err(status) => (name.unwrap_or_default(), Expected::Any, Some(Failure::Status(status))),
+            };
+            open.entry(key).or_insert(Open {
+                stream,
+                expected,
+                events: Vec::new(),
+                bytes: 0,
+                failed,
+            });
         }
-        let Some(part) = open.get_mut(&key) else {
-            let _ = to
-                .send(Err(Status::invalid_argument(
-                    "the first part of a batch has no options",
-                )))
-                .await;
-            return;
-        };
+        // Parts of what was never begun are nobody's.
+        let Some(part) = open.get_mut(&key) else { continue };
         for message in request.messages {
             if part.failed.is_some() {
                 break;
@@ -343,6 +353,7 @@ async fn answer(pending: Result<Pending, Status>) -> Result<BatchAppendResp, Sta
 /// `google.rpc.Code` as the batch's errors use it.
 mod code {
     pub(super) const INVALID_ARGUMENT: i32 = 3;
+    pub(super) const DEADLINE_EXCEEDED: i32 = 4;
     pub(super) const NOT_FOUND: i32 = 5;
     pub(super) const ALREADY_EXISTS: i32 = 6;
     pub(super) const PERMISSION_DENIED: i32 = 7;
@@ -368,6 +379,7 @@ fn detailed(failure: Failure, expected: Expected, stream: &StreamIdentifier) -> 
             }
             .encode_to_vec(),
         ),
+        Failure::Late => of(code::DEADLINE_EXCEEDED, "Timeout".to_owned(), "Timeout", Vec::new()),
         Failure::Write(WriteError::WrongExpectedVersion { current }) => {
             let said = |of: Expected| (expected == of).then_some(Empty {});
             let detail = WrongDetail {

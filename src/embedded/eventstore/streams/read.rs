@@ -194,14 +194,16 @@ pub(super) async fn read(node: Arc<Node>, identity: Identity, request: ReadReq) 
                 resolve_links: options.resolve_links,
                 matcher,
             };
-            if let From::At(position) = from
-                && position > node.log.end()
-            {
-                return Err(Status::invalid_argument(format!(
-                    "Invalid position: {position} is beyond the end of the log"
-                )));
-            }
             if let Some(count) = count {
+                // Forwards there is nothing yet; a subscription waits for it.
+                if let From::At(position) = from
+                    && direction == Direction::Backwards
+                    && position > node.log.end()
+                {
+                    return Err(Status::invalid_argument(format!(
+                        "Invalid position: {position} is beyond the end of the log"
+                    )));
+                }
                 return Ok(read_all(node, ask, from, count, encoder));
             }
             let interval = options.filter.as_ref().map(interval).transpose()?;
@@ -426,6 +428,17 @@ fn subscribe_to_stream(
             From::End => node.log.bounds(stream.to_string()).await?.1,
             From::At(revision) => revision.saturating_add(1),
         };
+        let first = StreamAsk {
+            stream: Arc::clone(&stream),
+            from: 0,
+            direction: Direction::Forwards,
+            count: 1,
+            resolve_links: false,
+            live: false,
+        };
+        if node.log.stream(first).await? == StreamRead::Deleted {
+            Err(status::stream_deleted(&stream))?;
+        }
         yield confirmation();
         let mut live = false;
         loop {
@@ -499,12 +512,21 @@ fn subscribe_to_all(
         yield confirmation();
         let mut live = false;
         let mut considered = 0;
+        let head = node.log.head();
         // The place up to which everything has been considered, once something was.
         let mut reached = match from {
             From::At(position) => Some(position),
-            From::End => node.log.head(),
+            From::End => head,
             From::Start => None,
         };
+        // Who starts at the end has nothing to catch up with, and no checkpoint at its end.
+        let catches_up = reached < head;
+        // What the client was told last: an event, or a checkpoint.
+        let mut told = match from {
+            From::At(position) => Some(position),
+            From::Start | From::End => None,
+        };
+        let mut checkpointed = None;
         loop {
             waiting.look();
             match waiting.check().await {
@@ -519,6 +541,7 @@ fn subscribe_to_all(
             }
             let page = node.log.all(ask.clone()).await?;
             for resolved in &page.records {
+                told = resolved.original().map(|one| one.commit).or(told);
                 yield encoder.event(resolved, None);
             }
             ask.from = page.next;
@@ -527,6 +550,7 @@ fn subscribe_to_all(
             if let Some(at) = reached.filter(|_| interval.is_some_and(|interval| considered >= interval)) {
                 yield checkpoint(at);
                 considered = 0;
+                (told, checkpointed) = (Some(at), Some(at));
             }
             if !page.end {
                 if page.records.len() >= PAGE {
@@ -535,10 +559,14 @@ fn subscribe_to_all(
                 continue;
             }
             if !live {
-                if let (Some(_), Some(at)) = (interval, reached) {
+                // As far as the client knows, once; if it knows nothing yet, as far as was looked.
+                if let (Some(_), Some(at), true) = (interval, told.or(reached), catches_up)
+                    && checkpointed < Some(at)
+                {
                     yield checkpoint(at);
-                    considered = 0;
+                    checkpointed = Some(at);
                 }
+                considered = 0;
                 yield caught_up();
                 live = true;
             }
