@@ -235,6 +235,28 @@ async fn checkpoints_come_in_their_interval_and_can_be_resumed_from() {
     }
     seen.retain(|one| one != "checkpoint");
     assert_eq!(seen, ["confirmed", "1@mine", "caught up"]);
+    // At the end there is nothing to catch up with; beyond it, nothing is shown before it is passed.
+    let far = positions(&raw).await.last().unwrap().1 + 1_000;
+    let mut end = raw.read(subscribed(At::End)).await.unwrap();
+    let mut beyond = raw.read(subscribed(At::Number(far))).await.unwrap();
+    for answers in [&mut end, &mut beyond] {
+        for expected in ["confirmed", "caught up"] {
+            assert_eq!(next(answers).await.unwrap().shown(), expected);
+        }
+    }
+    put(&raw, "mine", 3..53).await;
+    assert_eq!(next(&mut end).await.unwrap().shown(), "2@mine");
+    let passed = positions(&raw).await.into_iter().find(|(_, at)| *at > far).unwrap().0;
+    assert_ne!(passed, "2@mine", "some come before");
+    let shown = async {
+        loop {
+            let shown = next(&mut beyond).await.unwrap().shown();
+            if shown != "checkpoint" {
+                return shown;
+            }
+        }
+    };
+    assert_eq!(shown.await, passed);
 }
 
 #[tokio::test]
