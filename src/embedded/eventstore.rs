@@ -55,8 +55,9 @@
 //! - Streams: every append, batch append, read, catch-up subscription, deletion, tombstone; metadata
 //!   with `$maxCount`, `$maxAge`, `$tb` and `$acl`; links; filters, in .NET's patterns.
 //! - Persistent subscriptions: all calls, all four consumer strategies, on streams and on `$all`.
-//! - The system projections that write links ([`SystemProjection`]), in the transaction of the event
-//!   itself: a category is never behind.
+//! - The five standard projections ([`SystemProjection`]), in the transaction of the event itself: a
+//!   category is never behind. A handle runs `$by_category` unless told otherwise, `projector stack`
+//!   all of them.
 //! - Gossip, server features, a few statistics; `/health/live`, `/ping` and `/info` over HTTP.
 //! - TLS by a certificate made at start, users with the rights of the default policy ([`Users`]),
 //!   several nodes of which one leads ([`Cluster`]).
@@ -74,6 +75,8 @@
 //!   groups the checkpoint that passes matched records; slots lost to an event id that comes twice;
 //!   no reply while groups load; a group that stands still until somebody acknowledges.
 //! - Nothing is scavenged: what is truncated or deleted stays in `$all`.
+//! - The standard projections' records have no metadata of their own, and none is late.
+//! - A read of `$all` may start inside a record: it goes on behind it.
 
 #![allow(
     clippy::result_large_err,
