@@ -123,13 +123,6 @@ struct Message<P> {
     replayed: bool,
 }
 
-impl<P> Message<P> {
-    /// Replayed ones come last.
-    fn order(&self) -> (bool, Place) {
-        (self.replayed, self.item.place)
-    }
-}
-
 #[derive(Debug)]
 struct Flying<P> {
     message: Message<P>,
@@ -285,7 +278,9 @@ impl<P: Clone> Group<P> {
     pub(crate) fn disconnect(&mut self, consumer: ConsumerId, now: Millis) {
         self.consumers.disconnect(consumer);
         self.who.remove(&consumer);
-        for flying in self.take_flying(|flying| flying.consumer == consumer) {
+        let mut lost = self.take_flying(|flying| flying.consumer == consumer);
+        lost.sort_by_key(|flying| flying.message.item.place);
+        for flying in lost {
             let mut message = flying.message;
             message.retry_count += 1;
             self.queue_retry(message);
@@ -346,7 +341,7 @@ impl<P: Clone> Group<P> {
     /// A second (or so) passed: expired records go again, the checkpoint is looked at.
     pub(crate) fn tick(&mut self, now: Millis) {
         let mut expired = self.take_flying(|flying| flying.expires <= now);
-        expired.sort_by_key(|flying| flying.message.order());
+        expired.sort_by_key(|flying| (flying.expires, flying.message.item.place));
         for flying in expired {
             self.consumers.release(flying.consumer, flying.message.item.bucket);
             self.retry_or_park(flying.message);
@@ -388,11 +383,16 @@ impl<P: Clone> Group<P> {
         self.head.place = Some(place);
     }
 
-    /// Keeps the retry list in order; among equals the later one comes later.
+    /// A replayed one waits behind all others; any other before the first that comes later in the
+    /// source, whatever replayed ones stand between.
     fn queue_retry(&mut self, message: Message<P>) {
-        let order = message.order();
-        let at = self.retry.partition_point(|other| other.order() <= order);
-        self.retry.insert(at, message);
+        let later = |other: &Message<P>| !other.replayed && message.item.place < other.item.place;
+        let at = if message.replayed {
+            None
+        } else {
+            self.retry.iter().position(later)
+        };
+        self.retry.insert(at.unwrap_or(self.retry.len()), message);
     }
 
     /// Asks for the next page where there is room and something may be there.

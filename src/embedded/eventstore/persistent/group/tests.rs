@@ -296,7 +296,7 @@ fn zero_retries_park_at_the_first_time_out() {
 }
 
 #[test]
-fn parked_is_done_and_replay_brings_it_back_last() {
+fn parked_is_done_and_replay_brings_it_back_before_what_is_refused_later() {
     let mut world = World::of(settings(), 3);
     world.connect(A, 1).unwrap();
     world.nack(0, Nack::Park);
@@ -306,12 +306,53 @@ fn parked_is_done_and_replay_brings_it_back_last() {
     assert_eq!(world.group.figures().parked, 0);
     world.seen();
     world.nack(1, Nack::Retry);
-    assert_eq!(world.seen(), [(1, 1)]);
-    world.ack(1);
     assert_eq!(world.seen(), [(0, 0)]);
     world.group.ack(&[id(1_000_000)], world.now);
     world.settle();
+    assert_eq!(world.seen(), [(1, 1)]);
+    world.ack(1);
     assert_eq!(world.seen(), [(2, 0)]);
+}
+
+#[test]
+fn a_refused_replayed_record_goes_behind_all_that_wait() {
+    let mut world = World::of(settings(), 4);
+    world.connect(A, 1).unwrap();
+    for n in 0..3 {
+        world.nack(n, Nack::Park);
+    }
+    world.nack(3, Nack::Skip);
+    world.seen();
+    assert!(world.group.replay(None));
+    world.settle();
+    let replayed = |n: u64| id(1_000_000 + n);
+    world.group.nack(&[replayed(0)], Nack::Retry, "why", world.now);
+    for n in [1, 2, 0] {
+        world.group.ack(&[replayed(n)], world.now);
+    }
+    world.settle();
+    assert_eq!(world.seen(), [(0, 0), (1, 0), (2, 0), (0, 1)]);
+}
+
+#[test]
+fn refused_records_keep_the_order_of_the_source_among_themselves() {
+    let mut world = World::of(settings(), 4);
+    world.connect(A, 4).unwrap();
+    world.nack(0, Nack::Park);
+    world.disconnect(A);
+    assert!(world.group.replay(None));
+    world.settle();
+    world.seen();
+    world.connect(A, 1).unwrap();
+    assert_eq!(world.seen(), [(1, 1)]);
+    world.nack(1, Nack::Retry);
+    assert_eq!(world.seen(), [(1, 2)]);
+    for expected in [(2, 1), (3, 1), (0, 0)] {
+        let flying = *world.group.flying.keys().next().unwrap();
+        world.group.ack(&[flying], world.now);
+        world.settle();
+        assert_eq!(world.seen(), [expected]);
+    }
 }
 
 #[test]
