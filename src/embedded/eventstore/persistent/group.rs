@@ -320,9 +320,11 @@ impl<P: Clone> Group<P> {
 
     /// A page could not be read: for now (tried again at the next tick), or for good.
     pub(crate) fn page_failed(&mut self, for_good: bool) {
-        self.reading = false;
+        // One that never comes stays asked for, and that is all that the figures say of the fault.
+        self.reading = for_good;
         if for_good {
             self.faulted = true;
+            self.live = false;
             let all: Vec<ConsumerId> = self.who.keys().copied().collect();
             for consumer in all {
                 self.effects.push(Effect::Drop(consumer));
@@ -397,7 +399,7 @@ impl<P: Clone> Group<P> {
 
     /// Asks for the next page where there is room and something may be there.
     fn read_on(&mut self) {
-        if self.reading || self.faulted || self.read_again {
+        if self.reading || self.read_again {
             return;
         }
         let history = self.settings.history();

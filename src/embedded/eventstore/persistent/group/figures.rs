@@ -40,12 +40,11 @@ impl<P: Clone> Group<P> {
     /// The state's flags, in the order in which EventStoreDB names them.
     fn status(&self) -> String {
         let flags = [
-            (!self.live && !self.faulted, "Behind"),
+            (!self.live, "Behind"),
             // Live, a page is only how new records come.
             (self.reading && !self.live, "OutstandingPageRequest"),
             (self.replaying, "ReplayingParkedMessages"),
-            (self.live && !self.faulted, "Live"),
-            (self.faulted, "Faulted"),
+            (self.live, "Live"),
         ];
         let named: Vec<&str> = flags
             .into_iter()

@@ -498,7 +498,8 @@ fn a_fault_drops_all_now_and_later() {
     world.disconnect(A);
     world.connect(B, 1).unwrap();
     assert_eq!(world.dropped, [A, B]);
-    assert_eq!(world.group.figures().status, "Faulted");
+    world.append(1);
+    assert_eq!(world.group.figures().status, "Behind, OutstandingPageRequest");
 }
 
 #[test]
