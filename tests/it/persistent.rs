@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use eventstore::{
-    Client, DeletePersistentSubscriptionOptions, Error, ExpectedRevision, ListPersistentSubscriptionsOptions,
-    NakAction, PersistentSubscription, PersistentSubscriptionOptions, PersistentSubscriptionStats,
-    PersistentSubscriptionToAllOptions, ReplayParkedMessagesOptions, StreamPosition,
+    Client, DeletePersistentSubscriptionOptions, Error, ExpectedRevision, GetPersistentSubscriptionInfoOptions,
+    ListPersistentSubscriptionsOptions, NakAction, PersistentSubscription, PersistentSubscriptionOptions,
+    PersistentSubscriptionStats, PersistentSubscriptionToAllOptions, ReplayParkedMessagesOptions, StreamPosition,
     SubscribeToPersistentSubscriptionOptions, SubscriptionFilter, TombstoneStreamOptions,
 };
 use projector::embedded::eventstore::Options;
@@ -354,6 +354,58 @@ async fn an_id_that_comes_twice_costs_no_slot() {
 }
 
 #[tokio::test]
+async fn a_live_group_delivers_what_waits_and_then_the_tombstone() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    append(&client, "s", 3).await;
+    create(&client, "s", &from_start()).await;
+    let mut consumer = consume(&client, "s", 1).await;
+    let (first, _) = next(&mut consumer).await;
+    client
+        .tombstone_stream("s", &TombstoneStreamOptions::default())
+        .await
+        .unwrap();
+    consumer.ack(first).await.unwrap();
+    assert_eq!(take_and_ack(&mut consumer, 2).await, [(1, 0), (2, 0)]);
+    let (tombstone, _) = next(&mut consumer).await;
+    let last = i64::MAX as u64;
+    assert_eq!(
+        (revision(&tombstone), &*tombstone.get_original_event().event_type),
+        (last, "$streamDeleted")
+    );
+    consumer.ack(tombstone).await.unwrap();
+    until(&client, "s", |stats| {
+        stats.last_checkpointed_event_revision == Some(last)
+    })
+    .await;
+    let info = client
+        .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
+        .await
+        .unwrap();
+    assert_eq!((&*info.status, info.connections.len()), ("Live", 1));
+}
+
+#[tokio::test]
+async fn a_group_at_the_end_of_a_tombstoned_stream_waits() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    append(&client, "s", 1).await;
+    client
+        .tombstone_stream("s", &TombstoneStreamOptions::default())
+        .await
+        .unwrap();
+    create(&client, "s", &from_start().start_from(StreamPosition::End)).await;
+    let _consumer = consume(&client, "s", 1).await;
+    append(&client, "other", 1).await;
+    let info = client
+        .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
+        .await
+        .unwrap();
+    assert_eq!((&*info.status, info.connections.len()), ("Live", 1));
+    assert_eq!(info.stats.total_items, 0);
+}
+
+#[tokio::test]
 async fn a_tombstone_faults_the_group() {
     let server = empty().await;
     let client = client_of(&server.connection_string());
@@ -369,6 +421,11 @@ async fn a_tombstone_faults_the_group() {
         let end = tokio::time::timeout(PATIENCE, consumer.next()).await.unwrap();
         assert!(matches!(end, Err(Error::IllegalStateError(_))));
     }
+    let info = client
+        .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(info.status, "Behind, OutstandingPageRequest");
 }
 
 #[tokio::test]

@@ -12,8 +12,11 @@ use super::{
         place::{From, Place},
         store::{Ask, NewRecord, ReadError, Scan, Source, Store, WriteError},
     },
-    record::Record,
+    record::{DELETED, Record, Resolved},
 };
+
+/// Where a group goes on that was told of its stream's tombstone: nothing is ever written there.
+const BEYOND: u64 = DELETED + 1;
 
 /// The log, for groups.
 pub(super) struct GroupLog(pub(super) Log);
@@ -32,7 +35,10 @@ impl GroupLog {
             From::Start => 0,
             From::At(place) => revision(place),
             From::After(place) => revision(place) + 1,
-            From::End => self.0.bounds(stream.to_string()).await?.1,
+            From::End => match self.0.tombstone(Arc::clone(stream)).await? {
+                Some(_) => BEYOND,
+                None => self.0.bounds(stream.to_string()).await?.1,
+            },
         };
         let nothing = |from| Scan {
             records: Vec::new(),
@@ -41,7 +47,9 @@ impl GroupLog {
             next: From::At(Place::Stream(from)),
             end: true,
         };
-        if !self.0.may_have(stream, from) {
+        // The end needs no look: what is written from now on is news.
+        let told_all = ask.live && from == BEYOND;
+        if ask.from == From::End || told_all || !self.0.may_have(stream, from) {
             return Ok(nothing(from));
         }
         let read = StreamAsk {
@@ -54,6 +62,18 @@ impl GroupLog {
         };
         match self.0.stream(read).await? {
             StreamRead::Missing(next) => Ok(nothing(from.max(next))),
+            // Whoever has read everything is told of the tombstone as of any other record.
+            StreamRead::Deleted if ask.live => Ok(match self.0.tombstone(Arc::clone(stream)).await? {
+                Some(tombstone) => Scan {
+                    records: vec![Resolved {
+                        event: Some(Arc::new(tombstone)),
+                        link: None,
+                    }],
+                    scanned_to: Some(Place::Stream(DELETED)),
+                    ..nothing(BEYOND)
+                },
+                None => nothing(from),
+            }),
             StreamRead::Deleted => Err(ReadError::Gone {
                 stream: stream.to_string(),
             }),

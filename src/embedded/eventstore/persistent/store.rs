@@ -116,7 +116,9 @@ pub(crate) struct NewRecord {
 
 /// The log, as the groups use it.
 pub(crate) trait Store: Send + Sync + 'static {
-    /// Reads a page forwards. A stream that was never written, or is softly deleted, is empty.
+    /// Reads a page forwards. A stream that was never written, or is softly deleted, is empty. A
+    /// tombstone is the last record for whoever has read everything before ([`Ask::live`]), and
+    /// [`ReadError::Gone`] for others.
     fn read(&self, ask: Ask) -> BoxFuture<'_, Result<Scan, ReadError>>;
 
     /// The newest readable record of a stream.
