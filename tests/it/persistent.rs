@@ -266,6 +266,50 @@ async fn an_update_drops_consumers_and_goes_on_at_the_checkpoint() {
     assert_eq!(take_and_ack(&mut consumer, 1).await, [(2, 0)]);
 }
 
+/// Parks the next so many.
+async fn take_and_park(from: &mut PersistentSubscription, count: usize) {
+    for _ in 0..count {
+        let (event, _) = next(from).await;
+        from.nack(event, NakAction::Park, "poison").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn without_a_checkpoint_what_is_parked_is_forgotten_until_more_is() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    let never = from_start().checkpoint_lower_bound(100).checkpoint_upper_bound(1_000);
+    create(&client, "s", &never).await;
+    append(&client, "s", 3).await;
+    let mut consumer = consume(&client, "s", 10).await;
+    take_and_park(&mut consumer, 3).await;
+    until(&client, "s", |stats| stats.parked_message_count == 3).await;
+    client.update_persistent_subscription("s", "g", &never).await.unwrap();
+    assert_eq!(stats(&client, "s").await.parked_message_count, 0);
+    server.restart_groups().await;
+    assert_eq!(stats(&client, "s").await.parked_message_count, 0);
+    let mut consumer = consume(&client, "s", 10).await;
+    take_and_park(&mut consumer, 1).await;
+    until(&client, "s", |stats| stats.parked_message_count == 4).await;
+}
+
+#[tokio::test]
+async fn a_group_made_again_counts_what_its_namesake_parked() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    append(&client, "s", 1).await;
+    for parked in [1, 2] {
+        create(&client, "s", &from_start()).await;
+        let mut consumer = consume(&client, "s", 10).await;
+        take_and_park(&mut consumer, 1).await;
+        until(&client, "s", |stats| stats.parked_message_count == parked).await;
+        client
+            .delete_persistent_subscription("s", "g", &DeletePersistentSubscriptionOptions::default())
+            .await
+            .unwrap();
+    }
+}
+
 #[tokio::test]
 async fn deleting_forgets_the_checkpoint() {
     let server = empty().await;

@@ -157,7 +157,9 @@ impl Actor {
         let checkpoint = newest.as_deref().and_then(names::checkpointed);
         let (first, next) = store.bounds(parked.clone()).await?;
         let mut group = Group::new(config.settings.clone(), defects, checkpoint, 0);
-        group.parked_loaded(first.min(next), next);
+        if checkpoint.is_some() && first < next {
+            group.parked_loaded(first, next - 1);
+        }
         Ok(Self {
             group,
             config,

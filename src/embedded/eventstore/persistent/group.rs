@@ -146,6 +146,15 @@ struct Mark {
     place: Option<Place>,
 }
 
+/// What is known of the parked stream; without a checkpoint nothing is, until a record is parked.
+#[derive(Clone, Copy, Debug, Default)]
+struct Parked {
+    /// The first revision that is not replayed.
+    first: Option<u64>,
+    /// The last revision that was written.
+    last: Option<u64>,
+}
+
 /// The machine. `P` is the record, cheap to clone.
 #[derive(Debug)]
 #[expect(
@@ -181,7 +190,7 @@ pub(crate) struct Group<P> {
     live_seen: usize,
     faulted: bool,
     replaying: bool,
-    parked: (u64, u64),
+    parked: Parked,
     last_known: Option<Place>,
     pushed: Meter,
     effects: Vec<Effect<P>>,
@@ -226,7 +235,7 @@ impl<P: Clone> Group<P> {
             live_seen: 0,
             faulted: false,
             replaying: false,
-            parked: (0, 0),
+            parked: Parked::default(),
             last_known: None,
             pushed: Meter::default(),
             effects: Vec::new(),

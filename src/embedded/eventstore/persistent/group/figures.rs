@@ -33,7 +33,9 @@ impl<P: Clone> Group<P> {
             live_buffer: self.live_seen.min(ring),
             retry_buffer: self.retry.len(),
             outstanding: self.outstanding,
-            parked: self.parked.1.saturating_sub(self.parked.0),
+            parked: self.parked.last.map_or(0, |last| {
+                (last + 1).saturating_sub(self.parked.first.unwrap_or_default())
+            }),
         }
     }
 

@@ -104,7 +104,7 @@ impl World {
             }
             Effect::ReadParked { stop_at } => {
                 let stop = stop_at.unwrap_or(u64::MAX).min(self.parked.len() as u64);
-                let first = self.group.parked.0;
+                let first = self.group.parked.first.unwrap_or_default();
                 let items = (first..stop)
                     .map(|n| Item {
                         place: Place::Stream(n),
@@ -374,6 +374,22 @@ fn replay_stops_before_the_given_one_and_runs_once_at_a_time() {
     assert!(world.group.replay(None));
     world.settle();
     assert_eq!(world.seen(), [(2, 0)]);
+}
+
+#[test]
+fn parked_ones_are_counted_from_what_is_known_of_their_stream() {
+    let mut world = World::of(settings(), 0);
+    world.group.parked_written(3);
+    assert_eq!(world.group.figures().parked, 4);
+    let mut world = World::of(settings(), 0);
+    world.group.parked_loaded(2, 4);
+    assert_eq!(world.group.figures().parked, 3);
+    world.group.parked_written(5);
+    assert_eq!(world.group.figures().parked, 4);
+    world.group.replayed(Vec::new(), 6, 0);
+    assert_eq!(world.group.figures().parked, 0);
+    world.group.parked_written(6);
+    assert_eq!(world.group.figures().parked, 1);
 }
 
 #[test]
@@ -758,7 +774,7 @@ proptest! {
                     let checkpoint = world.checkpoints.last().map(|n| Place::Stream(*n));
                     let group = Group::new(settings.clone(), Defects::default(), checkpoint, world.now);
                     world.group = group;
-                    world.group.parked_loaded(world.parked.len() as u64, world.parked.len() as u64);
+                    world.group.parked.first = Some(world.parked.len() as u64);
                     connected.clear();
                     world.settle();
                 }
