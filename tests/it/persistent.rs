@@ -185,6 +185,37 @@ async fn parked_records_say_what_and_why() {
 }
 
 #[tokio::test]
+async fn a_record_parked_by_a_group_on_all_is_numbered_in_its_stream() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    let filter = SubscriptionFilter::on_stream_name().add_prefix("s");
+    let options = PersistentSubscriptionToAllOptions::default().start_from(StreamPosition::Start);
+    client
+        .create_persistent_subscription_to_all("g", &options.filter(filter))
+        .await
+        .unwrap();
+    append(&client, "s", 2).await;
+    let mut consumer = client
+        .subscribe_to_persistent_subscription_to_all("g", &SubscribeToPersistentSubscriptionOptions::default())
+        .await
+        .unwrap();
+    let (first, _) = next(&mut consumer).await;
+    consumer.ack(first).await.unwrap();
+    take_and_park(&mut consumer, 1).await;
+    let parked = async {
+        loop {
+            if let Ok(kept) = read(&client, "$persistentsubscription-$all::g-parked", false).await {
+                return kept;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let kept = tokio::time::timeout(PATIENCE, parked).await.unwrap();
+    let said: serde_json::Value = serde_json::from_slice(&kept[0].get_original_event().custom_metadata).unwrap();
+    assert_eq!(said["subscriptionEventNumber"], 1);
+}
+
+#[tokio::test]
 async fn a_buffer_is_all_a_consumer_gets_and_a_gone_ones_go_to_the_next() {
     let server = empty().await;
     let client = client_of(&server.connection_string());

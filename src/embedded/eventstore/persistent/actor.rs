@@ -345,7 +345,7 @@ impl Actor {
                     Effect::ReadParked { stop_at } => self.read_parked(stop_at),
                     Effect::Park { payload, reason } => {
                         let added = chrono::Utc::now().to_rfc3339();
-                        let record = names::parked(&payload.resolved, payload.place, &reason, &added);
+                        let record = names::parked(&payload, &reason, &added);
                         self.to_park.push(record);
                         self.write_parked();
                     }
@@ -455,8 +455,7 @@ impl Actor {
         for effect in self.group.effects() {
             if let Effect::Park { payload, reason } = effect {
                 let added = chrono::Utc::now().to_rfc3339();
-                self.to_park
-                    .push(names::parked(&payload.resolved, payload.place, &reason, &added));
+                self.to_park.push(names::parked(&payload, &reason, &added));
             }
         }
         if let Some(page) = self.page.take() {

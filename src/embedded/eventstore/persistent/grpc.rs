@@ -272,8 +272,8 @@ fn deliver(
                     if let Some(how) = faults.disturbance() {
                         disturb(&mut batch, how);
                     }
-                    for (delivery, retry_count) in batch {
-                        yield Ok(encoder.event(&delivery.resolved, Some(retry_count)));
+                    for (resolved, retry_count) in batch {
+                        yield Ok(encoder.event(&resolved, Some(retry_count)));
                     }
                 }
                 Some(Outbound::End(End::Dropped)) | None => {

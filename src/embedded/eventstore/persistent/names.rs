@@ -79,16 +79,14 @@ pub(super) fn checkpointed(record: &Record) -> Option<Place> {
 }
 
 /// A parked record: a link to what was refused, and why. `added` is the wall clock's, RFC 3339.
-pub(super) fn parked(resolved: &Resolved, place: Place, reason: &str, added: &str) -> NewRecord {
+pub(super) fn parked(resolved: &Resolved, reason: &str, added: &str) -> NewRecord {
     let target = match (&resolved.event, &resolved.link) {
         (Some(event), _) => Bytes::from(format!("{}@{}", event.revision, event.stream)),
         (None, Some(link)) => link.data.clone(),
         (None, None) => Bytes::new(),
     };
-    let number = match place {
-        Place::Stream(revision) => json!(revision),
-        Place::All { .. } => json!(place.to_string()),
-    };
+    // Of a group on `$all`, too, its revision in its stream.
+    let number = resolved.original().map(|original| original.revision);
     let said = json!({ "added": added, "reason": reason, "subscriptionEventNumber": number });
     NewRecord {
         event_type: LINK,
