@@ -185,6 +185,41 @@ async fn parked_records_say_what_and_why() {
 }
 
 #[tokio::test]
+async fn checkpoints_stay_and_what_was_replayed_is_hidden_from_all_but_administrators() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    let always = from_start().checkpoint_upper_bound(1);
+    create(&client, "s", &always).await;
+    append(&client, "s", 4).await;
+    let mut consumer = consume(&client, "s", 1).await;
+    for n in 0..3 {
+        take_and_ack(&mut consumer, 1).await;
+        until(&client, "s", |stats| stats.last_checkpointed_event_revision == Some(n)).await;
+    }
+    let checkpoints = "$persistentsubscription-s::g-checkpoint";
+    let kept = async {
+        while contents(&client, checkpoints).await != ["\"0\"", "\"1\"", "\"2\""] {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, kept).await.unwrap();
+    let undescribed = read(&client, &format!("$${checkpoints}"), false).await;
+    assert!(matches!(undescribed, Err(Error::ResourceNotFound)), "{undescribed:?}");
+    take_and_park(&mut consumer, 1).await;
+    until(&client, "s", |stats| stats.parked_message_count == 1).await;
+    client
+        .replay_parked_messages("s", "g", &ReplayParkedMessagesOptions::default())
+        .await
+        .unwrap();
+    take_and_ack(&mut consumer, 1).await;
+    let described = contents(&client, "$$$persistentsubscription-s::g-parked").await;
+    let described: serde_json::Value = serde_json::from_str(described.last().unwrap()).unwrap();
+    let admins = "$admins";
+    let acl = serde_json::json!({ "$r": admins, "$w": admins, "$d": admins, "$mr": admins, "$mw": admins });
+    assert_eq!(described, serde_json::json!({ "$tb": 1, "$acl": acl }));
+}
+
+#[tokio::test]
 async fn a_record_parked_by_a_group_on_all_is_numbered_in_its_stream() {
     let server = empty().await;
     let client = client_of(&server.connection_string());

@@ -132,8 +132,6 @@ struct Actor {
     began: Instant,
     checkpoints: String,
     parked: String,
-    /// Whether the checkpoint stream has its metadata.
-    bounded: bool,
     page: Option<JoinHandle<Result<Page<Shared>, ReadError>>>,
     checkpoint: Option<JoinHandle<Result<u64, WriteError>>>,
     park: Option<JoinHandle<Result<u64, WriteError>>>,
@@ -169,7 +167,6 @@ impl Actor {
             began: Instant::now(),
             checkpoints,
             parked,
-            bounded: newest.is_some(),
             page: None,
             checkpoint: None,
             park: None,
@@ -419,7 +416,7 @@ impl Actor {
                 items.extend(delivery::parked(&stream, strategy, scan));
             }
             if stop > first {
-                let hide = vec![names::truncate_before(stop)];
+                let hide = vec![names::replayed_before(stop)];
                 store.append(names::metadata_of(&stream), hide).await?;
             }
             Ok((items, stop.max(first)))
@@ -435,14 +432,10 @@ impl Actor {
         self.park = Some(tokio::spawn(async move { store.append(stream, records).await }));
     }
 
+    /// Bounded by no metadata: in EventStoreDB, too, all checkpoints stay readable.
     fn write_checkpoint(&mut self, place: Place) {
         let (store, stream) = (Arc::clone(&self.store), self.checkpoints.clone());
-        let bounded = std::mem::replace(&mut self.bounded, true);
         self.checkpoint = Some(tokio::spawn(async move {
-            if !bounded {
-                let keep = vec![names::keep_newest()];
-                store.append(names::metadata_of(&stream), keep).await?;
-            }
             store.append(stream, vec![names::checkpoint(place)]).await
         }));
     }

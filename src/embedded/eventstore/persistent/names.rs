@@ -15,7 +15,7 @@ pub(super) const CONFIG_TYPE: &str = "$PersistentConfig";
 pub(super) const CHECKPOINT_TYPE: &str = "$SubscriptionCheckpoint";
 /// How all streams of groups begin; what is written to them is no progress of a group on `$all`.
 pub(super) const GROUP_STREAMS: &str = "$persistentsubscription-";
-/// Settings and checkpoints remembered: the newest and, should it be unreadable, the one before.
+/// Settings remembered: the newest and, should it be unreadable, those before.
 const KEPT: u64 = 2;
 
 /// Where a group's checkpoints are kept.
@@ -47,9 +47,12 @@ pub(super) fn keep_newest() -> NewRecord {
     metadata(&json!({ "$maxCount": KEPT }))
 }
 
-/// Metadata that hides everything below a revision.
-pub(super) fn truncate_before(revision: u64) -> NewRecord {
-    metadata(&json!({ "$tb": revision }))
+/// Metadata of a parked stream that was replayed up to a revision: the rest is the administrators',
+/// as all that groups write.
+pub(super) fn replayed_before(revision: u64) -> NewRecord {
+    let admins = "$admins";
+    let acl = json!({ "$r": admins, "$w": admins, "$d": admins, "$mr": admins, "$mw": admins });
+    metadata(&json!({ "$tb": revision, "$acl": acl }))
 }
 
 /// Metadata that deletes softly.
