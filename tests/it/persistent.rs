@@ -316,6 +316,35 @@ async fn errors_are_those_that_clients_tell_apart() {
 }
 
 #[tokio::test]
+async fn groups_are_listed_as_they_were_made() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    for (stream, group) in [("t", "aa"), ("s", "zz"), ("s", "mm"), ("s", "aa")] {
+        client
+            .create_persistent_subscription(stream, group, &from_start())
+            .await
+            .unwrap();
+    }
+    client
+        .update_persistent_subscription("s", "zz", &from_start().max_retry_count(7))
+        .await
+        .unwrap();
+    let options = ListPersistentSubscriptionsOptions::default();
+    for _ in 0..2 {
+        let listed = client.list_persistent_subscriptions_for_stream("s", &options).await;
+        let names: Vec<String> = listed.unwrap().into_iter().map(|info| info.group_name).collect();
+        assert_eq!(names, ["zz", "mm", "aa"]);
+        let all = client.list_all_persistent_subscriptions(&options).await.unwrap();
+        let names: Vec<(&str, &str)> = all
+            .iter()
+            .map(|info| (&*info.event_source, &*info.group_name))
+            .collect();
+        assert_eq!(names, [("s", "zz"), ("s", "mm"), ("s", "aa"), ("t", "aa")]);
+        server.restart_groups().await;
+    }
+}
+
+#[tokio::test]
 async fn an_update_drops_consumers_and_goes_on_at_the_checkpoint() {
     let server = empty().await;
     let client = client_of(&server.connection_string());
