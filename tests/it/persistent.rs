@@ -541,6 +541,7 @@ async fn a_group_at_the_end_of_a_tombstoned_stream_waits() {
         .await
         .unwrap();
     assert_eq!((&*info.status, info.connections.len()), ("Live", 1));
+    assert_eq!(info.connections[0].username, "system");
     assert_eq!(info.stats.total_items, 0);
 }
 

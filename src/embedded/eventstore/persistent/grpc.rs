@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use base64::Engine as _;
 use bytes::Bytes;
 use futures::Stream;
 use futures::future::BoxFuture;
@@ -42,6 +41,8 @@ use crate::embedded::eventstore::streams::EncodedCodec;
 const UNNAMED: &str = "<unknown>";
 /// Who a consumer is that does not say.
 const ANONYMOUS: &str = "anonymous";
+/// The account in whose name a node without users lets everybody in.
+const SYSTEM: &str = "system";
 
 /// The service, to be put into a router.
 #[derive(Clone)]
@@ -224,7 +225,13 @@ async fn read(caller: Caller, request: Request<Streaming<ReadReq>>) -> Result<Re
     let (cut, ends) = (caller.node.faults.cuts(), caller.node.faults.ends());
     let connected = caller
         .groups()
-        .connect(&source, &options.group, outlet, connection(&metadata), user(&metadata))
+        .connect(
+            &source,
+            &options.group,
+            outlet,
+            connection(&metadata),
+            user(&caller.identity),
+        )
         .await?;
     let consumer = Consumer { connected, queued };
     tokio::spawn(listen(inbound, consumer.connected.commands.clone()));
@@ -301,19 +308,14 @@ fn connection(metadata: &MetadataMap) -> String {
     said.unwrap_or(UNNAMED).to_owned()
 }
 
-/// The user's name, for the figures only; whether the password is right is decided before.
-fn user(metadata: &MetadataMap) -> String {
-    let name = || {
-        let basic = metadata.get("authorization")?.to_str().ok()?;
-        let (scheme, encoded) = basic.split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("basic") {
-            return None;
-        }
-        let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
-        let (name, _) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
-        Some(name.to_owned())
-    };
-    name().unwrap_or_else(|| ANONYMOUS.to_owned())
+/// The user's name, for the figures; a node without users takes everybody for its own account.
+fn user(identity: &Identity) -> String {
+    match identity {
+        Identity::Open => SYSTEM,
+        Identity::Anonymous => ANONYMOUS,
+        Identity::User { name, .. } => name,
+    }
+    .to_owned()
 }
 
 /// Carries a consumer's acks to its group until the call ends.
@@ -363,5 +365,20 @@ impl Drop for Consumer {
             .connected
             .commands
             .send(Command::Disconnect(self.connected.consumer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_consumer_is_named_after_its_user() {
+        let ann = Identity::User {
+            name: "ann".to_owned(),
+            groups: Vec::new(),
+        };
+        let named = [Identity::Open, Identity::Anonymous, ann].map(|identity| user(&identity));
+        assert_eq!(named, ["system", "anonymous", "ann"]);
     }
 }
