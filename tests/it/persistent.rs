@@ -344,6 +344,40 @@ async fn groups_are_listed_as_they_were_made() {
     }
 }
 
+/// What the server said that has no error of its own.
+fn told<T: std::fmt::Debug>(answer: eventstore::Result<T>) -> String {
+    match answer.unwrap_err() {
+        Error::ServerError(said) => said,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn all_is_no_stream_and_neither_is_no_name() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    let on_all = PersistentSubscriptionToAllOptions::default().start_from(StreamPosition::Start);
+    client
+        .create_persistent_subscription_to_all("g", &on_all)
+        .await
+        .unwrap();
+    let gone = DeletePersistentSubscriptionOptions::default();
+    for (stream, [created, updated, deleted]) in [
+        ("$all", ["received Create", "received Update", "received Delete"]),
+        ("", ["Bad stream name."; 3]),
+    ] {
+        let create = client.create_persistent_subscription(stream, "g", &from_start()).await;
+        assert!(told(create).contains(created));
+        let update = client.update_persistent_subscription(stream, "g", &from_start()).await;
+        assert!(told(update).contains(updated));
+        let delete = client.delete_persistent_subscription(stream, "g", &gone).await;
+        assert!(told(delete).contains(deleted));
+    }
+    let options = GetPersistentSubscriptionInfoOptions::default();
+    let info = client.get_persistent_subscription_info_to_all("g", &options).await;
+    assert_eq!(info.unwrap().settings.unwrap().checkpoint_lower_bound, 10);
+}
+
 #[tokio::test]
 async fn an_update_drops_consumers_and_goes_on_at_the_checkpoint() {
     let server = empty().await;

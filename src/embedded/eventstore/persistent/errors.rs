@@ -49,6 +49,16 @@ pub enum GroupError {
         /// Its name.
         group: String,
     },
+    /// `$all` was asked for as if it were a stream. EventStoreDB refuses it, and then takes its own
+    /// refusal for the wrong one.
+    #[error(
+        "Envelope callback expected either {call}PersistentSubscriptionToAllCompleted or NotHandled, \
+         received {call}PersistentSubscriptionToStreamCompleted instead"
+    )]
+    AllByName {
+        /// `Create`, `Update` or `Delete`.
+        call: &'static str,
+    },
     /// The request says what cannot be.
     #[error("{0}")]
     Invalid(String),
@@ -65,6 +75,7 @@ impl From<GroupError> for Status {
             GroupError::Failed { .. } => (Code::Internal, "persistent-subscription-failed"),
             GroupError::TooMany { .. } => (Code::FailedPrecondition, "maximum-subscribers-reached"),
             GroupError::Dropped { .. } => (Code::Cancelled, "persistent-subscription-dropped"),
+            GroupError::AllByName { .. } => return Self::unknown(error.to_string()),
             GroupError::Invalid(_) => return Self::invalid_argument(error.to_string()),
             GroupError::NotReady => return Self::unavailable(error.to_string()),
         };
@@ -79,7 +90,7 @@ impl From<GroupError> for Status {
                 put(&mut status, "stream-name", stream);
                 put(&mut status, "group-name", group);
             }
-            GroupError::Invalid(_) | GroupError::NotReady => {}
+            GroupError::AllByName { .. } | GroupError::Invalid(_) | GroupError::NotReady => {}
         }
         if let GroupError::Failed { reason, .. } = &error {
             put(&mut status, "reason", reason);

@@ -22,11 +22,13 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use super::actor::{Command, End, Outbound, Outlet};
+use super::config::GroupConfig;
 use super::convert;
 use super::delivery::Shared;
 use super::errors::GroupError;
 use super::group::Nack;
 use super::service::{Connected, Groups};
+use super::store::Source;
 use super::wire::{
     Confirmation, DeleteReq, Empty, InfoReq, InfoResp, ListReq, ListResp, ManageReq, NackReq, ReadReq, ReadResp,
     ReplayReq, WireUuid,
@@ -131,15 +133,23 @@ where
 }
 
 async fn create(caller: Caller, request: ManageReq) -> Result<Empty, Status> {
-    let config = convert::config(request.options)?;
-    caller.may(Right::ManageGroups, config.source.name()).await?;
+    let config = managed(&caller, "Create", request).await?;
     caller.groups().create(config).await?;
     Ok(Empty {})
 }
 
-async fn update(caller: Caller, request: ManageReq) -> Result<Empty, Status> {
+/// The group that a request is about, when its caller may manage it.
+async fn managed(caller: &Caller, call: &'static str, request: ManageReq) -> Result<GroupConfig, Status> {
     let config = convert::config(request.options)?;
     caller.may(Right::ManageGroups, config.source.name()).await?;
+    if let Source::Stream(stream) = &config.source {
+        convert::manageable(call, stream, &config.group)?;
+    }
+    Ok(config)
+}
+
+async fn update(caller: Caller, request: ManageReq) -> Result<Empty, Status> {
+    let config = managed(&caller, "Update", request).await?;
     caller
         .groups()
         .update(config.source, &config.group, config.settings)
@@ -151,6 +161,9 @@ async fn delete(caller: Caller, request: DeleteReq) -> Result<Empty, Status> {
     let options = request.options.ok_or_else(no_options)?;
     let source = convert::source_name(options.stream.as_ref(), options.all.as_ref())?;
     caller.may(Right::ManageGroups, &source).await?;
+    if options.stream.is_some() {
+        convert::manageable("Delete", &source, &options.group)?;
+    }
     caller.groups().delete(&source, &options.group).await?;
     Ok(Empty {})
 }

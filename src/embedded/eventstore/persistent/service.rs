@@ -14,7 +14,7 @@ use super::info::Figures;
 use super::names;
 use super::place::{Place, StartFrom};
 use super::settings::{Defects, Settings};
-use super::store::{ALL, ReadError, Source, Store, WriteError};
+use super::store::{ReadError, Source, Store, WriteError};
 use super::strategy::ConsumerId;
 
 /// Why the groups could not be loaded.
@@ -235,14 +235,6 @@ impl Groups {
 
     async fn check(&self, config: &GroupConfig) -> Result<(), GroupError> {
         let (stream, group) = (config.source.name(), config.group.as_str());
-        if let Source::Stream(name) = &config.source {
-            if name.is_empty() {
-                return Err(failed(stream, group, &"Bad stream name."));
-            }
-            if &**name == ALL {
-                return Err(failed(stream, group, &"Bad stream name."));
-            }
-        }
         config.settings.check().map_err(|error| failed(stream, group, &error))?;
         let StartFrom::At(start @ Place::All { commit, prepare }) = config.settings.start else {
             return Ok(());
