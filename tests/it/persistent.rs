@@ -7,8 +7,8 @@ use std::time::Duration;
 use eventstore::{
     Client, DeletePersistentSubscriptionOptions, Error, ExpectedRevision, GetPersistentSubscriptionInfoOptions,
     ListPersistentSubscriptionsOptions, NakAction, PersistentSubscription, PersistentSubscriptionOptions,
-    PersistentSubscriptionStats, PersistentSubscriptionToAllOptions, ReplayParkedMessagesOptions, StreamPosition,
-    SubscribeToPersistentSubscriptionOptions, SubscriptionFilter, TombstoneStreamOptions,
+    PersistentSubscriptionStats, PersistentSubscriptionToAllOptions, Position, ReplayParkedMessagesOptions,
+    StreamPosition, SubscribeToPersistentSubscriptionOptions, SubscriptionFilter, TombstoneStreamOptions,
 };
 use projector::embedded::eventstore::Options;
 
@@ -376,6 +376,26 @@ async fn all_is_no_stream_and_neither_is_no_name() {
     let options = GetPersistentSubscriptionInfoOptions::default();
     let info = client.get_persistent_subscription_info_to_all("g", &options).await;
     assert_eq!(info.unwrap().settings.unwrap().checkpoint_lower_bound, 10);
+}
+
+#[tokio::test]
+async fn a_start_on_all_has_to_be_there() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    append(&client, "s", 1).await;
+    for (commit, prepare, expected) in [
+        (
+            1 << 40,
+            1 << 40,
+            "must be less than or equal to the last commit position",
+        ),
+        (1, 5, "Exception was thrown by handler."),
+    ] {
+        let start = StreamPosition::Position(Position { commit, prepare });
+        let options = PersistentSubscriptionToAllOptions::default().start_from(start);
+        let created = client.create_persistent_subscription_to_all("g", &options).await;
+        assert!(told(created).contains(expected));
+    }
 }
 
 #[tokio::test]

@@ -117,6 +117,11 @@ fn all_source(options: AllOptions) -> Result<(Source, StartFrom), GroupError> {
     let start = match (options.position, options.start, options.end) {
         (Some(at), _, _) if (at.commit, at.prepare) == (0, 0) => StartFrom::Start,
         (Some(at), _, _) if at.commit == u64::MAX => StartFrom::End,
+        (Some(at), _, _) if at.commit < at.prepare => {
+            return Err(GroupError::Impossible(
+                "The commit position is below the prepare position.",
+            ));
+        }
         (Some(at), _, _) => StartFrom::At(Place::All {
             commit: at.commit,
             prepare: at.prepare,

@@ -4,6 +4,8 @@
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
+use crate::embedded::eventstore::status;
+
 /// Why a call about a group fails.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GroupError {
@@ -59,6 +61,9 @@ pub enum GroupError {
         /// `Create`, `Update` or `Delete`.
         call: &'static str,
     },
+    /// The request says what EventStoreDB does not look for, and fails at.
+    #[error("{0}")]
+    Impossible(&'static str),
     /// The request says what cannot be.
     #[error("{0}")]
     Invalid(String),
@@ -76,6 +81,7 @@ impl From<GroupError> for Status {
             GroupError::TooMany { .. } => (Code::FailedPrecondition, "maximum-subscribers-reached"),
             GroupError::Dropped { .. } => (Code::Cancelled, "persistent-subscription-dropped"),
             GroupError::AllByName { .. } => return Self::unknown(error.to_string()),
+            GroupError::Impossible(what) => return status::unknown(what),
             GroupError::Invalid(_) => return Self::invalid_argument(error.to_string()),
             GroupError::NotReady => return Self::unavailable(error.to_string()),
         };
@@ -90,7 +96,10 @@ impl From<GroupError> for Status {
                 put(&mut status, "stream-name", stream);
                 put(&mut status, "group-name", group);
             }
-            GroupError::AllByName { .. } | GroupError::Invalid(_) | GroupError::NotReady => {}
+            GroupError::AllByName { .. }
+            | GroupError::Impossible(_)
+            | GroupError::Invalid(_)
+            | GroupError::NotReady => {}
         }
         if let GroupError::Failed { reason, .. } = &error {
             put(&mut status, "reason", reason);

@@ -17,6 +17,10 @@ use super::settings::{Defects, Settings};
 use super::store::{ReadError, Source, Store, WriteError};
 use super::strategy::ConsumerId;
 
+/// What EventStoreDB says of a start on `$all` behind the last record.
+const BEYOND: &str = "Invalid Start From position: commit position must be less than or equal to \
+                      the last commit position in the transaction file.";
+
 /// Why the groups could not be loaded.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LoadError {
@@ -236,13 +240,12 @@ impl Groups {
     async fn check(&self, config: &GroupConfig) -> Result<(), GroupError> {
         let (stream, group) = (config.source.name(), config.group.as_str());
         config.settings.check().map_err(|error| failed(stream, group, &error))?;
-        let StartFrom::At(start @ Place::All { commit, prepare }) = config.settings.start else {
+        let StartFrom::At(start @ Place::All { .. }) = config.settings.start else {
             return Ok(());
         };
         let head = self.store.head().await.map_err(|error| failed(stream, group, &error))?;
-        if prepare > commit || Some(start) > head {
-            let reason = format!("Invalid start position {start}: it is beyond the last record.");
-            return Err(failed(stream, group, &reason));
+        if Some(start) > head {
+            return Err(failed(stream, group, &BEYOND));
         }
         Ok(())
     }
