@@ -547,6 +547,47 @@ async fn an_id_that_comes_twice_costs_no_slot() {
 }
 
 #[tokio::test]
+async fn a_group_that_is_behind_knows_of_what_it_has_not_read() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    append(&client, "s", 600).await;
+    create(&client, "s", &from_start()).await;
+    let filter = SubscriptionFilter::on_stream_name().add_prefix("s");
+    let on_all = PersistentSubscriptionToAllOptions::default().start_from(StreamPosition::Start);
+    client
+        .create_persistent_subscription_to_all("g", &on_all.filter(filter))
+        .await
+        .unwrap();
+    let before = stats(&client, "s").await;
+    assert_eq!(
+        (before.last_known_event_revision, before.live_buffer_count),
+        (Some(479), 0)
+    );
+    let before = stats_of_all(&client).await;
+    append(&client, "s", 1).await;
+    let after = stats(&client, "s").await;
+    assert_eq!(
+        (after.last_known_event_revision, after.live_buffer_count),
+        (Some(600), 1)
+    );
+    assert_eq!(after.read_buffer_count, 480);
+    append(&client, "other", 1).await;
+    let after = stats_of_all(&client).await;
+    assert!(after.last_known_position > before.last_known_position);
+    assert_eq!((before.live_buffer_count, after.live_buffer_count), (0, 1));
+    // More at once than the buffer takes.
+    let small = from_start()
+        .history_buffer_size(30)
+        .live_buffer_size(20)
+        .read_batch_size(5);
+    create(&client, "t", &small).await;
+    append(&client, "t", 40).await;
+    until(&client, "t", |stats| stats.read_buffer_count == 30).await;
+    let full = stats(&client, "t").await;
+    assert_eq!((full.last_known_event_revision, full.live_buffer_count), (Some(39), 20));
+}
+
+#[tokio::test]
 async fn a_live_group_delivers_what_waits_and_then_the_tombstone() {
     let server = empty().await;
     let client = client_of(&server.connection_string());

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{
     log::{AllAsk, Direction, Expected, Log, Matcher, NewEvent, ReadFailed, StreamAsk, StreamRead},
     persistent::{
+        group::Counted,
         place::{From, Place},
         store::{Ask, NewRecord, ReadError, Scan, Source, Store, WriteError},
     },
@@ -30,15 +31,59 @@ impl std::convert::From<ReadFailed> for ReadError {
 }
 
 impl GroupLog {
+    /// The revision that is written next; beyond all for a stream that is deleted for good.
+    async fn next(&self, stream: &Arc<str>) -> Result<u64, ReadError> {
+        Ok(match self.0.tombstone(Arc::clone(stream)).await? {
+            Some(_) => BEYOND,
+            None => self.0.bounds(stream.to_string()).await?.1,
+        })
+    }
+
+    /// A stream's records are counted by their revisions.
+    async fn count_stream(&self, from: From, stream: &Arc<str>) -> Result<Counted, ReadError> {
+        let first = match from {
+            From::At(place) => revision(place),
+            From::After(place) => revision(place) + 1,
+            From::Start | From::End => 0,
+        };
+        let written = self.0.bounds(stream.to_string()).await?.1;
+        let next = self.next(stream).await?;
+        let told = written.saturating_sub(first) + u64::from(next == BEYOND && first < BEYOND);
+        Ok(Counted {
+            from,
+            count: usize::try_from(told).unwrap_or(usize::MAX),
+            last: (told > 0).then(|| Place::Stream(next - 1)),
+            next: From::At(Place::Stream(next.max(first))),
+        })
+    }
+
+    /// Records of `$all` have to be looked at.
+    async fn count_all(&self, mut ask: Ask, filter: Option<&super::record::Filter>) -> Result<Counted, ReadError> {
+        let mut counted = Counted {
+            from: ask.from,
+            count: 0,
+            last: None,
+            next: ask.from,
+        };
+        loop {
+            let scan = self.all(&ask, filter).await?;
+            counted.count += scan.records.len();
+            let last = scan.records.last().and_then(Resolved::original);
+            counted.last = last.map(|last| ask.source.place(last)).or(counted.last);
+            counted.next = scan.next;
+            if scan.end {
+                return Ok(counted);
+            }
+            ask.from = scan.next;
+        }
+    }
+
     async fn stream(&self, ask: &Ask, stream: &Arc<str>) -> Result<Scan, ReadError> {
         let from = match ask.from {
             From::Start => 0,
             From::At(place) => revision(place),
             From::After(place) => revision(place) + 1,
-            From::End => match self.0.tombstone(Arc::clone(stream)).await? {
-                Some(_) => BEYOND,
-                None => self.0.bounds(stream.to_string()).await?.1,
-            },
+            From::End => self.next(stream).await?,
         };
         let nothing = |from| Scan {
             records: Vec::new(),
@@ -166,6 +211,26 @@ impl Store for GroupLog {
             match &ask.source {
                 Source::Stream(stream) => self.stream(&ask, stream).await,
                 Source::All(filter) => self.all(&ask, filter.as_ref()).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn edge(&self, source: Source) -> BoxFuture<'_, Result<From, ReadError>> {
+        async move {
+            Ok(From::At(match &source {
+                Source::Stream(stream) => Place::Stream(self.next(stream).await?),
+                Source::All(_) => on_all(self.0.end()),
+            }))
+        }
+        .boxed()
+    }
+
+    fn count(&self, ask: Ask) -> BoxFuture<'_, Result<Counted, ReadError>> {
+        async move {
+            match ask.source.clone() {
+                Source::Stream(stream) => self.count_stream(ask.from, &stream).await,
+                Source::All(filter) => self.count_all(ask, filter.as_ref()).await,
             }
         }
         .boxed()

@@ -51,6 +51,19 @@ pub(crate) struct Page<P> {
     pub end: bool,
 }
 
+/// Records that were looked at and not taken up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counted {
+    /// From where on.
+    pub from: From,
+    /// How many matched.
+    pub count: usize,
+    /// The last that matched.
+    pub last: Option<Place>,
+    /// Where to go on.
+    pub next: From,
+}
+
 /// What the machine wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect<P> {
@@ -188,6 +201,8 @@ pub(crate) struct Group<P> {
     live: bool,
     news: bool,
     live_seen: usize,
+    /// Behind: where the live records begin that are not counted yet.
+    ahead: From,
     faulted: bool,
     replaying: bool,
     parked: Parked,
@@ -233,6 +248,7 @@ impl<P: Clone> Group<P> {
             live: false,
             news: false,
             live_seen: 0,
+            ahead: From::End,
             faulted: false,
             replaying: false,
             parked: Parked::default(),
@@ -318,9 +334,16 @@ impl<P: Clone> Group<P> {
         }
         self.cursor = page.next;
         if page.end {
+            if !self.live {
+                // What was remembered while behind has been read by now.
+                self.live_seen = 0;
+            }
             self.live = true;
         } else {
             self.news = true;
+        }
+        if self.live {
+            self.ahead = page.next;
         }
         self.read_on();
         self.pump(now);
@@ -340,6 +363,27 @@ impl<P: Clone> Group<P> {
             }
         } else {
             self.read_again = true;
+        }
+    }
+
+    /// What is written from here on is live, whether the group is so far or not.
+    pub(crate) fn begins_live(&mut self, at: From) {
+        self.ahead = at;
+    }
+
+    /// While the group is behind: from where on live records are to be counted before its figures are
+    /// right; answered by [`Group::counted`].
+    pub(crate) fn ahead(&self) -> Option<From> {
+        (!self.live).then_some(self.ahead)
+    }
+
+    /// So many live records there are ahead of the group, which takes them up later.
+    pub(crate) fn counted(&mut self, counted: &Counted) {
+        // Meanwhile it may have come so far itself.
+        if self.ahead() == Some(counted.from) {
+            self.live_seen += counted.count;
+            self.last_known = self.last_known.max(counted.last);
+            self.ahead = counted.next;
         }
     }
 

@@ -198,6 +198,32 @@ fn reads_ahead_without_consumers_as_far_as_pages_fit() {
 }
 
 #[test]
+fn what_is_counted_ahead_is_known_until_the_group_is_live() {
+    let mut world = World::of(settings(), 600);
+    world.group.begins_live(From::At(Place::Stream(600)));
+    let from = world.group.ahead().unwrap();
+    let counted = Counted {
+        from,
+        count: 1,
+        last: Some(Place::Stream(600)),
+        next: From::At(Place::Stream(601)),
+    };
+    world.append(1);
+    world.group.counted(&counted);
+    // What was counted once is not counted again.
+    world.group.counted(&counted);
+    let figures = world.group.figures();
+    assert_eq!((figures.last_known, figures.live_buffer), (Some(Place::Stream(600)), 1));
+    assert_eq!((figures.read_buffer, &*figures.status), (480, "Behind"));
+    world.connect(A, 1_000).unwrap();
+    world.wait(1_000);
+    assert_eq!((world.group.ahead(), &*world.group.figures().status), (None, "Live"));
+    assert_eq!(world.group.figures().live_buffer, 0);
+    world.append(2);
+    assert_eq!(world.group.figures().live_buffer, 2);
+}
+
+#[test]
 fn starts_where_told() {
     for (start, expected) in [
         (StartFrom::Start, vec![0, 1, 2, 3, 4]),
