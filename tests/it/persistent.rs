@@ -522,6 +522,43 @@ async fn what_is_filtered_out_of_all_moves_the_checkpoint_only_when_nothing_wait
 }
 
 #[tokio::test]
+async fn a_filter_looks_at_what_a_live_link_points_at() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    let filter = SubscriptionFilter::on_stream_name().add_prefix("mine-");
+    let options = PersistentSubscriptionToAllOptions::default()
+        .start_from(StreamPosition::Start)
+        .resolve_link_tos(true)
+        .filter(filter);
+    append(&client, "mine-1", 1).await;
+    client
+        .create_persistent_subscription_to_all("g", &options)
+        .await
+        .unwrap();
+    let options = SubscribeToPersistentSubscriptionOptions::default();
+    let mut consumer = client
+        .subscribe_to_persistent_subscription_to_all("g", &options)
+        .await
+        .unwrap();
+    append(&client, "other-1", 1).await;
+    append(&client, "mine-2", 1).await;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let (event, _) = next(&mut consumer).await;
+        let link = event.link.as_ref().map(|link| link.stream_id.clone());
+        seen.push((event.event.as_ref().unwrap().stream_id.clone(), link));
+        consumer.ack(event).await.unwrap();
+    }
+    let came = |stream: &str, link: Option<&str>| (stream.to_owned(), link.map(str::to_owned));
+    let expected = [
+        came("mine-1", None),
+        came("mine-2", None),
+        came("mine-2", Some("$ce-mine")),
+    ];
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
 async fn an_id_that_comes_twice_costs_no_slot() {
     let server = empty().await;
     let client = client_of(&server.connection_string());

@@ -7,8 +7,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
-    log::{AllAsk, Direction, Expected, Log, Matcher, NewEvent, ReadFailed, StreamAsk, StreamRead},
+    log::{AllAsk, AllPage, Direction, Expected, Log, Matcher, NewEvent, ReadFailed, StreamAsk, StreamRead},
     persistent::{
+        counts_as_skipped,
         group::Counted,
         place::{From, Place},
         store::{Ask, NewRecord, ReadError, Scan, Source, Store, WriteError},
@@ -148,13 +149,14 @@ impl GroupLog {
             From::After(place) => position(place) + 1,
             From::End => self.0.end(),
         };
-        let matcher = match filter.map(Matcher::new).transpose() {
-            Ok(matcher) => matcher.map(Arc::new),
-            Err(error) => {
-                return Err(ReadError::Busy {
-                    reason: error.to_string(),
-                });
-            }
+        let matcher = filter.map(Matcher::new).transpose().map_err(|error| ReadError::Busy {
+            reason: error.to_string(),
+        })?;
+        // What is live goes through the filter as what its link points at.
+        let (matcher, resolved) = if ask.live && ask.resolve_links {
+            (None, matcher)
+        } else {
+            (matcher.map(Arc::new), None)
         };
         if from >= self.0.end() {
             return Ok(Scan {
@@ -173,7 +175,10 @@ impl GroupLog {
             resolve_links: ask.resolve_links,
             matcher,
         };
-        let page = self.0.all(read).await?;
+        let mut page = self.0.all(read).await?;
+        if let Some(matcher) = resolved {
+            by_target(&matcher, &mut page);
+        }
         Ok(Scan {
             records: page.records,
             skipped: page.skipped,
@@ -182,6 +187,25 @@ impl GroupLog {
             end: page.end,
         })
     }
+}
+
+/// Leaves what points at something that the filter takes; what points at nothing is not even
+/// skipped: EventStoreDB fails at it.
+fn by_target(matcher: &Matcher, page: &mut AllPage) {
+    let mut skipped = 0;
+    page.records.retain(|record| {
+        let (Some(event), Some(original)) = (&record.event, record.original()) else {
+            return false;
+        };
+        let taken = matcher.takes(&event.stream, &event.event_type);
+        if taken {
+            skipped = 0;
+        } else if counts_as_skipped(&original.stream) {
+            skipped += 1;
+        }
+        taken
+    });
+    page.skipped += skipped;
 }
 
 fn on_all(position: u64) -> Place {
