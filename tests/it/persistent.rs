@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use eventstore::{
-    Client, DeletePersistentSubscriptionOptions, Error, ExpectedRevision, ListPersistentSubscriptionsOptions,
-    NakAction, PersistentSubscription, PersistentSubscriptionOptions, PersistentSubscriptionStats,
-    PersistentSubscriptionToAllOptions, ReplayParkedMessagesOptions, StreamPosition,
-    SubscribeToPersistentSubscriptionOptions, SubscriptionFilter, TombstoneStreamOptions,
+    Client, DeletePersistentSubscriptionOptions, Error, ExpectedRevision, GetPersistentSubscriptionInfoOptions,
+    ListPersistentSubscriptionsOptions, NakAction, PersistentSubscription, PersistentSubscriptionOptions,
+    PersistentSubscriptionStats, PersistentSubscriptionToAllOptions, Position, ReplayParkedMessagesOptions,
+    StreamPosition, SubscribeToPersistentSubscriptionOptions, SubscriptionFilter, TombstoneStreamOptions,
 };
 use projector::embedded::eventstore::Options;
 
@@ -185,6 +185,72 @@ async fn parked_records_say_what_and_why() {
 }
 
 #[tokio::test]
+async fn checkpoints_stay_and_what_was_replayed_is_hidden_from_all_but_administrators() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    let always = from_start().checkpoint_upper_bound(1);
+    create(&client, "s", &always).await;
+    append(&client, "s", 4).await;
+    let mut consumer = consume(&client, "s", 1).await;
+    for n in 0..3 {
+        take_and_ack(&mut consumer, 1).await;
+        until(&client, "s", |stats| stats.last_checkpointed_event_revision == Some(n)).await;
+    }
+    let checkpoints = "$persistentsubscription-s::g-checkpoint";
+    let kept = async {
+        while contents(&client, checkpoints).await != ["\"0\"", "\"1\"", "\"2\""] {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, kept).await.unwrap();
+    let undescribed = read(&client, &format!("$${checkpoints}"), false).await;
+    assert!(matches!(undescribed, Err(Error::ResourceNotFound)), "{undescribed:?}");
+    take_and_park(&mut consumer, 1).await;
+    until(&client, "s", |stats| stats.parked_message_count == 1).await;
+    client
+        .replay_parked_messages("s", "g", &ReplayParkedMessagesOptions::default())
+        .await
+        .unwrap();
+    take_and_ack(&mut consumer, 1).await;
+    let described = contents(&client, "$$$persistentsubscription-s::g-parked").await;
+    let described: serde_json::Value = serde_json::from_str(described.last().unwrap()).unwrap();
+    let admins = "$admins";
+    let acl = serde_json::json!({ "$r": admins, "$w": admins, "$d": admins, "$mr": admins, "$mw": admins });
+    assert_eq!(described, serde_json::json!({ "$tb": 1, "$acl": acl }));
+}
+
+#[tokio::test]
+async fn a_record_parked_by_a_group_on_all_is_numbered_in_its_stream() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    let filter = SubscriptionFilter::on_stream_name().add_prefix("s");
+    let options = PersistentSubscriptionToAllOptions::default().start_from(StreamPosition::Start);
+    client
+        .create_persistent_subscription_to_all("g", &options.filter(filter))
+        .await
+        .unwrap();
+    append(&client, "s", 2).await;
+    let mut consumer = client
+        .subscribe_to_persistent_subscription_to_all("g", &SubscribeToPersistentSubscriptionOptions::default())
+        .await
+        .unwrap();
+    let (first, _) = next(&mut consumer).await;
+    consumer.ack(first).await.unwrap();
+    take_and_park(&mut consumer, 1).await;
+    let parked = async {
+        loop {
+            if let Ok(kept) = read(&client, "$persistentsubscription-$all::g-parked", false).await {
+                return kept;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let kept = tokio::time::timeout(PATIENCE, parked).await.unwrap();
+    let said: serde_json::Value = serde_json::from_slice(&kept[0].get_original_event().custom_metadata).unwrap();
+    assert_eq!(said["subscriptionEventNumber"], 1);
+}
+
+#[tokio::test]
 async fn a_buffer_is_all_a_consumer_gets_and_a_gone_ones_go_to_the_next() {
     let server = empty().await;
     let client = client_of(&server.connection_string());
@@ -250,6 +316,89 @@ async fn errors_are_those_that_clients_tell_apart() {
 }
 
 #[tokio::test]
+async fn groups_are_listed_as_they_were_made() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    for (stream, group) in [("t", "aa"), ("s", "zz"), ("s", "mm"), ("s", "aa")] {
+        client
+            .create_persistent_subscription(stream, group, &from_start())
+            .await
+            .unwrap();
+    }
+    client
+        .update_persistent_subscription("s", "zz", &from_start().max_retry_count(7))
+        .await
+        .unwrap();
+    let options = ListPersistentSubscriptionsOptions::default();
+    for _ in 0..2 {
+        let listed = client.list_persistent_subscriptions_for_stream("s", &options).await;
+        let names: Vec<String> = listed.unwrap().into_iter().map(|info| info.group_name).collect();
+        assert_eq!(names, ["zz", "mm", "aa"]);
+        let all = client.list_all_persistent_subscriptions(&options).await.unwrap();
+        let names: Vec<(&str, &str)> = all
+            .iter()
+            .map(|info| (&*info.event_source, &*info.group_name))
+            .collect();
+        assert_eq!(names, [("s", "zz"), ("s", "mm"), ("s", "aa"), ("t", "aa")]);
+        server.restart_groups().await;
+    }
+}
+
+/// What the server said that has no error of its own.
+fn told<T: std::fmt::Debug>(answer: eventstore::Result<T>) -> String {
+    match answer.unwrap_err() {
+        Error::ServerError(said) => said,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn all_is_no_stream_and_neither_is_no_name() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    let on_all = PersistentSubscriptionToAllOptions::default().start_from(StreamPosition::Start);
+    client
+        .create_persistent_subscription_to_all("g", &on_all)
+        .await
+        .unwrap();
+    let gone = DeletePersistentSubscriptionOptions::default();
+    for (stream, [created, updated, deleted]) in [
+        ("$all", ["received Create", "received Update", "received Delete"]),
+        ("", ["Bad stream name."; 3]),
+    ] {
+        let create = client.create_persistent_subscription(stream, "g", &from_start()).await;
+        assert!(told(create).contains(created));
+        let update = client.update_persistent_subscription(stream, "g", &from_start()).await;
+        assert!(told(update).contains(updated));
+        let delete = client.delete_persistent_subscription(stream, "g", &gone).await;
+        assert!(told(delete).contains(deleted));
+    }
+    let options = GetPersistentSubscriptionInfoOptions::default();
+    let info = client.get_persistent_subscription_info_to_all("g", &options).await;
+    assert_eq!(info.unwrap().settings.unwrap().checkpoint_lower_bound, 10);
+}
+
+#[tokio::test]
+async fn a_start_on_all_has_to_be_there() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    append(&client, "s", 1).await;
+    for (commit, prepare, expected) in [
+        (
+            1 << 40,
+            1 << 40,
+            "must be less than or equal to the last commit position",
+        ),
+        (1, 5, "Exception was thrown by handler."),
+    ] {
+        let start = StreamPosition::Position(Position { commit, prepare });
+        let options = PersistentSubscriptionToAllOptions::default().start_from(start);
+        let created = client.create_persistent_subscription_to_all("g", &options).await;
+        assert!(told(created).contains(expected));
+    }
+}
+
+#[tokio::test]
 async fn an_update_drops_consumers_and_goes_on_at_the_checkpoint() {
     let server = empty().await;
     let client = client_of(&server.connection_string());
@@ -264,6 +413,50 @@ async fn an_update_drops_consumers_and_goes_on_at_the_checkpoint() {
     tokio::time::timeout(PATIENCE, ended).await.unwrap();
     let mut consumer = consume(&client, "s", 10).await;
     assert_eq!(take_and_ack(&mut consumer, 1).await, [(2, 0)]);
+}
+
+/// Parks the next so many.
+async fn take_and_park(from: &mut PersistentSubscription, count: usize) {
+    for _ in 0..count {
+        let (event, _) = next(from).await;
+        from.nack(event, NakAction::Park, "poison").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn without_a_checkpoint_what_is_parked_is_forgotten_until_more_is() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    let never = from_start().checkpoint_lower_bound(100).checkpoint_upper_bound(1_000);
+    create(&client, "s", &never).await;
+    append(&client, "s", 3).await;
+    let mut consumer = consume(&client, "s", 10).await;
+    take_and_park(&mut consumer, 3).await;
+    until(&client, "s", |stats| stats.parked_message_count == 3).await;
+    client.update_persistent_subscription("s", "g", &never).await.unwrap();
+    assert_eq!(stats(&client, "s").await.parked_message_count, 0);
+    server.restart_groups().await;
+    assert_eq!(stats(&client, "s").await.parked_message_count, 0);
+    let mut consumer = consume(&client, "s", 10).await;
+    take_and_park(&mut consumer, 1).await;
+    until(&client, "s", |stats| stats.parked_message_count == 4).await;
+}
+
+#[tokio::test]
+async fn a_group_made_again_counts_what_its_namesake_parked() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    append(&client, "s", 1).await;
+    for parked in [1, 2] {
+        create(&client, "s", &from_start()).await;
+        let mut consumer = consume(&client, "s", 10).await;
+        take_and_park(&mut consumer, 1).await;
+        until(&client, "s", |stats| stats.parked_message_count == parked).await;
+        client
+            .delete_persistent_subscription("s", "g", &DeletePersistentSubscriptionOptions::default())
+            .await
+            .unwrap();
+    }
 }
 
 #[tokio::test]
@@ -329,6 +522,43 @@ async fn what_is_filtered_out_of_all_moves_the_checkpoint_only_when_nothing_wait
 }
 
 #[tokio::test]
+async fn a_filter_looks_at_what_a_live_link_points_at() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    let filter = SubscriptionFilter::on_stream_name().add_prefix("mine-");
+    let options = PersistentSubscriptionToAllOptions::default()
+        .start_from(StreamPosition::Start)
+        .resolve_link_tos(true)
+        .filter(filter);
+    append(&client, "mine-1", 1).await;
+    client
+        .create_persistent_subscription_to_all("g", &options)
+        .await
+        .unwrap();
+    let options = SubscribeToPersistentSubscriptionOptions::default();
+    let mut consumer = client
+        .subscribe_to_persistent_subscription_to_all("g", &options)
+        .await
+        .unwrap();
+    append(&client, "other-1", 1).await;
+    append(&client, "mine-2", 1).await;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let (event, _) = next(&mut consumer).await;
+        let link = event.link.as_ref().map(|link| link.stream_id.clone());
+        seen.push((event.event.as_ref().unwrap().stream_id.clone(), link));
+        consumer.ack(event).await.unwrap();
+    }
+    let came = |stream: &str, link: Option<&str>| (stream.to_owned(), link.map(str::to_owned));
+    let expected = [
+        came("mine-1", None),
+        came("mine-2", None),
+        came("mine-2", Some("$ce-mine")),
+    ];
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
 async fn an_id_that_comes_twice_costs_no_slot() {
     let server = empty().await;
     let client = client_of(&server.connection_string());
@@ -354,6 +584,100 @@ async fn an_id_that_comes_twice_costs_no_slot() {
 }
 
 #[tokio::test]
+async fn a_group_that_is_behind_knows_of_what_it_has_not_read() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    append(&client, "s", 600).await;
+    create(&client, "s", &from_start()).await;
+    let filter = SubscriptionFilter::on_stream_name().add_prefix("s");
+    let on_all = PersistentSubscriptionToAllOptions::default().start_from(StreamPosition::Start);
+    client
+        .create_persistent_subscription_to_all("g", &on_all.filter(filter))
+        .await
+        .unwrap();
+    let before = stats(&client, "s").await;
+    assert_eq!(
+        (before.last_known_event_revision, before.live_buffer_count),
+        (Some(479), 0)
+    );
+    let before = stats_of_all(&client).await;
+    append(&client, "s", 1).await;
+    let after = stats(&client, "s").await;
+    assert_eq!(
+        (after.last_known_event_revision, after.live_buffer_count),
+        (Some(600), 1)
+    );
+    assert_eq!(after.read_buffer_count, 480);
+    append(&client, "other", 1).await;
+    let after = stats_of_all(&client).await;
+    assert!(after.last_known_position > before.last_known_position);
+    assert_eq!((before.live_buffer_count, after.live_buffer_count), (0, 1));
+    // More at once than the buffer takes.
+    let small = from_start()
+        .history_buffer_size(30)
+        .live_buffer_size(20)
+        .read_batch_size(5);
+    create(&client, "t", &small).await;
+    append(&client, "t", 40).await;
+    until(&client, "t", |stats| stats.read_buffer_count == 30).await;
+    let full = stats(&client, "t").await;
+    assert_eq!((full.last_known_event_revision, full.live_buffer_count), (Some(39), 20));
+}
+
+#[tokio::test]
+async fn a_live_group_delivers_what_waits_and_then_the_tombstone() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    append(&client, "s", 3).await;
+    create(&client, "s", &from_start()).await;
+    let mut consumer = consume(&client, "s", 1).await;
+    let (first, _) = next(&mut consumer).await;
+    client
+        .tombstone_stream("s", &TombstoneStreamOptions::default())
+        .await
+        .unwrap();
+    consumer.ack(first).await.unwrap();
+    assert_eq!(take_and_ack(&mut consumer, 2).await, [(1, 0), (2, 0)]);
+    let (tombstone, _) = next(&mut consumer).await;
+    let last = i64::MAX as u64;
+    assert_eq!(
+        (revision(&tombstone), &*tombstone.get_original_event().event_type),
+        (last, "$streamDeleted")
+    );
+    consumer.ack(tombstone).await.unwrap();
+    until(&client, "s", |stats| {
+        stats.last_checkpointed_event_revision == Some(last)
+    })
+    .await;
+    let info = client
+        .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
+        .await
+        .unwrap();
+    assert_eq!((&*info.status, info.connections.len()), ("Live", 1));
+}
+
+#[tokio::test]
+async fn a_group_at_the_end_of_a_tombstoned_stream_waits() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    append(&client, "s", 1).await;
+    client
+        .tombstone_stream("s", &TombstoneStreamOptions::default())
+        .await
+        .unwrap();
+    create(&client, "s", &from_start().start_from(StreamPosition::End)).await;
+    let _consumer = consume(&client, "s", 1).await;
+    append(&client, "other", 1).await;
+    let info = client
+        .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
+        .await
+        .unwrap();
+    assert_eq!((&*info.status, info.connections.len()), ("Live", 1));
+    assert_eq!(info.connections[0].username, "system");
+    assert_eq!(info.stats.total_items, 0);
+}
+
+#[tokio::test]
 async fn a_tombstone_faults_the_group() {
     let server = empty().await;
     let client = client_of(&server.connection_string());
@@ -369,6 +693,11 @@ async fn a_tombstone_faults_the_group() {
         let end = tokio::time::timeout(PATIENCE, consumer.next()).await.unwrap();
         assert!(matches!(end, Err(Error::IllegalStateError(_))));
     }
+    let info = client
+        .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(info.status, "Behind, OutstandingPageRequest");
 }
 
 #[tokio::test]

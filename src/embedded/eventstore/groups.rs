@@ -7,13 +7,18 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
-    log::{AllAsk, Direction, Expected, Log, Matcher, NewEvent, ReadFailed, StreamAsk, StreamRead},
+    log::{AllAsk, AllPage, Direction, Expected, Log, Matcher, NewEvent, ReadFailed, StreamAsk, StreamRead},
     persistent::{
+        counts_as_skipped,
+        group::Counted,
         place::{From, Place},
         store::{Ask, NewRecord, ReadError, Scan, Source, Store, WriteError},
     },
-    record::Record,
+    record::{DELETED, Record, Resolved},
 };
+
+/// Where a group goes on that was told of its stream's tombstone: nothing is ever written there.
+const BEYOND: u64 = DELETED + 1;
 
 /// The log, for groups.
 pub(super) struct GroupLog(pub(super) Log);
@@ -27,12 +32,59 @@ impl std::convert::From<ReadFailed> for ReadError {
 }
 
 impl GroupLog {
+    /// The revision that is written next; beyond all for a stream that is deleted for good.
+    async fn next(&self, stream: &Arc<str>) -> Result<u64, ReadError> {
+        Ok(match self.0.tombstone(Arc::clone(stream)).await? {
+            Some(_) => BEYOND,
+            None => self.0.bounds(stream.to_string()).await?.1,
+        })
+    }
+
+    /// A stream's records are counted by their revisions.
+    async fn count_stream(&self, from: From, stream: &Arc<str>) -> Result<Counted, ReadError> {
+        let first = match from {
+            From::At(place) => revision(place),
+            From::After(place) => revision(place) + 1,
+            From::Start | From::End => 0,
+        };
+        let written = self.0.bounds(stream.to_string()).await?.1;
+        let next = self.next(stream).await?;
+        let told = written.saturating_sub(first) + u64::from(next == BEYOND && first < BEYOND);
+        Ok(Counted {
+            from,
+            count: usize::try_from(told).unwrap_or(usize::MAX),
+            last: (told > 0).then(|| Place::Stream(next - 1)),
+            next: From::At(Place::Stream(next.max(first))),
+        })
+    }
+
+    /// Records of `$all` have to be looked at.
+    async fn count_all(&self, mut ask: Ask, filter: Option<&super::record::Filter>) -> Result<Counted, ReadError> {
+        let mut counted = Counted {
+            from: ask.from,
+            count: 0,
+            last: None,
+            next: ask.from,
+        };
+        loop {
+            let scan = self.all(&ask, filter).await?;
+            counted.count += scan.records.len();
+            let last = scan.records.last().and_then(Resolved::original);
+            counted.last = last.map(|last| ask.source.place(last)).or(counted.last);
+            counted.next = scan.next;
+            if scan.end {
+                return Ok(counted);
+            }
+            ask.from = scan.next;
+        }
+    }
+
     async fn stream(&self, ask: &Ask, stream: &Arc<str>) -> Result<Scan, ReadError> {
         let from = match ask.from {
             From::Start => 0,
             From::At(place) => revision(place),
             From::After(place) => revision(place) + 1,
-            From::End => self.0.bounds(stream.to_string()).await?.1,
+            From::End => self.next(stream).await?,
         };
         let nothing = |from| Scan {
             records: Vec::new(),
@@ -41,7 +93,9 @@ impl GroupLog {
             next: From::At(Place::Stream(from)),
             end: true,
         };
-        if !self.0.may_have(stream, from) {
+        // The end needs no look: what is written from now on is news.
+        let told_all = ask.live && from == BEYOND;
+        if ask.from == From::End || told_all || !self.0.may_have(stream, from) {
             return Ok(nothing(from));
         }
         let read = StreamAsk {
@@ -54,6 +108,18 @@ impl GroupLog {
         };
         match self.0.stream(read).await? {
             StreamRead::Missing(next) => Ok(nothing(from.max(next))),
+            // Whoever has read everything is told of the tombstone as of any other record.
+            StreamRead::Deleted if ask.live => Ok(match self.0.tombstone(Arc::clone(stream)).await? {
+                Some(tombstone) => Scan {
+                    records: vec![Resolved {
+                        event: Some(Arc::new(tombstone)),
+                        link: None,
+                    }],
+                    scanned_to: Some(Place::Stream(DELETED)),
+                    ..nothing(BEYOND)
+                },
+                None => nothing(from),
+            }),
             StreamRead::Deleted => Err(ReadError::Gone {
                 stream: stream.to_string(),
             }),
@@ -83,13 +149,14 @@ impl GroupLog {
             From::After(place) => position(place) + 1,
             From::End => self.0.end(),
         };
-        let matcher = match filter.map(Matcher::new).transpose() {
-            Ok(matcher) => matcher.map(Arc::new),
-            Err(error) => {
-                return Err(ReadError::Busy {
-                    reason: error.to_string(),
-                });
-            }
+        let matcher = filter.map(Matcher::new).transpose().map_err(|error| ReadError::Busy {
+            reason: error.to_string(),
+        })?;
+        // What is live goes through the filter as what its link points at.
+        let (matcher, resolved) = if ask.live && ask.resolve_links {
+            (None, matcher)
+        } else {
+            (matcher.map(Arc::new), None)
         };
         if from >= self.0.end() {
             return Ok(Scan {
@@ -108,7 +175,10 @@ impl GroupLog {
             resolve_links: ask.resolve_links,
             matcher,
         };
-        let page = self.0.all(read).await?;
+        let mut page = self.0.all(read).await?;
+        if let Some(matcher) = resolved {
+            by_target(&matcher, &mut page);
+        }
         Ok(Scan {
             records: page.records,
             skipped: page.skipped,
@@ -117,6 +187,25 @@ impl GroupLog {
             end: page.end,
         })
     }
+}
+
+/// Leaves what points at something that the filter takes; what points at nothing is not even
+/// skipped: EventStoreDB fails at it.
+fn by_target(matcher: &Matcher, page: &mut AllPage) {
+    let mut skipped = 0;
+    page.records.retain(|record| {
+        let (Some(event), Some(original)) = (&record.event, record.original()) else {
+            return false;
+        };
+        let taken = matcher.takes(&event.stream, &event.event_type);
+        if taken {
+            skipped = 0;
+        } else if counts_as_skipped(&original.stream) {
+            skipped += 1;
+        }
+        taken
+    });
+    page.skipped += skipped;
 }
 
 fn on_all(position: u64) -> Place {
@@ -146,6 +235,26 @@ impl Store for GroupLog {
             match &ask.source {
                 Source::Stream(stream) => self.stream(&ask, stream).await,
                 Source::All(filter) => self.all(&ask, filter.as_ref()).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn edge(&self, source: Source) -> BoxFuture<'_, Result<From, ReadError>> {
+        async move {
+            Ok(From::At(match &source {
+                Source::Stream(stream) => Place::Stream(self.next(stream).await?),
+                Source::All(_) => on_all(self.0.end()),
+            }))
+        }
+        .boxed()
+    }
+
+    fn count(&self, ask: Ask) -> BoxFuture<'_, Result<Counted, ReadError>> {
+        async move {
+            match ask.source.clone() {
+                Source::Stream(stream) => self.count_stream(ask.from, &stream).await,
+                Source::All(filter) => self.count_all(ask, filter.as_ref()).await,
             }
         }
         .boxed()

@@ -26,7 +26,7 @@ impl Matcher {
     }
 
     /// Whether a record of this stream and type is taken.
-    pub(super) fn takes(&self, stream: &str, event_type: &str) -> bool {
+    pub(in super::super) fn takes(&self, stream: &str, event_type: &str) -> bool {
         let any = |prefixes: &[String], text: &str| prefixes.iter().any(|prefix| text.starts_with(prefix.as_str()));
         match self {
             Self::StreamPrefix(prefixes) => any(prefixes, stream),

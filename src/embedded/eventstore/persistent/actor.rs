@@ -15,10 +15,10 @@ use uuid::Uuid;
 
 use super::config::GroupConfig;
 use super::delivery::{self, Shared};
-use super::group::{Effect, Group, Item, Nack, Page, Refused};
+use super::group::{Counted, Effect, Group, Item, Nack, Page, Refused};
 use super::info::{Figures, Millis};
 use super::names;
-use super::place::{From, Place};
+use super::place::{From, Place, StartFrom};
 use super::settings::Defects;
 use super::store::{Ask, NewRecord, ReadError, Source, Store, WriteError};
 use super::strategy::ConsumerId;
@@ -33,6 +33,9 @@ const PARKED_PAGE: usize = 500;
 /// Records of `$all` looked at for one page at most: a filter that matches nothing must not keep the
 /// log busy for long.
 const WINDOW: usize = 2_000;
+
+/// Records of `$all` counted at once for the figures of a group that is behind.
+const COUNTED: usize = 1_000;
 
 /// Why a consumer's subscription ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,8 +135,6 @@ struct Actor {
     began: Instant,
     checkpoints: String,
     parked: String,
-    /// Whether the checkpoint stream has its metadata.
-    bounded: bool,
     page: Option<JoinHandle<Result<Page<Shared>, ReadError>>>,
     checkpoint: Option<JoinHandle<Result<u64, WriteError>>>,
     park: Option<JoinHandle<Result<u64, WriteError>>>,
@@ -141,6 +142,9 @@ struct Actor {
     to_park: Vec<NewRecord>,
     replay: Option<JoinHandle<Replayed>>,
     ready: Option<oneshot::Sender<()>>,
+    /// Counts what a group that is behind has not read, for whoever asks for its figures.
+    count: Option<JoinHandle<Result<Counted, ReadError>>>,
+    asking: Vec<oneshot::Sender<Figures>>,
 }
 
 impl Actor {
@@ -156,8 +160,16 @@ impl Actor {
         let newest = store.newest(checkpoints.clone()).await?;
         let checkpoint = newest.as_deref().and_then(names::checkpointed);
         let (first, next) = store.bounds(parked.clone()).await?;
+        let edge = store.edge(config.source.clone()).await?;
         let mut group = Group::new(config.settings.clone(), defects, checkpoint, 0);
-        group.parked_loaded(first.min(next), next);
+        group.begins_live(match (edge, config.settings.start) {
+            // What is written before the start concerns nobody.
+            (From::At(next), StartFrom::At(start)) => From::At(next.max(start)),
+            _ => edge,
+        });
+        if checkpoint.is_some() && first < next {
+            group.parked_loaded(first, next - 1);
+        }
         Ok(Self {
             group,
             config,
@@ -167,7 +179,6 @@ impl Actor {
             began: Instant::now(),
             checkpoints,
             parked,
-            bounded: newest.is_some(),
             page: None,
             checkpoint: None,
             park: None,
@@ -175,6 +186,8 @@ impl Actor {
             to_park: Vec::new(),
             replay: None,
             ready: Some(ready),
+            count: None,
+            asking: Vec::new(),
         })
     }
 
@@ -218,6 +231,13 @@ impl Actor {
                 Some(written) = OptionFuture::from(self.park.as_mut()) => {
                     self.park = None;
                     self.park_came(written.ok().and_then(Result::ok));
+                }
+                Some(counted) = OptionFuture::from(self.count.as_mut()) => {
+                    self.count = None;
+                    if let Ok(Ok(counted)) = counted {
+                        self.group.counted(&counted);
+                    }
+                    self.tell_figures();
                 }
                 Some(replayed) = OptionFuture::from(self.replay.as_mut()) => {
                     self.replay = None;
@@ -269,14 +289,31 @@ impl Actor {
             Command::Ack(ids) => self.group.ack(&ids, now),
             Command::Nack { ids, action, reason } => self.group.nack(&ids, action, &reason, now),
             Command::Info(reply) => {
-                // A caller that went away needs no figures.
-                let _unheard = reply.send(self.group.figures());
+                self.asking.push(reply);
+                match self.group.ahead() {
+                    Some(from) if self.count.is_none() => self.count(from),
+                    Some(_) => {}
+                    None => self.tell_figures(),
+                }
             }
             Command::Replay { stop_at, reply } => {
                 self.group.replay(stop_at);
                 let _unheard = reply.send(());
             }
             Command::Stop(_) => {}
+        }
+    }
+
+    fn count(&mut self, from: From) {
+        let ask = self.ask(from, COUNTED, true);
+        let store = Arc::clone(&self.store);
+        self.count = Some(tokio::spawn(async move { store.count(ask).await }));
+    }
+
+    fn tell_figures(&mut self) {
+        for reply in self.asking.drain(..) {
+            // A caller that went away needs no figures.
+            let _unheard = reply.send(self.group.figures());
         }
     }
 
@@ -343,7 +380,7 @@ impl Actor {
                     Effect::ReadParked { stop_at } => self.read_parked(stop_at),
                     Effect::Park { payload, reason } => {
                         let added = chrono::Utc::now().to_rfc3339();
-                        let record = names::parked(&payload.resolved, payload.place, &reason, &added);
+                        let record = names::parked(&payload, &reason, &added);
                         self.to_park.push(record);
                         self.write_parked();
                     }
@@ -373,15 +410,19 @@ impl Actor {
         }
     }
 
-    fn read(&mut self, from: From, count: usize, live: bool) {
-        let ask = Ask {
+    fn ask(&self, from: From, count: usize, live: bool) -> Ask {
+        Ask {
             source: self.config.source.clone(),
             from,
             count,
             window: WINDOW,
             resolve_links: self.config.settings.resolve_links,
             live,
-        };
+        }
+    }
+
+    fn read(&mut self, from: From, count: usize, live: bool) {
+        let ask = self.ask(from, count, live);
         let strategy = self.config.settings.strategy;
         let store = Arc::clone(&self.store);
         self.page = Some(tokio::spawn(async move {
@@ -417,7 +458,7 @@ impl Actor {
                 items.extend(delivery::parked(&stream, strategy, scan));
             }
             if stop > first {
-                let hide = vec![names::truncate_before(stop)];
+                let hide = vec![names::replayed_before(stop)];
                 store.append(names::metadata_of(&stream), hide).await?;
             }
             Ok((items, stop.max(first)))
@@ -433,14 +474,10 @@ impl Actor {
         self.park = Some(tokio::spawn(async move { store.append(stream, records).await }));
     }
 
+    /// Bounded by no metadata: in EventStoreDB, too, all checkpoints stay readable.
     fn write_checkpoint(&mut self, place: Place) {
         let (store, stream) = (Arc::clone(&self.store), self.checkpoints.clone());
-        let bounded = std::mem::replace(&mut self.bounded, true);
         self.checkpoint = Some(tokio::spawn(async move {
-            if !bounded {
-                let keep = vec![names::keep_newest()];
-                store.append(names::metadata_of(&stream), keep).await?;
-            }
             store.append(stream, vec![names::checkpoint(place)]).await
         }));
     }
@@ -453,12 +490,14 @@ impl Actor {
         for effect in self.group.effects() {
             if let Effect::Park { payload, reason } = effect {
                 let added = chrono::Utc::now().to_rfc3339();
-                self.to_park
-                    .push(names::parked(&payload.resolved, payload.place, &reason, &added));
+                self.to_park.push(names::parked(&payload, &reason, &added));
             }
         }
         if let Some(page) = self.page.take() {
             page.abort();
+        }
+        if let Some(count) = self.count.take() {
+            count.abort();
         }
         for written in [self.checkpoint.take(), self.park.take()].into_iter().flatten() {
             if let Ok(Err(error)) = written.await {

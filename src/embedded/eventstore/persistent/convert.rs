@@ -34,6 +34,19 @@ pub(super) fn source_name(stream: Option<&StreamIdentifier>, all: Option<&Empty>
     }
 }
 
+/// Whether the groups of this stream can be managed by a call for streams.
+pub(super) fn manageable(call: &'static str, stream: &str, group: &str) -> Result<(), GroupError> {
+    match stream {
+        "" => Err(GroupError::Failed {
+            stream: stream.to_owned(),
+            group: group.to_owned(),
+            reason: "Bad stream name.".to_owned(),
+        }),
+        ALL => Err(GroupError::AllByName { call }),
+        _ => Ok(()),
+    }
+}
+
 /// What a request to create or update a group says.
 pub(super) fn config(options: Option<ManageOptions>) -> Result<GroupConfig, GroupError> {
     let options = options.ok_or_else(|| invalid("the request has no options"))?;
@@ -104,6 +117,11 @@ fn all_source(options: AllOptions) -> Result<(Source, StartFrom), GroupError> {
     let start = match (options.position, options.start, options.end) {
         (Some(at), _, _) if (at.commit, at.prepare) == (0, 0) => StartFrom::Start,
         (Some(at), _, _) if at.commit == u64::MAX => StartFrom::End,
+        (Some(at), _, _) if at.commit < at.prepare => {
+            return Err(GroupError::Impossible(
+                "The commit position is below the prepare position.",
+            ));
+        }
         (Some(at), _, _) => StartFrom::At(Place::All {
             commit: at.commit,
             prepare: at.prepare,

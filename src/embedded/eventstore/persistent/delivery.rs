@@ -6,21 +6,11 @@ use std::sync::Arc;
 use super::group::{Item, Page};
 use super::hash;
 use super::names::GROUP_STREAMS;
-use super::place::Place;
 use super::settings::Strategy;
 use super::store::{LINK, Record, Resolved, Scan, Source};
 
-/// A record as a group holds it.
-#[derive(Debug)]
-pub(super) struct Delivery {
-    /// The record, with its link where it came by one.
-    pub(super) resolved: Resolved,
-    /// Its place in the group's source.
-    pub(super) place: Place,
-}
-
-/// Shared, because a record may be pushed more than once.
-pub(super) type Shared = Arc<Delivery>;
+/// A record as a group holds it; shared, because it may be pushed more than once.
+pub(super) type Shared = Arc<Resolved>;
 
 /// A page for the machine out of a page of the log.
 pub(super) fn page(source: &Source, strategy: Strategy, scan: Scan) -> Page<Shared> {
@@ -49,12 +39,11 @@ pub(super) fn parked(stream: &str, strategy: Strategy, scan: Scan) -> Vec<Item<S
 
 fn item(source: &Source, strategy: Strategy, resolved: Resolved) -> Option<Item<Shared>> {
     let original = resolved.original()?;
-    let place = source.place(original);
     Some(Item {
-        place,
+        place: source.place(original),
         ack_id: original.id,
         bucket: bucket(strategy, &resolved),
-        payload: Arc::new(Delivery { resolved, place }),
+        payload: Arc::new(resolved),
     })
 }
 
@@ -94,6 +83,7 @@ mod tests {
     use bytes::Bytes;
     use uuid::Uuid;
 
+    use super::super::place::Place;
     use super::*;
 
     fn record(stream: &str, event_type: &str, data: &str, metadata: &str) -> Arc<Record> {

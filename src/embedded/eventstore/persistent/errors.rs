@@ -4,6 +4,8 @@
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
+use crate::embedded::eventstore::status;
+
 /// Why a call about a group fails.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GroupError {
@@ -49,6 +51,19 @@ pub enum GroupError {
         /// Its name.
         group: String,
     },
+    /// `$all` was asked for as if it were a stream. EventStoreDB refuses it, and then takes its own
+    /// refusal for the wrong one.
+    #[error(
+        "Envelope callback expected either {call}PersistentSubscriptionToAllCompleted or NotHandled, \
+         received {call}PersistentSubscriptionToStreamCompleted instead"
+    )]
+    AllByName {
+        /// `Create`, `Update` or `Delete`.
+        call: &'static str,
+    },
+    /// The request says what EventStoreDB does not look for, and fails at.
+    #[error("{0}")]
+    Impossible(&'static str),
     /// The request says what cannot be.
     #[error("{0}")]
     Invalid(String),
@@ -65,6 +80,8 @@ impl From<GroupError> for Status {
             GroupError::Failed { .. } => (Code::Internal, "persistent-subscription-failed"),
             GroupError::TooMany { .. } => (Code::FailedPrecondition, "maximum-subscribers-reached"),
             GroupError::Dropped { .. } => (Code::Cancelled, "persistent-subscription-dropped"),
+            GroupError::AllByName { .. } => return Self::unknown(error.to_string()),
+            GroupError::Impossible(what) => return status::unknown(what),
             GroupError::Invalid(_) => return Self::invalid_argument(error.to_string()),
             GroupError::NotReady => return Self::unavailable(error.to_string()),
         };
@@ -79,7 +96,10 @@ impl From<GroupError> for Status {
                 put(&mut status, "stream-name", stream);
                 put(&mut status, "group-name", group);
             }
-            GroupError::Invalid(_) | GroupError::NotReady => {}
+            GroupError::AllByName { .. }
+            | GroupError::Impossible(_)
+            | GroupError::Invalid(_)
+            | GroupError::NotReady => {}
         }
         if let GroupError::Failed { reason, .. } = &error {
             put(&mut status, "reason", reason);

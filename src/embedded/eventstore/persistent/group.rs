@@ -51,6 +51,19 @@ pub(crate) struct Page<P> {
     pub end: bool,
 }
 
+/// Records that were looked at and not taken up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counted {
+    /// From where on.
+    pub from: From,
+    /// How many matched.
+    pub count: usize,
+    /// The last that matched.
+    pub last: Option<Place>,
+    /// Where to go on.
+    pub next: From,
+}
+
 /// What the machine wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect<P> {
@@ -123,13 +136,6 @@ struct Message<P> {
     replayed: bool,
 }
 
-impl<P> Message<P> {
-    /// Replayed ones come last.
-    fn order(&self) -> (bool, Place) {
-        (self.replayed, self.item.place)
-    }
-}
-
 #[derive(Debug)]
 struct Flying<P> {
     message: Message<P>,
@@ -151,6 +157,15 @@ struct Consumer {
 struct Mark {
     seq: u64,
     place: Option<Place>,
+}
+
+/// What is known of the parked stream; without a checkpoint nothing is, until a record is parked.
+#[derive(Clone, Copy, Debug, Default)]
+struct Parked {
+    /// The first revision that is not replayed.
+    first: Option<u64>,
+    /// The last revision that was written.
+    last: Option<u64>,
 }
 
 /// The machine. `P` is the record, cheap to clone.
@@ -186,9 +201,11 @@ pub(crate) struct Group<P> {
     live: bool,
     news: bool,
     live_seen: usize,
+    /// Behind: where the live records begin that are not counted yet.
+    ahead: From,
     faulted: bool,
     replaying: bool,
-    parked: (u64, u64),
+    parked: Parked,
     last_known: Option<Place>,
     pushed: Meter,
     effects: Vec<Effect<P>>,
@@ -231,9 +248,10 @@ impl<P: Clone> Group<P> {
             live: false,
             news: false,
             live_seen: 0,
+            ahead: From::End,
             faulted: false,
             replaying: false,
-            parked: (0, 0),
+            parked: Parked::default(),
             last_known: None,
             pushed: Meter::default(),
             effects: Vec::new(),
@@ -285,7 +303,9 @@ impl<P: Clone> Group<P> {
     pub(crate) fn disconnect(&mut self, consumer: ConsumerId, now: Millis) {
         self.consumers.disconnect(consumer);
         self.who.remove(&consumer);
-        for flying in self.take_flying(|flying| flying.consumer == consumer) {
+        let mut lost = self.take_flying(|flying| flying.consumer == consumer);
+        lost.sort_by_key(|flying| flying.message.item.place);
+        for flying in lost {
             let mut message = flying.message;
             message.retry_count += 1;
             self.queue_retry(message);
@@ -314,9 +334,16 @@ impl<P: Clone> Group<P> {
         }
         self.cursor = page.next;
         if page.end {
+            if !self.live {
+                // What was remembered while behind has been read by now.
+                self.live_seen = 0;
+            }
             self.live = true;
         } else {
             self.news = true;
+        }
+        if self.live {
+            self.ahead = page.next;
         }
         self.read_on();
         self.pump(now);
@@ -325,15 +352,38 @@ impl<P: Clone> Group<P> {
 
     /// A page could not be read: for now (tried again at the next tick), or for good.
     pub(crate) fn page_failed(&mut self, for_good: bool) {
-        self.reading = false;
+        // One that never comes stays asked for, and that is all that the figures say of the fault.
+        self.reading = for_good;
         if for_good {
             self.faulted = true;
+            self.live = false;
             let all: Vec<ConsumerId> = self.who.keys().copied().collect();
             for consumer in all {
                 self.effects.push(Effect::Drop(consumer));
             }
         } else {
             self.read_again = true;
+        }
+    }
+
+    /// What is written from here on is live, whether the group is so far or not.
+    pub(crate) fn begins_live(&mut self, at: From) {
+        self.ahead = at;
+    }
+
+    /// While the group is behind: from where on live records are to be counted before its figures are
+    /// right; answered by [`Group::counted`].
+    pub(crate) fn ahead(&self) -> Option<From> {
+        (!self.live).then_some(self.ahead)
+    }
+
+    /// So many live records there are ahead of the group, which takes them up later.
+    pub(crate) fn counted(&mut self, counted: &Counted) {
+        // Meanwhile it may have come so far itself.
+        if self.ahead() == Some(counted.from) {
+            self.live_seen += counted.count;
+            self.last_known = self.last_known.max(counted.last);
+            self.ahead = counted.next;
         }
     }
 
@@ -346,7 +396,7 @@ impl<P: Clone> Group<P> {
     /// A second (or so) passed: expired records go again, the checkpoint is looked at.
     pub(crate) fn tick(&mut self, now: Millis) {
         let mut expired = self.take_flying(|flying| flying.expires <= now);
-        expired.sort_by_key(|flying| flying.message.order());
+        expired.sort_by_key(|flying| (flying.expires, flying.message.item.place));
         for flying in expired {
             self.consumers.release(flying.consumer, flying.message.item.bucket);
             self.retry_or_park(flying.message);
@@ -388,16 +438,21 @@ impl<P: Clone> Group<P> {
         self.head.place = Some(place);
     }
 
-    /// Keeps the retry list in order; among equals the later one comes later.
+    /// A replayed one waits behind all others; any other before the first that comes later in the
+    /// source, whatever replayed ones stand between.
     fn queue_retry(&mut self, message: Message<P>) {
-        let order = message.order();
-        let at = self.retry.partition_point(|other| other.order() <= order);
-        self.retry.insert(at, message);
+        let later = |other: &Message<P>| !other.replayed && message.item.place < other.item.place;
+        let at = if message.replayed {
+            None
+        } else {
+            self.retry.iter().position(later)
+        };
+        self.retry.insert(at.unwrap_or(self.retry.len()), message);
     }
 
     /// Asks for the next page where there is room and something may be there.
     fn read_on(&mut self) {
-        if self.reading || self.faulted || self.read_again {
+        if self.reading || self.read_again {
             return;
         }
         let history = self.settings.history();

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use base64::Engine as _;
 use bytes::Bytes;
 use futures::Stream;
 use futures::future::BoxFuture;
@@ -23,11 +22,13 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use super::actor::{Command, End, Outbound, Outlet};
+use super::config::GroupConfig;
 use super::convert;
 use super::delivery::Shared;
 use super::errors::GroupError;
 use super::group::Nack;
 use super::service::{Connected, Groups};
+use super::store::Source;
 use super::wire::{
     Confirmation, DeleteReq, Empty, InfoReq, InfoResp, ListReq, ListResp, ManageReq, NackReq, ReadReq, ReadResp,
     ReplayReq, WireUuid,
@@ -42,6 +43,8 @@ use crate::embedded::eventstore::streams::EncodedCodec;
 const UNNAMED: &str = "<unknown>";
 /// Who a consumer is that does not say.
 const ANONYMOUS: &str = "anonymous";
+/// The account in whose name a node without users lets everybody in.
+const SYSTEM: &str = "system";
 
 /// The service, to be put into a router.
 #[derive(Clone)]
@@ -130,15 +133,23 @@ where
 }
 
 async fn create(caller: Caller, request: ManageReq) -> Result<Empty, Status> {
-    let config = convert::config(request.options)?;
-    caller.may(Right::ManageGroups, config.source.name()).await?;
+    let config = managed(&caller, "Create", request).await?;
     caller.groups().create(config).await?;
     Ok(Empty {})
 }
 
-async fn update(caller: Caller, request: ManageReq) -> Result<Empty, Status> {
+/// The group that a request is about, when its caller may manage it.
+async fn managed(caller: &Caller, call: &'static str, request: ManageReq) -> Result<GroupConfig, Status> {
     let config = convert::config(request.options)?;
     caller.may(Right::ManageGroups, config.source.name()).await?;
+    if let Source::Stream(stream) = &config.source {
+        convert::manageable(call, stream, &config.group)?;
+    }
+    Ok(config)
+}
+
+async fn update(caller: Caller, request: ManageReq) -> Result<Empty, Status> {
+    let config = managed(&caller, "Update", request).await?;
     caller
         .groups()
         .update(config.source, &config.group, config.settings)
@@ -150,6 +161,9 @@ async fn delete(caller: Caller, request: DeleteReq) -> Result<Empty, Status> {
     let options = request.options.ok_or_else(no_options)?;
     let source = convert::source_name(options.stream.as_ref(), options.all.as_ref())?;
     caller.may(Right::ManageGroups, &source).await?;
+    if options.stream.is_some() {
+        convert::manageable("Delete", &source, &options.group)?;
+    }
     caller.groups().delete(&source, &options.group).await?;
     Ok(Empty {})
 }
@@ -224,7 +238,13 @@ async fn read(caller: Caller, request: Request<Streaming<ReadReq>>) -> Result<Re
     let (cut, ends) = (caller.node.faults.cuts(), caller.node.faults.ends());
     let connected = caller
         .groups()
-        .connect(&source, &options.group, outlet, connection(&metadata), user(&metadata))
+        .connect(
+            &source,
+            &options.group,
+            outlet,
+            connection(&metadata),
+            user(&caller.identity),
+        )
         .await?;
     let consumer = Consumer { connected, queued };
     tokio::spawn(listen(inbound, consumer.connected.commands.clone()));
@@ -272,8 +292,8 @@ fn deliver(
                     if let Some(how) = faults.disturbance() {
                         disturb(&mut batch, how);
                     }
-                    for (delivery, retry_count) in batch {
-                        yield Ok(encoder.event(&delivery.resolved, Some(retry_count)));
+                    for (resolved, retry_count) in batch {
+                        yield Ok(encoder.event(&resolved, Some(retry_count)));
                     }
                 }
                 Some(Outbound::End(End::Dropped)) | None => {
@@ -301,19 +321,14 @@ fn connection(metadata: &MetadataMap) -> String {
     said.unwrap_or(UNNAMED).to_owned()
 }
 
-/// The user's name, for the figures only; whether the password is right is decided before.
-fn user(metadata: &MetadataMap) -> String {
-    let name = || {
-        let basic = metadata.get("authorization")?.to_str().ok()?;
-        let (scheme, encoded) = basic.split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("basic") {
-            return None;
-        }
-        let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
-        let (name, _) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
-        Some(name.to_owned())
-    };
-    name().unwrap_or_else(|| ANONYMOUS.to_owned())
+/// The user's name, for the figures; a node without users takes everybody for its own account.
+fn user(identity: &Identity) -> String {
+    match identity {
+        Identity::Open => SYSTEM,
+        Identity::Anonymous => ANONYMOUS,
+        Identity::User { name, .. } => name,
+    }
+    .to_owned()
 }
 
 /// Carries a consumer's acks to its group until the call ends.
@@ -363,5 +378,20 @@ impl Drop for Consumer {
             .connected
             .commands
             .send(Command::Disconnect(self.connected.consumer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_consumer_is_named_after_its_user() {
+        let ann = Identity::User {
+            name: "ann".to_owned(),
+            groups: Vec::new(),
+        };
+        let named = [Identity::Open, Identity::Anonymous, ann].map(|identity| user(&identity));
+        assert_eq!(named, ["system", "anonymous", "ann"]);
     }
 }

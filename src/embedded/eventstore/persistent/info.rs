@@ -91,7 +91,7 @@ impl Latencies {
 /// One connection's figures.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionFigures {
-    /// Who, or `anonymous`.
+    /// Who, or `anonymous`; `system` on a node without users.
     pub username: String,
     /// What the client calls its connection, or `<unknown>`.
     pub name: String,

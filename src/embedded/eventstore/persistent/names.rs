@@ -15,7 +15,7 @@ pub(super) const CONFIG_TYPE: &str = "$PersistentConfig";
 pub(super) const CHECKPOINT_TYPE: &str = "$SubscriptionCheckpoint";
 /// How all streams of groups begin; what is written to them is no progress of a group on `$all`.
 pub(super) const GROUP_STREAMS: &str = "$persistentsubscription-";
-/// Settings and checkpoints remembered: the newest and, should it be unreadable, the one before.
+/// Settings remembered: the newest and, should it be unreadable, those before.
 const KEPT: u64 = 2;
 
 /// Where a group's checkpoints are kept.
@@ -47,9 +47,12 @@ pub(super) fn keep_newest() -> NewRecord {
     metadata(&json!({ "$maxCount": KEPT }))
 }
 
-/// Metadata that hides everything below a revision.
-pub(super) fn truncate_before(revision: u64) -> NewRecord {
-    metadata(&json!({ "$tb": revision }))
+/// Metadata of a parked stream that was replayed up to a revision: the rest is the administrators',
+/// as all that groups write.
+pub(super) fn replayed_before(revision: u64) -> NewRecord {
+    let admins = "$admins";
+    let acl = json!({ "$r": admins, "$w": admins, "$d": admins, "$mr": admins, "$mw": admins });
+    metadata(&json!({ "$tb": revision, "$acl": acl }))
 }
 
 /// Metadata that deletes softly.
@@ -79,16 +82,14 @@ pub(super) fn checkpointed(record: &Record) -> Option<Place> {
 }
 
 /// A parked record: a link to what was refused, and why. `added` is the wall clock's, RFC 3339.
-pub(super) fn parked(resolved: &Resolved, place: Place, reason: &str, added: &str) -> NewRecord {
+pub(super) fn parked(resolved: &Resolved, reason: &str, added: &str) -> NewRecord {
     let target = match (&resolved.event, &resolved.link) {
         (Some(event), _) => Bytes::from(format!("{}@{}", event.revision, event.stream)),
         (None, Some(link)) => link.data.clone(),
         (None, None) => Bytes::new(),
     };
-    let number = match place {
-        Place::Stream(revision) => json!(revision),
-        Place::All { .. } => json!(place.to_string()),
-    };
+    // Of a group on `$all`, too, its revision in its stream.
+    let number = resolved.original().map(|original| original.revision);
     let said = json!({ "added": added, "reason": reason, "subscriptionEventNumber": number });
     NewRecord {
         event_type: LINK,

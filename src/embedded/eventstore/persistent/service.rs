@@ -1,7 +1,7 @@
 //! All groups of a server: made, changed, deleted, listed, found again after a restart. Keeps: what
 //! the configuration stream says is what runs; a group exists when its creator is told so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{RwLock, mpsc, oneshot};
@@ -14,10 +14,12 @@ use super::info::Figures;
 use super::names;
 use super::place::{Place, StartFrom};
 use super::settings::{Defects, Settings};
-use super::store::{ALL, ReadError, Source, Store, WriteError};
+use super::store::{ReadError, Source, Store, WriteError};
 use super::strategy::ConsumerId;
 
-type Key = (String, String);
+/// What EventStoreDB says of a start on `$all` behind the last record.
+const BEYOND: &str = "Invalid Start From position: commit position must be less than or equal to \
+                      the last commit position in the transaction file.";
 
 /// Why the groups could not be loaded.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -46,19 +48,30 @@ pub(crate) struct Groups {
 #[derive(Default)]
 struct Running {
     ready: bool,
-    groups: BTreeMap<Key, Handle>,
+    /// In the order in which they were made, which is how they are kept and listed.
+    groups: Vec<Handle>,
     /// Streams that have, or had, a group: listing those is no error.
     seen: BTreeSet<String>,
 }
 
 impl Running {
     fn get(&self, stream: &str, group: &str) -> Result<&Handle, GroupError> {
+        self.find(stream, group).map(|at| &self.groups[at])
+    }
+
+    /// Where a group stands among all.
+    fn find(&self, stream: &str, group: &str) -> Result<usize, GroupError> {
         if !self.ready {
             return Err(GroupError::NotReady);
         }
         self.groups
-            .get(&(stream.to_owned(), group.to_owned()))
+            .iter()
+            .position(|handle| handle.config.group == group && handle.config.source.name() == stream)
             .ok_or_else(|| missing(stream, group))
+    }
+
+    fn configs(&self) -> impl Iterator<Item = &GroupConfig> {
+        self.groups.iter().map(|handle| &handle.config)
     }
 }
 
@@ -109,10 +122,9 @@ impl Groups {
             None => Vec::new(),
         };
         for config in configs {
-            let key = (config.source.name().to_owned(), config.group.clone());
+            running.seen.insert(config.source.name().to_owned());
             let handle = Handle::open(config, self.defects(), Arc::clone(&self.store)).await?;
-            running.seen.insert(key.0.clone());
-            running.groups.insert(key, handle);
+            running.groups.push(handle);
         }
         running.ready = true;
         Ok(())
@@ -126,7 +138,7 @@ impl Groups {
 
     async fn stop_all(running: &mut Running) {
         running.ready = false;
-        for (_, handle) in std::mem::take(&mut running.groups) {
+        for handle in std::mem::take(&mut running.groups) {
             handle.stop().await;
         }
     }
@@ -148,12 +160,13 @@ impl Groups {
             Err(other) => return Err(other),
         }
         self.check(&config).await?;
-        let stored = running.groups.values().map(|handle| &handle.config);
-        self.store_config(stored.chain([&config]))
+        self.store_config(running.configs().chain([&config]))
             .await
             .map_err(|error| failed(&stream, &group, &error))?;
-        running.seen.insert(stream.clone());
-        self.open(&mut running, config).await
+        running.seen.insert(stream);
+        let made = self.open(config).await?;
+        running.groups.push(made);
+        Ok(())
     }
 
     /// Gives a group other settings: its consumers are dropped, and it resumes at its checkpoint.
@@ -161,50 +174,41 @@ impl Groups {
         let mut running = self.running.write().await;
         let stream = source.name().to_owned();
         // What a group on `$all` filters cannot be changed.
-        let kept = running.get(&stream, group)?.config.source.clone();
+        let at = running.find(&stream, group)?;
+        let kept = running.groups[at].config.source.clone();
         let config = GroupConfig {
             source: kept,
             group: group.to_owned(),
             settings,
         };
         self.check(&config).await?;
-        let others = running
-            .groups
-            .values()
-            .map(|handle| &handle.config)
-            .filter(|other| !(other.source.name() == stream && other.group == group));
-        self.store_config(others.chain([&config]))
+        let all = running.configs().enumerate();
+        let all = all.map(|(n, old)| if n == at { &config } else { old });
+        self.store_config(all)
             .await
             .map_err(|error| failed(&stream, group, &error))?;
-        if let Some(old) = running.groups.remove(&(stream, group.to_owned())) {
-            old.stop().await;
-        }
-        self.open(&mut running, config).await
+        running.groups.remove(at).stop().await;
+        let changed = self.open(config).await?;
+        running.groups.insert(at, changed);
+        Ok(())
     }
 
-    async fn open(&self, running: &mut Running, config: GroupConfig) -> Result<(), GroupError> {
-        let key = (config.source.name().to_owned(), config.group.clone());
-        let handle = Handle::open(config, self.defects(), Arc::clone(&self.store))
+    async fn open(&self, config: GroupConfig) -> Result<Handle, GroupError> {
+        let (stream, group) = (config.source.name().to_owned(), config.group.clone());
+        Handle::open(config, self.defects(), Arc::clone(&self.store))
             .await
-            .map_err(|error| failed(&key.0, &key.1, &error))?;
-        running.groups.insert(key, handle);
-        Ok(())
+            .map_err(|error| failed(&stream, &group, &error))
     }
 
     /// Deletes a group, its checkpoint and what it parked.
     pub(crate) async fn delete(&self, stream: &str, group: &str) -> Result<(), GroupError> {
         let mut running = self.running.write().await;
-        running.get(stream, group)?;
-        let others = running
-            .groups
-            .values()
-            .map(|handle| &handle.config)
-            .filter(|other| !(other.source.name() == stream && other.group == group));
+        let at = running.find(stream, group)?;
+        let others = running.configs().enumerate();
+        let others = others.filter_map(|(n, other)| (n != at).then_some(other));
         let wrong = |error: WriteError| failed(stream, group, &error);
         self.store_config(others).await.map_err(wrong)?;
-        if let Some(old) = running.groups.remove(&(stream.to_owned(), group.to_owned())) {
-            old.stop().await;
-        }
+        running.groups.remove(at).stop().await;
         for theirs in [
             names::checkpoint_stream(stream, group),
             names::parked_stream(stream, group),
@@ -235,22 +239,13 @@ impl Groups {
 
     async fn check(&self, config: &GroupConfig) -> Result<(), GroupError> {
         let (stream, group) = (config.source.name(), config.group.as_str());
-        if let Source::Stream(name) = &config.source {
-            if name.is_empty() {
-                return Err(failed(stream, group, &"Bad stream name."));
-            }
-            if &**name == ALL {
-                return Err(failed(stream, group, &"Bad stream name."));
-            }
-        }
         config.settings.check().map_err(|error| failed(stream, group, &error))?;
-        let StartFrom::At(start @ Place::All { commit, prepare }) = config.settings.start else {
+        let StartFrom::At(start @ Place::All { .. }) = config.settings.start else {
             return Ok(());
         };
         let head = self.store.head().await.map_err(|error| failed(stream, group, &error))?;
-        if prepare > commit || Some(start) > head {
-            let reason = format!("Invalid start position {start}: it is beyond the last record.");
-            return Err(failed(stream, group, &reason));
+        if Some(start) > head {
+            return Err(failed(stream, group, &BEYOND));
         }
         Ok(())
     }
@@ -297,9 +292,9 @@ impl Groups {
         Ok((config, figures))
     }
 
-    /// All groups, or those of one stream.
+    /// All groups by their streams' names, or those of one stream; one stream's as they were made.
     pub(crate) async fn list(&self, stream: Option<&str>) -> Result<Vec<(GroupConfig, Figures)>, GroupError> {
-        let chosen: Vec<_> = {
+        let mut chosen: Vec<(GroupConfig, _)> = {
             let running = self.running.read().await;
             if !running.ready {
                 return Err(GroupError::NotReady);
@@ -310,10 +305,11 @@ impl Groups {
             running
                 .groups
                 .iter()
-                .filter(|((of, _), _)| stream.is_none_or(|stream| of == stream))
-                .map(|(_, handle)| (handle.config.clone(), handle.commands.clone()))
+                .filter(|handle| stream.is_none_or(|stream| handle.config.source.name() == stream))
+                .map(|handle| (handle.config.clone(), handle.commands.clone()))
                 .collect()
         };
+        chosen.sort_by(|(one, _), (other, _)| one.source.name().cmp(other.source.name()));
         let mut listed = Vec::with_capacity(chosen.len());
         for (config, commands) in chosen {
             if let Some(figures) = figures(&commands).await {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
+use super::group::Counted;
 use super::place::{From, Place};
 pub(crate) use crate::embedded::eventstore::record::{Filter, LINK, METADATA, Record, Resolved};
 
@@ -116,8 +117,16 @@ pub(crate) struct NewRecord {
 
 /// The log, as the groups use it.
 pub(crate) trait Store: Send + Sync + 'static {
-    /// Reads a page forwards. A stream that was never written, or is softly deleted, is empty.
+    /// Reads a page forwards. A stream that was never written, or is softly deleted, is empty. A
+    /// tombstone is the last record for whoever has read everything before ([`Ask::live`]), and
+    /// [`ReadError::Gone`] for others.
     fn read(&self, ask: Ask) -> BoxFuture<'_, Result<Scan, ReadError>>;
+
+    /// Where a source ends: what is written next is there or beyond.
+    fn edge(&self, source: Source) -> BoxFuture<'_, Result<From, ReadError>>;
+
+    /// Counts the records from a place to the end; `count` and `window` are those of each step.
+    fn count(&self, ask: Ask) -> BoxFuture<'_, Result<Counted, ReadError>>;
 
     /// The newest readable record of a stream.
     fn newest(&self, stream: String) -> BoxFuture<'_, Result<Option<Arc<Record>>, ReadError>>;

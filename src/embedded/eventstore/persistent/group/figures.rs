@@ -33,19 +33,20 @@ impl<P: Clone> Group<P> {
             live_buffer: self.live_seen.min(ring),
             retry_buffer: self.retry.len(),
             outstanding: self.outstanding,
-            parked: self.parked.1.saturating_sub(self.parked.0),
+            parked: self.parked.last.map_or(0, |last| {
+                (last + 1).saturating_sub(self.parked.first.unwrap_or_default())
+            }),
         }
     }
 
     /// The state's flags, in the order in which EventStoreDB names them.
     fn status(&self) -> String {
         let flags = [
-            (!self.live && !self.faulted, "Behind"),
+            (!self.live, "Behind"),
             // Live, a page is only how new records come.
             (self.reading && !self.live, "OutstandingPageRequest"),
             (self.replaying, "ReplayingParkedMessages"),
-            (self.live && !self.faulted, "Live"),
-            (self.faulted, "Faulted"),
+            (self.live, "Live"),
         ];
         let named: Vec<&str> = flags
             .into_iter()

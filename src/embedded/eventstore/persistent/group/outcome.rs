@@ -3,7 +3,7 @@
 
 use uuid::Uuid;
 
-use super::{Effect, Flying, Group, Item, Mark, Message, Nack};
+use super::{Effect, Flying, Group, Item, Mark, Message, Nack, Parked};
 use crate::embedded::eventstore::persistent::info::Millis;
 
 impl<P: Clone> Group<P> {
@@ -51,7 +51,7 @@ impl<P: Clone> Group<P> {
     /// the first revision that stays parked.
     pub(crate) fn replayed(&mut self, items: Vec<Item<P>>, first: u64, now: Millis) {
         self.replaying = false;
-        self.parked.0 = self.parked.0.max(first);
+        self.parked.first = self.parked.first.max(Some(first));
         for item in items {
             self.queue_retry(Message {
                 item,
@@ -69,15 +69,19 @@ impl<P: Clone> Group<P> {
         self.replaying = false;
     }
 
-    /// What the parked stream holds when the group is loaded: the first readable revision and the
-    /// one to be written next.
-    pub(crate) fn parked_loaded(&mut self, first: u64, next: u64) {
-        self.parked = (first, next);
+    /// What the parked stream holds when a group with a checkpoint is loaded: its first readable
+    /// revision and its last. EventStoreDB does not look without a checkpoint, and then takes all
+    /// revisions up to that of the next parked record for parked.
+    pub(crate) fn parked_loaded(&mut self, first: u64, last: u64) {
+        self.parked = Parked {
+            first: Some(first),
+            last: Some(last),
+        };
     }
 
     /// A record is parked at this revision of the parked stream.
     pub(crate) fn parked_written(&mut self, revision: u64) {
-        self.parked.1 = self.parked.1.max(revision + 1);
+        self.parked.last = self.parked.last.max(Some(revision));
     }
 
     fn after_outcome(&mut self, now: Millis) {

@@ -104,7 +104,7 @@ impl World {
             }
             Effect::ReadParked { stop_at } => {
                 let stop = stop_at.unwrap_or(u64::MAX).min(self.parked.len() as u64);
-                let first = self.group.parked.0;
+                let first = self.group.parked.first.unwrap_or_default();
                 let items = (first..stop)
                     .map(|n| Item {
                         place: Place::Stream(n),
@@ -195,6 +195,32 @@ fn reads_ahead_without_consumers_as_far_as_pages_fit() {
     assert_eq!(figures.read_buffer, 480);
     assert_eq!(figures.last_known, Some(Place::Stream(479)));
     assert_eq!(figures.status, "Behind");
+}
+
+#[test]
+fn what_is_counted_ahead_is_known_until_the_group_is_live() {
+    let mut world = World::of(settings(), 600);
+    world.group.begins_live(From::At(Place::Stream(600)));
+    let from = world.group.ahead().unwrap();
+    let counted = Counted {
+        from,
+        count: 1,
+        last: Some(Place::Stream(600)),
+        next: From::At(Place::Stream(601)),
+    };
+    world.append(1);
+    world.group.counted(&counted);
+    // What was counted once is not counted again.
+    world.group.counted(&counted);
+    let figures = world.group.figures();
+    assert_eq!((figures.last_known, figures.live_buffer), (Some(Place::Stream(600)), 1));
+    assert_eq!((figures.read_buffer, &*figures.status), (480, "Behind"));
+    world.connect(A, 1_000).unwrap();
+    world.wait(1_000);
+    assert_eq!((world.group.ahead(), &*world.group.figures().status), (None, "Live"));
+    assert_eq!(world.group.figures().live_buffer, 0);
+    world.append(2);
+    assert_eq!(world.group.figures().live_buffer, 2);
 }
 
 #[test]
@@ -296,7 +322,7 @@ fn zero_retries_park_at_the_first_time_out() {
 }
 
 #[test]
-fn parked_is_done_and_replay_brings_it_back_last() {
+fn parked_is_done_and_replay_brings_it_back_before_what_is_refused_later() {
     let mut world = World::of(settings(), 3);
     world.connect(A, 1).unwrap();
     world.nack(0, Nack::Park);
@@ -306,12 +332,53 @@ fn parked_is_done_and_replay_brings_it_back_last() {
     assert_eq!(world.group.figures().parked, 0);
     world.seen();
     world.nack(1, Nack::Retry);
-    assert_eq!(world.seen(), [(1, 1)]);
-    world.ack(1);
     assert_eq!(world.seen(), [(0, 0)]);
     world.group.ack(&[id(1_000_000)], world.now);
     world.settle();
+    assert_eq!(world.seen(), [(1, 1)]);
+    world.ack(1);
     assert_eq!(world.seen(), [(2, 0)]);
+}
+
+#[test]
+fn a_refused_replayed_record_goes_behind_all_that_wait() {
+    let mut world = World::of(settings(), 4);
+    world.connect(A, 1).unwrap();
+    for n in 0..3 {
+        world.nack(n, Nack::Park);
+    }
+    world.nack(3, Nack::Skip);
+    world.seen();
+    assert!(world.group.replay(None));
+    world.settle();
+    let replayed = |n: u64| id(1_000_000 + n);
+    world.group.nack(&[replayed(0)], Nack::Retry, "why", world.now);
+    for n in [1, 2, 0] {
+        world.group.ack(&[replayed(n)], world.now);
+    }
+    world.settle();
+    assert_eq!(world.seen(), [(0, 0), (1, 0), (2, 0), (0, 1)]);
+}
+
+#[test]
+fn refused_records_keep_the_order_of_the_source_among_themselves() {
+    let mut world = World::of(settings(), 4);
+    world.connect(A, 4).unwrap();
+    world.nack(0, Nack::Park);
+    world.disconnect(A);
+    assert!(world.group.replay(None));
+    world.settle();
+    world.seen();
+    world.connect(A, 1).unwrap();
+    assert_eq!(world.seen(), [(1, 1)]);
+    world.nack(1, Nack::Retry);
+    assert_eq!(world.seen(), [(1, 2)]);
+    for expected in [(2, 1), (3, 1), (0, 0)] {
+        let flying = *world.group.flying.keys().next().unwrap();
+        world.group.ack(&[flying], world.now);
+        world.settle();
+        assert_eq!(world.seen(), [expected]);
+    }
 }
 
 #[test]
@@ -333,6 +400,22 @@ fn replay_stops_before_the_given_one_and_runs_once_at_a_time() {
     assert!(world.group.replay(None));
     world.settle();
     assert_eq!(world.seen(), [(2, 0)]);
+}
+
+#[test]
+fn parked_ones_are_counted_from_what_is_known_of_their_stream() {
+    let mut world = World::of(settings(), 0);
+    world.group.parked_written(3);
+    assert_eq!(world.group.figures().parked, 4);
+    let mut world = World::of(settings(), 0);
+    world.group.parked_loaded(2, 4);
+    assert_eq!(world.group.figures().parked, 3);
+    world.group.parked_written(5);
+    assert_eq!(world.group.figures().parked, 4);
+    world.group.replayed(Vec::new(), 6, 0);
+    assert_eq!(world.group.figures().parked, 0);
+    world.group.parked_written(6);
+    assert_eq!(world.group.figures().parked, 1);
 }
 
 #[test]
@@ -457,7 +540,8 @@ fn a_fault_drops_all_now_and_later() {
     world.disconnect(A);
     world.connect(B, 1).unwrap();
     assert_eq!(world.dropped, [A, B]);
-    assert_eq!(world.group.figures().status, "Faulted");
+    world.append(1);
+    assert_eq!(world.group.figures().status, "Behind, OutstandingPageRequest");
 }
 
 #[test]
@@ -716,7 +800,7 @@ proptest! {
                     let checkpoint = world.checkpoints.last().map(|n| Place::Stream(*n));
                     let group = Group::new(settings.clone(), Defects::default(), checkpoint, world.now);
                     world.group = group;
-                    world.group.parked_loaded(world.parked.len() as u64, world.parked.len() as u64);
+                    world.group.parked.first = Some(world.parked.len() as u64);
                     connected.clear();
                     world.settle();
                 }
