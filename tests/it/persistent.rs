@@ -654,6 +654,13 @@ async fn a_live_group_delivers_what_waits_and_then_the_tombstone() {
         .await
         .unwrap();
     assert_eq!((&*info.status, info.connections.len()), ("Live", 1));
+    // What is read again is not live.
+    server.restart_groups().await;
+    let info = client
+        .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(info.status, "Behind, OutstandingPageRequest");
 }
 
 #[tokio::test]
