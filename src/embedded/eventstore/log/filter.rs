@@ -1,5 +1,5 @@
-//! Filters over `$all`. Keeps: they look at the raw record, and a pattern wins over prefixes, as in
-//! EventStoreDB.
+//! Filters over `$all`. Keeps: a pattern wins over prefixes, as in EventStoreDB; which record they look
+//! at is the reader's concern (what is stored; behind a link only where a group is live).
 
 use fancy_regex::Regex;
 
