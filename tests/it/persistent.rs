@@ -5,16 +5,16 @@
 use std::time::Duration;
 
 use eventstore::{
-    Client, DeletePersistentSubscriptionOptions, Error, ExpectedRevision, GetPersistentSubscriptionInfoOptions,
-    ListPersistentSubscriptionsOptions, NakAction, PersistentSubscription, PersistentSubscriptionOptions,
-    PersistentSubscriptionStats, PersistentSubscriptionToAllOptions, Position, ReplayParkedMessagesOptions,
-    StreamPosition, SubscribeToPersistentSubscriptionOptions, SubscriptionFilter, TombstoneStreamOptions,
+    Client, DeletePersistentSubscriptionOptions, Error, ExpectedRevision, ListPersistentSubscriptionsOptions,
+    NakAction, PersistentSubscription, PersistentSubscriptionOptions, PersistentSubscriptionStats,
+    PersistentSubscriptionToAllOptions, Position, ReplayParkedMessagesOptions, StreamPosition,
+    SubscribeToPersistentSubscriptionOptions, SubscriptionFilter, TombstoneStreamOptions,
 };
 use projector::embedded::eventstore::Options;
 
 use crate::support::{
     eventstore::{PATIENCE, append, client_of, contents, empty, event, read, start, write},
-    group::{consume, next, revision, stats, stats_of_all},
+    group::{consume, group_info, group_info_of_all, next, revision, stats, stats_of_all},
 };
 
 fn from_start() -> PersistentSubscriptionOptions {
@@ -373,9 +373,8 @@ async fn all_is_no_stream_and_neither_is_no_name() {
         let delete = client.delete_persistent_subscription(stream, "g", &gone).await;
         assert!(told(delete).contains(deleted));
     }
-    let options = GetPersistentSubscriptionInfoOptions::default();
-    let info = client.get_persistent_subscription_info_to_all("g", &options).await;
-    assert_eq!(info.unwrap().settings.unwrap().checkpoint_lower_bound, 10);
+    let info = group_info_of_all(&client).await;
+    assert_eq!(info.settings.unwrap().checkpoint_lower_bound, 10);
 }
 
 #[tokio::test]
@@ -540,6 +539,12 @@ async fn a_filter_looks_at_what_a_live_link_points_at() {
         .subscribe_to_persistent_subscription_to_all("g", &options)
         .await
         .unwrap();
+    let live = async {
+        while group_info_of_all(&client).await.status != "Live" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, live).await.unwrap();
     append(&client, "other-1", 1).await;
     append(&client, "mine-2", 1).await;
     let mut seen = Vec::new();
@@ -595,6 +600,7 @@ async fn a_group_that_is_behind_knows_of_what_it_has_not_read() {
         .create_persistent_subscription_to_all("g", &on_all.filter(filter))
         .await
         .unwrap();
+    until(&client, "s", |stats| stats.read_buffer_count == 480).await;
     let before = stats(&client, "s").await;
     assert_eq!(
         (before.last_known_event_revision, before.live_buffer_count),
@@ -649,17 +655,11 @@ async fn a_live_group_delivers_what_waits_and_then_the_tombstone() {
         stats.last_checkpointed_event_revision == Some(last)
     })
     .await;
-    let info = client
-        .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
-        .await
-        .unwrap();
+    let info = group_info(&client, "s").await;
     assert_eq!((&*info.status, info.connections.len()), ("Live", 1));
     // What is read again is not live.
     server.restart_groups().await;
-    let info = client
-        .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
-        .await
-        .unwrap();
+    let info = group_info(&client, "s").await;
     assert_eq!(info.status, "Behind, OutstandingPageRequest");
 }
 
@@ -674,12 +674,14 @@ async fn a_group_at_the_end_of_a_tombstoned_stream_waits() {
         .unwrap();
     create(&client, "s", &from_start().start_from(StreamPosition::End)).await;
     let _consumer = consume(&client, "s", 1).await;
-    append(&client, "other", 1).await;
-    let info = client
-        .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
-        .await
-        .unwrap();
-    assert_eq!((&*info.status, info.connections.len()), ("Live", 1));
+    let live = async {
+        while group_info(&client, "s").await.status != "Live" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, live).await.unwrap();
+    let info = group_info(&client, "s").await;
+    assert_eq!(info.connections.len(), 1);
     assert_eq!(info.connections[0].username, "system");
     assert_eq!(info.stats.total_items, 0);
 }
@@ -700,10 +702,7 @@ async fn a_tombstone_faults_the_group() {
         let end = tokio::time::timeout(PATIENCE, consumer.next()).await.unwrap();
         assert!(matches!(end, Err(Error::IllegalStateError(_))));
     }
-    let info = client
-        .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
-        .await
-        .unwrap();
+    let info = group_info(&client, "s").await;
     assert_eq!(info.status, "Behind, OutstandingPageRequest");
 }
 

@@ -3,15 +3,15 @@
 use std::{path::Path, time::Duration};
 
 use eventstore::{
-    Client, Error, ExpectedRevision, GetPersistentSubscriptionInfoOptions, NakAction, PersistentSubscriptionOptions,
-    ReplayParkedMessagesOptions, StreamPosition, SubscribeToPersistentSubscriptionOptions,
+    Client, Error, ExpectedRevision, NakAction, PersistentSubscriptionOptions, ReplayParkedMessagesOptions,
+    StreamPosition, SubscribeToPersistentSubscriptionOptions,
 };
 use projector::embedded::eventstore::{EventStoreDb, Handle, Options, StartError};
 
 use super::{describe, put, shows};
 use crate::support::{
     eventstore::{PATIENCE, append, client_of, event, read, start, write},
-    group::{acked, consume, stats},
+    group::{acked, consume, group_info, stats},
     node::until,
     raw::{AppendOptions, At, Expect, Raw, ReadOptions, next},
 };
@@ -120,10 +120,7 @@ async fn groups_go_on_at_their_checkpoints_with_what_they_parked() {
         })
         .await;
         let (_server, client) = again(server, kill, folder.path()).await;
-        let info = client
-            .get_persistent_subscription_info("s", "g", &GetPersistentSubscriptionInfoOptions::default())
-            .await
-            .unwrap();
+        let info = group_info(&client, "s").await;
         assert_eq!(info.settings.unwrap().message_timeout, Duration::from_secs(77));
         assert_eq!(info.stats.parked_message_count, 1);
         assert_eq!(info.stats.last_checkpointed_event_revision, Some(3));

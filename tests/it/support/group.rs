@@ -2,7 +2,8 @@
 
 use eventstore::{
     Client, GetPersistentSubscriptionInfoOptions, PersistentSubscription, PersistentSubscriptionEvent,
-    PersistentSubscriptionStats, ResolvedEvent, SubscribeToPersistentSubscriptionOptions,
+    PersistentSubscriptionInfo, PersistentSubscriptionStats, Position, ResolvedEvent,
+    SubscribeToPersistentSubscriptionOptions,
 };
 
 use super::eventstore::PATIENCE;
@@ -43,16 +44,26 @@ pub(crate) fn revision(event: &ResolvedEvent) -> u64 {
     event.get_original_event().revision
 }
 
-/// What the server says of the group on `stream`.
-pub(crate) async fn stats(client: &Client, stream: &str) -> PersistentSubscriptionStats {
+/// All that the server says of the group on `stream`.
+pub(crate) async fn group_info(client: &Client, stream: &str) -> PersistentSubscriptionInfo<u64> {
     let options = GetPersistentSubscriptionInfoOptions::default();
     let info = client.get_persistent_subscription_info(stream, "g", &options).await;
-    info.unwrap().stats
+    info.unwrap()
 }
 
-/// What the server says of the group on `$all`.
-pub(crate) async fn stats_of_all(client: &Client) -> PersistentSubscriptionStats {
+/// Its figures.
+pub(crate) async fn stats(client: &Client, stream: &str) -> PersistentSubscriptionStats {
+    group_info(client, stream).await.stats
+}
+
+/// All that the server says of the group on `$all`.
+pub(crate) async fn group_info_of_all(client: &Client) -> PersistentSubscriptionInfo<Position> {
     let options = GetPersistentSubscriptionInfoOptions::default();
     let info = client.get_persistent_subscription_info_to_all("g", &options).await;
-    info.unwrap().stats
+    info.unwrap()
+}
+
+/// Its figures.
+pub(crate) async fn stats_of_all(client: &Client) -> PersistentSubscriptionStats {
+    group_info_of_all(client).await.stats
 }
