@@ -6,6 +6,7 @@ mod appends;
 mod batches;
 mod calls;
 mod cluster;
+mod commits;
 mod defects;
 mod deletions;
 mod faults;

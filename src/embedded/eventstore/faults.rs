@@ -12,6 +12,8 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tonic::{Code, Status};
 
+use super::log::Commits;
+
 /// How deliveries of groups are disturbed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disturbance {
@@ -47,6 +49,7 @@ pub struct Faults {
     refuse: AtomicBool,
     delay_ms: AtomicU64,
     lost_replies: AtomicUsize,
+    commits: Commits,
     not_leader: Mutex<Option<(String, u16)>>,
     not_ready: Mutex<Option<Instant>>,
     disturbance: Mutex<Option<Disturbance>>,
@@ -54,9 +57,10 @@ pub struct Faults {
     end_subscriptions: watch::Sender<(u64, End)>,
 }
 
-impl Default for Faults {
-    fn default() -> Self {
+impl Faults {
+    pub(super) fn new(commits: Commits) -> Self {
         Self {
+            commits,
             armed: AtomicBool::new(false),
             cut: watch::Sender::new(0),
             refuse: AtomicBool::new(false),
@@ -109,6 +113,24 @@ impl Faults {
     pub fn lose_append_replies(&self, count: usize) {
         self.arm();
         self.lost_replies.store(count, Ordering::Release);
+    }
+
+    /// Writes are accepted as ever and committed so much later; a shorter delay counts for what is
+    /// held already, and zero ends it. Of one stream (and its
+    /// metadata), or of all. Meanwhile nothing shows them, though conflicts already name them, as a
+    /// real node does for the 5 to 60 ms that a commit may take it. A write that waits longer than
+    /// 2.5 s is answered with a time-out and committed all the same. It is a fault of the log: all
+    /// nodes of a cluster share it.
+    pub fn delay_commits(&self, stream: Option<&str>, delay: Duration) {
+        self.commits.delay(stream, delay);
+    }
+
+    /// The next writes are accepted and never committed, as when the leader dies that accepted them;
+    /// with them goes whatever is accepted on top of them. They die when they would have been
+    /// committed (see [`delay_commits`](Self::delay_commits)) and are answered with a time-out. Of
+    /// one stream, or of all.
+    pub fn lose_accepted(&self, stream: Option<&str>, count: usize) {
+        self.commits.lose(stream, count);
     }
 
     /// Calls that require the leader are sent to this one; `None` ends it.

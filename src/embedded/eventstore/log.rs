@@ -1,6 +1,7 @@
 //! The log: every record, in one SQLite file. Keeps: what an append answers is on disk and seen by
 //! every read that begins afterwards; nothing is ever seen half.
 
+mod accepted;
 mod filter;
 mod links;
 mod metadata;
@@ -15,15 +16,22 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
     thread,
+    time::Duration,
 };
 
 use quick_cache::sync::Cache;
 use rusqlite::Connection;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use self::links::SystemProjection;
+use self::{
+    accepted::{Accepted, CommitFaults},
+    reader::{Names, Reader},
+    writer::{Command, What, Write, Writer},
+};
 pub(super) use self::{
     filter::Matcher,
     metadata::{Acl, Metadata},
@@ -35,10 +43,6 @@ pub(crate) use self::{
     rules::Expected,
     writer::{Appended, NewEvent, WriteError},
 };
-use self::{
-    reader::{Names, Reader},
-    writer::{Command, Writer},
-};
 use super::record::Record;
 
 /// Connections that read: more than cores only wait for one another.
@@ -48,6 +52,9 @@ const HEADS: usize = 20_000;
 /// Records of a page that is read on the thread that asks for it, at most: to wake another one and be
 /// woken by it costs more than so few do, and so few keep nobody else waiting.
 pub(super) const BRIEF: usize = 32;
+/// How long a write waits for its commit: EventStoreDB's prepare and commit time-outs are 2 s, looked
+/// at once a second, so that its answer comes between 2 and 3 s.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// No record yet.
 const EMPTY: u64 = u64::MAX;
 
@@ -143,7 +150,8 @@ impl Shared {
 #[derive(Clone)]
 pub(crate) struct Log {
     shared: Arc<Shared>,
-    commands: mpsc::UnboundedSender<Command>,
+    commands: mpsc::Sender<Command>,
+    faults: Arc<CommitFaults>,
     closed: Arc<Mutex<Option<thread::JoinHandle<()>>>>,
     /// Held while the log is open: one server a folder.
     _lock: Arc<Option<std::fs::File>>,
@@ -185,31 +193,32 @@ impl Log {
             readers: Mutex::new(readers),
             permits: Arc::new(Semaphore::new(READERS)),
         });
-        let writer =
-            Writer::open(connection, Arc::clone(&shared), projections).map_err(|error| failed(&path, &error))?;
-        let (commands, received) = mpsc::unbounded_channel();
+        let faults = Arc::new(CommitFaults::default());
+        let accepted = Accepted::new(Arc::clone(&faults));
+        let writer = Writer::open(connection, Arc::clone(&shared), projections, accepted)
+            .map_err(|error| failed(&path, &error))?;
+        let (commands, received) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("eventstore-log".to_owned())
-            .spawn(move || writer.run(received))
+            .spawn(move || writer.run(&received))
             .map_err(|error| failed(&path, &error))?;
         Ok(Self {
             shared,
             commands,
+            faults,
             closed: Arc::new(Mutex::new(Some(thread))),
             _lock: Arc::new(lock),
         })
     }
 
-    /// Appends events, all or none; durable when it returns.
+    /// Appends events, all or none; durable and visible when it returns.
     pub(crate) async fn append(
         &self,
         stream: Arc<str>,
         expected: Expected,
         events: Vec<NewEvent>,
     ) -> Result<Appended, WriteError> {
-        self.start_append(stream, expected, events)
-            .await
-            .unwrap_or(Err(WriteError::Stopped))
+        self.start_append(stream, expected, events).await
     }
 
     /// Hands events to the writer; appends are written in the order in which they are handed over.
@@ -218,28 +227,41 @@ impl Log {
         stream: Arc<str>,
         expected: Expected,
         events: Vec<NewEvent>,
-    ) -> oneshot::Receiver<Result<Appended, WriteError>> {
-        let (reply, answer) = oneshot::channel();
-        // A writer that is gone drops the reply, which is the answer.
-        let _ = self.commands.send(Command::Append {
-            stream,
-            expected,
-            events,
-            reply,
-        });
-        answer
+    ) -> impl Future<Output = Result<Appended, WriteError>> + Send + use<> {
+        self.start(stream, What::Append { expected, events })
     }
 
     /// Deletes a stream: softly, or for good. The position of what was written for it.
     pub(crate) async fn delete(&self, stream: Arc<str>, expected: Expected, hard: bool) -> Result<u64, WriteError> {
+        let deleted = self.start(stream, What::Delete { expected, hard }).await?;
+        Ok(deleted.position.unwrap_or_default())
+    }
+
+    fn start(&self, stream: Arc<str>, what: What) -> impl Future<Output = Result<Appended, WriteError>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
-        let _ = self.commands.send(Command::Delete {
-            stream,
-            expected,
-            hard,
-            reply,
-        });
-        answer.await.unwrap_or(Err(WriteError::Stopped))
+        // A writer that is gone drops the reply, which is the answer.
+        let _ = self.commands.send(Command::Write(Write { stream, what, reply }));
+        let answer = tokio::time::timeout(WRITE_TIMEOUT, answer);
+        async move {
+            match answer.await {
+                Ok(answer) => answer.unwrap_or(Err(WriteError::Stopped)),
+                Err(_) => Err(WriteError::TimedOut),
+            }
+        }
+    }
+
+    /// The faults of its commits.
+    pub(super) fn commits(&self) -> Commits {
+        Commits {
+            faults: Arc::clone(&self.faults),
+            commands: self.commands.clone(),
+        }
+    }
+
+    /// Loses what is accepted and not committed, as a leader that dies does.
+    pub(super) fn lose_accepted(&self) {
+        // A writer that is gone has lost it.
+        let _ = self.commands.send(Command::LoseAccepted);
     }
 
     /// Reads a page of a stream.
@@ -322,6 +344,27 @@ impl Log {
             let _ = self.commands.send(Command::Stop);
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
+    }
+}
+
+/// The faults of a log's commits, to be set.
+#[derive(Debug)]
+pub(super) struct Commits {
+    faults: Arc<CommitFaults>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Commits {
+    /// Commits come so much later than their acceptance; of one stream, or of all.
+    pub(super) fn delay(&self, stream: Option<&str>, delay: Duration) {
+        self.faults.delay(stream, delay);
+        // A writer that is gone holds nothing.
+        let _ = self.commands.send(Command::Retime);
+    }
+
+    /// So many of the next writes are accepted and never committed; of one stream, or of all.
+    pub(super) fn lose(&self, stream: Option<&str>, count: usize) {
+        self.faults.lose(stream, count);
     }
 }
 

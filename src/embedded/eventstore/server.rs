@@ -244,7 +244,7 @@ impl Listening {
         let this = Self {
             address,
             id,
-            faults: Arc::new(Faults::default()),
+            faults: Arc::new(Faults::new(core.log.commits())),
             stopping: CancellationToken::new(),
             deaf: CancellationToken::new(),
             connections: TaskTracker::new(),
@@ -484,6 +484,7 @@ impl Handle {
     /// memory. Port and file are free afterwards.
     pub async fn kill(mut self) {
         self.node.kill();
+        self.core.log.lose_accepted();
         self.core.close(Duration::ZERO).await;
     }
 }
@@ -546,7 +547,8 @@ impl Cluster {
         Some(&node.faults)
     }
 
-    /// Kills the leader. Until [`Cluster::elect`] there is none, and nothing that requires it is answered.
+    /// Kills the leader, and with it whatever it has accepted and not committed. Until
+    /// [`Cluster::elect`] there is none, and nothing that requires it is answered.
     pub async fn kill_leader(&self) {
         let mut killed = None;
         self.core.members.change(|members| {
@@ -559,6 +561,7 @@ impl Cluster {
         if let Some(node) = self.nodes.iter().find(|node| Some(node.id) == killed) {
             node.kill();
         }
+        self.core.log.lose_accepted();
         self.core.groups.stop().await;
     }
 

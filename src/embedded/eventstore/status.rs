@@ -119,6 +119,7 @@ pub(super) fn of_write(stream: &str, expected: Expected, error: &WriteError) -> 
     match error {
         WriteError::WrongExpectedVersion { current } => wrong_expected_version(stream, expected, *current),
         WriteError::StreamDeleted => stream_deleted(stream),
+        WriteError::TimedOut => Status::aborted("Operation timed out: Prepare phase timeout."),
         WriteError::Stopped => not_ready(),
         WriteError::Storage(_) => Status::unavailable(error.to_string()),
     }

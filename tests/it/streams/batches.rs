@@ -1,4 +1,5 @@
-//! `BatchAppend`: many appends on one call, each with its own answer, in the order in which they came.
+//! `BatchAppend`: many appends on one call, written in the order in which they came, each answered as
+//! soon as its answer is known.
 
 use eventstore::{BatchAppendOptions, Error, ExpectedRevision};
 use prost::Message as _;
@@ -26,7 +27,7 @@ fn correlation(answer: &BatchResp) -> u128 {
 }
 
 #[tokio::test]
-async fn appends_are_written_and_answered_in_order() {
+async fn appends_are_written_in_order_and_each_is_answered() {
     let (_server, raw) = server().await;
     let parts = (0..300)
         .map(|n| {

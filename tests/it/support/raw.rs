@@ -128,21 +128,24 @@ impl Raw {
         }
     }
 
-    /// Appends of one batch call, all of them sent before the first answer is read.
+    /// Appends of one batch call, all of them sent before the first answer is read. The answers come as
+    /// each is known; here they are in the order of their correlation ids.
     pub(crate) async fn batch(&self, parts: Vec<BatchReq>) -> (Vec<BatchResp>, Option<Status>) {
         let opened = self.open(&format!("{STREAMS}/BatchAppend"), stream::iter(parts)).await;
         let mut answers = match opened {
             Ok(answers) => answers,
             Err(status) => return (Vec::new(), Some(status)),
         };
-        let mut all = Vec::new();
-        loop {
+        let mut all: Vec<BatchResp> = Vec::new();
+        let end = loop {
             match tokio::time::timeout(PATIENCE, answers.message()).await.unwrap() {
                 Ok(Some(answer)) => all.push(answer),
-                Ok(None) => return (all, None),
-                Err(status) => return (all, Some(status)),
+                Ok(None) => break None,
+                Err(status) => break Some(status),
             }
-        }
+        };
+        all.sort_by_key(|answer| answer.correlation.as_ref().map(Id::uuid));
+        (all, end)
     }
 
     /// A call about a group.

@@ -1,19 +1,23 @@
-//! The one thread that writes. Keeps: what is answered is committed; appends that wait together share
+//! The one thread that writes. A write is accepted (judged, placed), then committed (synced), then
+//! visible, then answered; a refusal is answered when it is judged, as EventStoreDB does it.
+//!
+//! Invariant: what is answered as written is committed and visible; appends that wait together share
 //! one commit; a record and the links to it are there together or not at all.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{Arc, mpsc},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{
     Shared,
+    accepted::{Accepted, Due, Judged},
     links::{self, Projected, Seen, SystemProjection},
     metadata::{self, Metadata},
     rules::{self, Decision, Expected, Standing, Written},
@@ -73,54 +77,73 @@ pub(crate) enum WriteError {
     /// The disk or the file.
     #[error("write the log: {0}; nothing was written, look at the disk")]
     Storage(String),
+    /// No answer within the time that a write has: it may be written, or be written yet.
+    #[error("write: not committed within the time that a write has")]
+    TimedOut,
     /// The server is stopping.
     #[error("write: the server is stopping")]
     Stopped,
 }
 
+/// What is to be written.
+pub(super) enum What {
+    Append { expected: Expected, events: Vec<NewEvent> },
+    Delete { expected: Expected, hard: bool },
+}
+
+/// A write and where its answer goes.
+pub(super) struct Write {
+    pub(super) stream: Arc<str>,
+    pub(super) what: What,
+    pub(super) reply: oneshot::Sender<Result<Appended, WriteError>>,
+}
+
+impl Write {
+    fn bytes(&self) -> usize {
+        match &self.what {
+            What::Append { events, .. } => events.iter().map(|event| event.data.len() + event.metadata.len()).sum(),
+            What::Delete { .. } => 0,
+        }
+    }
+
+    fn expected(&self) -> (Expected, Vec<Uuid>) {
+        match &self.what {
+            What::Append { expected, events } => (*expected, events.iter().map(|event| event.id).collect()),
+            // A deletion has no id of its own, so it is never found to have happened before.
+            What::Delete { expected, .. } => (*expected, vec![Uuid::nil()]),
+        }
+    }
+}
+
 pub(super) enum Command {
-    Append {
-        stream: Arc<str>,
-        expected: Expected,
-        events: Vec<NewEvent>,
-        reply: oneshot::Sender<Result<Appended, WriteError>>,
-    },
-    Delete {
-        stream: Arc<str>,
-        expected: Expected,
-        hard: bool,
-        reply: oneshot::Sender<Result<u64, WriteError>>,
-    },
+    Write(Write),
+    /// How long writes are held has changed.
+    Retime,
+    /// What is accepted and not committed is lost, as with a leader that dies.
+    LoseAccepted,
     /// Nothing is written after this.
     Stop,
 }
 
-impl Command {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Append { events, .. } => events.iter().map(|event| event.data.len() + event.metadata.len()).sum(),
-            Self::Delete { .. } | Self::Stop => 0,
-        }
-    }
+/// What the open transaction made of a write.
+enum Done {
+    /// It is written, and answered when it is committed.
+    Written(Appended),
+    /// It is answered now: nothing was written.
+    Settled(Result<Appended, WriteError>),
+    /// The same events are being written for another call and not committed yet. EventStoreDB answers
+    /// such a call never ("idempotent, not ready"); it ends by its time-out.
+    Underway,
 }
 
-/// An answer that waits for its commit.
-enum Answer {
-    Append(
-        oneshot::Sender<Result<Appended, WriteError>>,
-        Result<Appended, WriteError>,
-    ),
-    Delete(oneshot::Sender<Result<u64, WriteError>>, Result<u64, WriteError>),
-}
+type Answer = (
+    oneshot::Sender<Result<Appended, WriteError>>,
+    Result<Appended, WriteError>,
+);
 
-impl Answer {
-    fn give(self, failure: Option<&WriteError>) {
-        // Who no longer waits misses nothing: what was written is written.
-        match self {
-            Self::Append(reply, result) => drop(reply.send(failure.map_or(result, |error| Err(error.clone())))),
-            Self::Delete(reply, result) => drop(reply.send(failure.map_or(result, |error| Err(error.clone())))),
-        }
-    }
+/// Who no longer waits misses nothing: what was written is written.
+fn give((reply, result): Answer) {
+    drop(reply.send(result));
 }
 
 /// Event ids written lately, and where. An id that comes again, in whichever stream, stays known for
@@ -156,23 +179,34 @@ pub(super) struct Writer {
     position: u64,
     /// Where the last record is.
     last: u64,
+    /// Where the first record of the open transaction goes: what lies before is visible.
+    visible: u64,
     /// Streams written in this commit, with their next revisions.
     touched: HashMap<Arc<str>, u64>,
+    accepted: Accepted,
+    /// Calls that are never answered: kept until they have given up.
+    unanswered: VecDeque<oneshot::Sender<Result<Appended, WriteError>>>,
 }
 
 struct History<'a> {
     connection: &'a Connection,
     recent: &'a Recent,
     stream: i64,
+    /// What is accepted and held beside what is written.
+    accepted: Option<&'a Judged<'a>>,
 }
 
 impl Written<rusqlite::Error> for History<'_> {
     fn recent(&mut self, id: Uuid) -> Option<u64> {
-        let (stream, revision) = self.recent.places.get(&id)?;
-        (*stream == self.stream).then_some(*revision)
+        let written = self.recent.places.get(&id);
+        let written = written.and_then(|(stream, revision)| (*stream == self.stream).then_some(*revision));
+        written.or_else(|| self.accepted?.recent(id))
     }
 
     fn at(&mut self, revision: u64) -> rusqlite::Result<Option<Uuid>> {
+        if let Some(id) = self.accepted.and_then(|accepted| accepted.at(revision)) {
+            return Ok(Some(id));
+        }
         let mut statement = self
             .connection
             .prepare_cached("SELECT id FROM events WHERE stream = ?1 AND revision = ?2")?;
@@ -186,6 +220,7 @@ impl Writer {
         connection: Connection,
         shared: Arc<Shared>,
         projections: Vec<SystemProjection>,
+        accepted: Accepted,
     ) -> rusqlite::Result<Self> {
         let last: Option<(u64, u64)> = connection
             .query_row(
@@ -206,31 +241,22 @@ impl Writer {
             recent: Recent::default(),
             position,
             last: last.map_or(0, |(position, _)| position),
+            visible: position,
             touched: HashMap::new(),
+            accepted,
+            unanswered: VecDeque::new(),
         })
     }
 
     /// Writes until it is told to stop.
-    pub(super) fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+    pub(super) fn run(mut self, commands: &mpsc::Receiver<Command>) {
         let mut batch = Vec::with_capacity(BATCH);
-        let mut stopping = false;
-        while !stopping {
-            let Some(first) = commands.blocking_recv() else { break };
-            let mut bytes = 0;
-            let mut next = Some(first);
-            while let Some(command) = next {
-                if matches!(command, Command::Stop) {
-                    stopping = true;
-                    break;
-                }
-                bytes += command.bytes();
-                batch.push(command);
-                let more = batch.len() < BATCH && bytes < BATCH_BYTES;
-                next = if more { commands.try_recv().ok() } else { None };
-            }
-            if !batch.is_empty() {
-                self.commit(&mut batch);
-            }
+        while self.gather(commands, &mut batch) {
+            self.commit(&mut batch, Instant::now());
+        }
+        // What was accepted before the stop is committed, however long it was to be held.
+        if let Some(last) = self.accepted.last_due() {
+            self.commit(&mut batch, last);
         }
         // Folded back so that what is copied after a stop is one file; it is whole either way.
         let folded = self.connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
@@ -239,32 +265,140 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, batch: &mut Vec<Command>) {
-        let before = self.position;
+    /// Waits for something to do and takes all that is there; `false` when it is over.
+    fn gather(&mut self, commands: &mpsc::Receiver<Command>, batch: &mut Vec<Write>) -> bool {
+        let mut next = match self.accepted.next_due() {
+            None => match commands.recv() {
+                Ok(command) => Some(command),
+                Err(_) => return false,
+            },
+            Some(due) => match commands.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(command) => Some(command),
+                Err(mpsc::RecvTimeoutError::Timeout) => None,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return false,
+            },
+        };
+        let mut bytes = 0;
+        while let Some(command) = next {
+            match command {
+                Command::Stop => {
+                    self.commit(batch, Instant::now());
+                    return false;
+                }
+                Command::Retime => self.accepted.retime(),
+                Command::LoseAccepted => {
+                    // Dropped unanswered: the connections of those who wait are gone as well.
+                    drop(self.accepted.lose());
+                }
+                Command::Write(write) => {
+                    bytes += write.bytes();
+                    batch.push(write);
+                }
+            }
+            let more = batch.len() < BATCH && bytes < BATCH_BYTES;
+            next = if more { commands.try_recv().ok() } else { None };
+        }
+        true
+    }
+
+    /// Commits what was held up to this moment and what a batch holds.
+    fn commit(&mut self, batch: &mut Vec<Write>, until: Instant) {
         let mut answers = Vec::with_capacity(batch.len());
+        self.visible = self.position;
         let written = self.begin().and_then(|()| {
-            for command in batch.drain(..) {
-                answers.extend(self.apply(command)?);
+            while let Some(due) = self.accepted.pop(until) {
+                match due {
+                    Due::Commit(write) => self.write_now(write, &mut answers)?,
+                    Due::Dead(writes) => self.unanswered.extend(writes.into_iter().map(|write| write.reply)),
+                }
+            }
+            for write in batch.drain(..) {
+                match self.accepted.holds(&write.stream) {
+                    None => self.write_now(write, &mut answers)?,
+                    Some(held) => self.hold(write, held)?,
+                }
             }
             self.connection.execute_batch("COMMIT")
         });
-        // A command whose own statement failed is dropped unanswered: its sender reads that as a stop.
+        // A write whose own statement failed is dropped unanswered: its sender reads that as a stop.
         let failure = written.err().map(|error| {
             tracing::error!(%error, "failed to write the log");
             self.forget();
             WriteError::Storage(error.to_string())
         });
         batch.clear();
-        if failure.is_none() && self.position > before {
+        if failure.is_none() && self.position > self.visible {
             self.shared.publish(&mut self.touched, self.last, self.position);
         }
         self.touched.clear();
-        for answer in answers {
-            answer.give(failure.as_ref());
+        for (reply, appended) in answers {
+            give((reply, failure.clone().map_or(Ok(appended), Err)));
         }
+        self.unanswered.retain(|reply| !reply.is_closed());
         if self.streams.len() > STREAMS {
             self.streams.clear();
         }
+    }
+
+    /// Writes, and answers what needs no commit at once.
+    fn write_now(
+        &mut self,
+        write: Write,
+        answers: &mut Vec<(oneshot::Sender<Result<Appended, WriteError>>, Appended)>,
+    ) -> rusqlite::Result<()> {
+        let Write { stream, what, reply } = write;
+        let done = match &what {
+            What::Append { expected, events } => self.append(&stream, *expected, events)?,
+            What::Delete { expected, hard } => self.delete(&stream, *expected, *hard)?,
+        };
+        match done {
+            Done::Written(appended) => answers.push((reply, appended)),
+            Done::Settled(result) => give((reply, result)),
+            Done::Underway => self.unanswered.push_back(reply),
+        }
+        Ok(())
+    }
+
+    /// Judges a write that is held, and accepts it.
+    fn hold(&mut self, write: Write, held: (std::time::Duration, bool)) -> rusqlite::Result<()> {
+        let (expected, ids) = write.expected();
+        let stream = self.stream(&write.stream)?;
+        let mut accepted = std::mem::take(&mut self.accepted);
+        let judged = accepted.judged(&write.stream, |name| {
+            let own = self.stream(&name.into())?;
+            let described = self.stream(&stream::metadata_of(name).into())?.next;
+            Ok::<_, rusqlite::Error>((standing(&own), described))
+        })?;
+        let standing = judged.standing();
+        let mut history = History {
+            connection: &self.connection,
+            recent: &self.recent,
+            stream: stream.id,
+            accepted: Some(&judged),
+        };
+        let decision = rules::decide(expected, &ids, standing, &mut history)?;
+        let current = standing.next.checked_sub(1);
+        let deletes = matches!(write.what, What::Delete { .. });
+        let nothing_there = standing.next == 0 && !standing.described;
+        let done = match decision {
+            Decision::Deleted => Some(Done::Settled(Err(WriteError::StreamDeleted))),
+            Decision::Write if !matches!(write.what, What::Delete { hard: false, .. }) || !nothing_there => None,
+            Decision::Repeated(revision) if !deletes && revision >= stream.next => Some(Done::Underway),
+            Decision::Repeated(revision) if !deletes => Some(self.repeated(&stream, revision)?),
+            _ => Some(Done::Settled(Err(WriteError::WrongExpectedVersion { current }))),
+        };
+        match done {
+            None => accepted.accept(write, held),
+            Some(done) => {
+                accepted.settle(&write.stream);
+                match done {
+                    Done::Settled(result) => give((write.reply, result)),
+                    Done::Underway | Done::Written(_) => self.unanswered.push_back(write.reply),
+                }
+            }
+        }
+        self.accepted = accepted;
+        Ok(())
     }
 
     fn begin(&mut self) -> rusqlite::Result<()> {
@@ -280,53 +414,20 @@ impl Writer {
         self.streams.clear();
         self.types.clear();
         self.recent = Recent::default();
+        self.position = self.visible;
     }
 
-    fn apply(&mut self, command: Command) -> rusqlite::Result<Option<Answer>> {
-        Ok(Some(match command {
-            Command::Append {
-                stream,
-                expected,
-                events,
-                reply,
-            } => Answer::Append(reply, self.append(&stream, expected, &events)?),
-            Command::Delete {
-                stream,
-                expected,
-                hard,
-                reply,
-            } => Answer::Delete(reply, self.delete(&stream, expected, hard)?),
-            Command::Stop => return Ok(None),
-        }))
-    }
-
-    fn append(
-        &mut self,
-        name: &Arc<str>,
-        expected: Expected,
-        events: &[NewEvent],
-    ) -> rusqlite::Result<Result<Appended, WriteError>> {
+    fn append(&mut self, name: &Arc<str>, expected: Expected, events: &[NewEvent]) -> rusqlite::Result<Done> {
         let stream = self.stream(name)?;
         let ids: Vec<_> = events.iter().map(|event| event.id).collect();
         match self.decide(expected, &ids, &stream)? {
-            Decision::Deleted => return Ok(Err(WriteError::StreamDeleted)),
+            Decision::Deleted => return Ok(Done::Settled(Err(WriteError::StreamDeleted))),
             Decision::Wrong => {
-                return Ok(Err(WriteError::WrongExpectedVersion {
+                return Ok(Done::Settled(Err(WriteError::WrongExpectedVersion {
                     current: stream.next.checked_sub(1),
-                }));
+                })));
             }
-            Decision::Repeated(revision) => {
-                let readable = !stream.missing() && revision >= stream.first();
-                let position = if readable {
-                    self.position_of(stream.id, revision)?
-                } else {
-                    None
-                };
-                return Ok(Ok(Appended {
-                    revision: Some(revision),
-                    position,
-                }));
-            }
+            Decision::Repeated(revision) => return self.repeated(&stream, revision),
             Decision::Write => {}
         }
         let mut appended = Appended {
@@ -344,7 +445,20 @@ impl Writer {
         if let Some((name, first)) = revived {
             self.revive(&name, first)?;
         }
-        Ok(Ok(appended))
+        Ok(Done::Written(appended))
+    }
+
+    /// What a repetition is answered: with its own events, once they are committed.
+    fn repeated(&self, stream: &Stream, revision: u64) -> rusqlite::Result<Done> {
+        let position = self.position_of(stream.id, revision)?;
+        if position.is_some_and(|position| position >= self.visible) {
+            return Ok(Done::Underway);
+        }
+        let readable = !stream.missing() && revision >= stream.first();
+        Ok(Done::Settled(Ok(Appended {
+            revision: Some(revision),
+            position: position.filter(|_| readable),
+        })))
     }
 
     /// The softly deleted stream that an append to this one revives, and where it will begin: the
@@ -366,38 +480,35 @@ impl Writer {
         Ok(described.map(|next| (name.into(), next)))
     }
 
-    fn delete(&mut self, name: &Arc<str>, expected: Expected, hard: bool) -> rusqlite::Result<Result<u64, WriteError>> {
+    fn delete(&mut self, name: &Arc<str>, expected: Expected, hard: bool) -> rusqlite::Result<Done> {
         let stream = self.stream(name)?;
         let current = stream.next.checked_sub(1);
-        // A deletion has no id of its own, so it is never found to have happened before.
         match self.decide(expected, &[Uuid::nil()], &stream)? {
-            Decision::Deleted => return Ok(Err(WriteError::StreamDeleted)),
-            Decision::Wrong | Decision::Repeated(_) => return Ok(Err(WriteError::WrongExpectedVersion { current })),
-            Decision::Write => {}
+            Decision::Deleted => return Ok(Done::Settled(Err(WriteError::StreamDeleted))),
+            Decision::Write if hard || stream.next > 0 || stream.described => {}
+            Decision::Wrong | Decision::Repeated(_) | Decision::Write => {
+                return Ok(Done::Settled(Err(WriteError::WrongExpectedVersion { current })));
+            }
         }
-        if hard {
-            return self.tombstone(name).map(Ok);
-        }
-        if stream.next == 0 && !stream.described {
-            return Ok(Err(WriteError::WrongExpectedVersion { current }));
-        }
-        self.describe(name, format!("{{\"$tb\":{DELETED}}}").into_bytes())
-            .map(Ok)
+        let position = if hard {
+            self.tombstone(name)?
+        } else {
+            self.describe(name, format!("{{\"$tb\":{DELETED}}}").into_bytes())?
+        };
+        Ok(Done::Written(Appended {
+            revision: None,
+            position: Some(position),
+        }))
     }
 
     fn decide(&mut self, expected: Expected, ids: &[Uuid], stream: &Stream) -> rusqlite::Result<Decision> {
-        let standing = Standing {
-            next: stream.next,
-            tombstoned: stream.tombstoned,
-            deleted: stream.metadata.deletes(),
-            described: stream.described,
-        };
         let mut history = History {
             connection: &self.connection,
             recent: &self.recent,
             stream: stream.id,
+            accepted: None,
         };
-        rules::decide(expected, ids, standing, &mut history)
+        rules::decide(expected, ids, standing(stream), &mut history)
     }
 
     fn tombstone(&mut self, name: &Arc<str>) -> rusqlite::Result<u64> {
@@ -621,6 +732,16 @@ impl Writer {
         };
         self.types.insert(name.into(), id);
         Ok(id)
+    }
+}
+
+/// A stream as the rules see it.
+fn standing(stream: &Stream) -> Standing {
+    Standing {
+        next: stream.next,
+        tombstoned: stream.tombstoned,
+        deleted: stream.metadata.deletes(),
+        described: stream.described,
     }
 }
 

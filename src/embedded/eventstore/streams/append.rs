@@ -5,9 +5,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use chrono::Utc;
-use futures::{Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::BoxStream};
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
@@ -191,12 +191,10 @@ enum Failure {
     Write(WriteError),
 }
 
-type Pending = (
-    Option<WireUuid>,
-    Arc<str>,
-    Expected,
-    Result<oneshot::Receiver<Result<Appended, WriteError>>, Failure>,
-);
+type Pending = (Option<WireUuid>, Arc<str>, Expected, Result<Writing, Failure>);
+
+/// An append on its way.
+type Writing = BoxFuture<'static, Result<Appended, WriteError>>;
 
 /// `Streams.BatchAppend`.
 pub(super) fn batch(
@@ -207,9 +205,11 @@ pub(super) fn batch(
     let (to, pending) = mpsc::channel(BATCH_WINDOW);
     let stopping = node.stopping();
     tokio::spawn(accept(Arc::clone(&node), identity, inbound, to));
-    let mut pending = tokio_stream::wrappers::ReceiverStream::new(pending)
+    let mut pending: BoxStream<'static, _> = tokio_stream::wrappers::ReceiverStream::new(pending)
         .map(answer)
-        .buffered(BATCH_WINDOW);
+        // Each is answered when it is known: a conflict at once, another append when it is committed.
+        .buffer_unordered(BATCH_WINDOW)
+        .boxed();
     async_stream::stream! {
         loop {
             tokio::select! {
@@ -314,7 +314,8 @@ async fn accept(
             Some(failure) => Err(failure),
             None => Ok(node
                 .log
-                .start_append(Arc::clone(&done.stream), done.expected, done.events)),
+                .start_append(Arc::clone(&done.stream), done.expected, done.events)
+                .boxed()),
         };
         if to
             .send(Ok((correlation, done.stream, done.expected, written)))
@@ -329,10 +330,7 @@ async fn accept(
 async fn answer(pending: Result<Pending, Status>) -> Result<BatchAppendResp, Status> {
     let (correlation_id, stream, expected, written) = pending?;
     let written = match written {
-        Ok(answer) => match answer.await {
-            Ok(written) => written.map_err(Failure::Write),
-            Err(_) => Err(Failure::Write(WriteError::Stopped)),
-        },
+        Ok(answer) => answer.await.map_err(Failure::Write),
         Err(failure) => Err(failure),
     };
     let name = StreamIdentifier {
@@ -379,7 +377,9 @@ fn detailed(failure: Failure, expected: Expected, stream: &StreamIdentifier) -> 
             }
             .encode_to_vec(),
         ),
-        Failure::Late => of(code::DEADLINE_EXCEEDED, "Timeout".to_owned(), "Timeout", Vec::new()),
+        Failure::Late | Failure::Write(WriteError::TimedOut) => {
+            of(code::DEADLINE_EXCEEDED, "Timeout".to_owned(), "Timeout", Vec::new())
+        }
         Failure::Write(WriteError::WrongExpectedVersion { current }) => {
             let said = |of: Expected| (expected == of).then_some(Empty {});
             let detail = WrongDetail {
