@@ -77,7 +77,7 @@ async fn an_append_may_come_in_parts_and_between_others() {
         .iter()
         .map(|answer| (correlation(answer), answer.success.as_ref().unwrap().revision))
         .collect();
-    assert_eq!(done, [(2, Some(0)), (1, Some(3))]);
+    assert_eq!(done, [(1, Some(3)), (2, Some(0))]);
     assert_eq!(shows(&raw, "c").await, ["no c"]);
 }
 
