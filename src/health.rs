@@ -5,7 +5,6 @@
 //! process unready and never dead, for a restart would mend nothing (invariant 5).
 
 use std::{
-    collections::HashMap,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -43,22 +42,7 @@ struct Inner {
     eventstore: watch::Sender<Probe>,
     dynamodb: watch::Sender<Probe>,
     projections: Mutex<Vec<watch::Receiver<Status>>>,
-    movement: Mutex<HashMap<Arc<str>, Movement>>,
     stopping: watch::Sender<bool>,
-}
-
-/// What was last seen to move: by this process, or by another consumer of the same group.
-#[derive(Clone, Debug)]
-struct Movement {
-    place: Place,
-    since: Instant,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Place {
-    checkpoint: Option<u64>,
-    in_flight: u64,
-    parked: u64,
 }
 
 /// All that the judgements look at, taken at one time.
@@ -83,7 +67,6 @@ impl Health {
             eventstore: watch::Sender::new(Probe::default()),
             dynamodb: watch::Sender::new(Probe::default()),
             projections: Mutex::new(Vec::new()),
-            movement: Mutex::new(HashMap::new()),
             stopping: watch::Sender::new(false),
         }))
     }
@@ -109,11 +92,9 @@ impl Health {
             .iter()
             .map(|status| status.borrow().clone())
             .collect();
-        let mut movement = lock(&self.0.movement);
-        let now = Instant::now();
         let projections = statuses.into_iter().map(|status| {
-            let since = noticed(&mut movement, &status, now);
-            (status, now.saturating_duration_since(since))
+            let still = moved(&status).elapsed();
+            (status, still)
         });
         View {
             projections: projections.collect(),
@@ -198,21 +179,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// When the projection last moved. One of many consumers may hold nothing for hours while others
 /// work a backlog off: the group's own movement counts too.
-fn noticed(movement: &mut HashMap<Arc<str>, Movement>, status: &Status, now: Instant) -> Instant {
-    let info = status.info.as_ref();
-    let place = Place {
-        checkpoint: info.and_then(|i| i.checkpoint_revision.or(i.checkpoint_position)),
-        in_flight: info.map_or(0, |i| i.in_flight),
-        parked: info.map_or(0, |i| i.parked),
-    };
-    let seen = movement.entry(status.group.clone()).or_insert_with(|| Movement {
-        place: place.clone(),
-        since: now,
-    });
-    if seen.place != place {
-        *seen = Movement { place, since: now };
-    }
-    seen.since.max(status.last_progress)
+fn moved(status: &Status) -> Instant {
+    status.last_progress.max(status.group_moved)
 }
 
 /// Why a process should be restarted: both stores answer, work waits, and nothing has moved for too
@@ -224,7 +192,7 @@ pub fn dead(view: &View, stuck_after: Duration) -> Vec<String> {
     }
     let stuck = view.projections.iter().filter(|(status, still)| {
         let tried = matches!(status.phase, Phase::Starting | Phase::Running | Phase::Reconnecting(_));
-        let waits = status.holding > 0 || status.lag.as_ref().is_some_and(|lag| lag.events > 0);
+        let waits = status.holding > 0 || status.may_wait();
         tried && waits && *still >= stuck_after
     });
     stuck
@@ -280,7 +248,7 @@ pub fn unready(view: &View) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{journal::feed::GroupInfo, projector::status::Lag};
+    use crate::projector::status::{Lag, LagUnknown};
 
     fn status(phase: Phase) -> Status {
         Status {
@@ -295,6 +263,8 @@ mod tests {
             holding: 0,
             last_progress: Instant::now(),
             lag: None,
+            lag_unknown: None,
+            group_moved: Instant::now(),
             info: None,
             quarantined: Vec::new(),
             diverged: Vec::new(),
@@ -366,20 +336,31 @@ mod tests {
 
     #[test]
     fn another_consumer_that_moves_the_group_is_movement() {
-        let (mut seen, start) = (HashMap::new(), Instant::now());
-        let at = |checkpoint| Status {
-            info: Some(GroupInfo {
-                checkpoint_revision: Some(checkpoint),
-                ..GroupInfo::default()
-            }),
-            last_progress: start,
+        let start = Instant::now();
+        let at = |progress, group| Status {
+            last_progress: start + Duration::from_secs(progress),
+            group_moved: start + Duration::from_secs(group),
             ..lagging(Phase::Running)
         };
-        let later = |secs| start + Duration::from_secs(secs);
-        assert_eq!(noticed(&mut seen, &at(5), later(0)), start);
-        assert_eq!(noticed(&mut seen, &at(5), later(400)), start);
-        assert_eq!(noticed(&mut seen, &at(6), later(401)), later(401));
-        assert_eq!(noticed(&mut seen, &at(6), later(500)), later(401));
+        assert_eq!(moved(&at(0, 0)), start);
+        assert_eq!(moved(&at(0, 401)), start + Duration::from_secs(401));
+        assert_eq!(moved(&at(500, 401)), start + Duration::from_secs(500));
+    }
+
+    #[test]
+    fn a_lag_that_is_not_known_does_not_blind_liveness() {
+        let unknown = |may_wait| Status {
+            lag_unknown: Some(LagUnknown {
+                error: "no answer".into(),
+                since: Instant::now(),
+                may_wait,
+            }),
+            ..status(Phase::Running)
+        };
+        assert_eq!(dead(&view(unknown(true), 300), STUCK).len(), 1);
+        assert!(dead(&view(unknown(true), 299), STUCK).is_empty());
+        // A missing right hides nothing that a restart would show.
+        assert!(dead(&view(unknown(false), 900), STUCK).is_empty());
     }
 
     #[test]

@@ -134,7 +134,8 @@ fn probe(probe: &Probe) -> Value {
 }
 
 fn projection(s: &Status, still: f64) -> Value {
-    let info = s.info.as_ref();
+    // What was last heard of the group is no news while it cannot be asked.
+    let info = s.info.as_ref().filter(|_| s.lag_unknown.is_none());
     let differences: Vec<_> = s
         .differences
         .iter()
@@ -167,6 +168,7 @@ fn projection(s: &Status, still: f64) -> Value {
             "source_stalled": lag.stalled,
             "as_of": lag.as_of.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
         })),
+        "lag_unknown_because": s.lag_unknown.as_ref().map(|unknown| unknown.error.as_str()),
         "quarantined": s.quarantined,
         "diverged": s.diverged,
         "last_error": s.last_error,

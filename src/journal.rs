@@ -121,6 +121,9 @@ pub enum JournalError {
     /// It cannot be reached, is not ready, or has no leader now. Trying again helps.
     #[error("reach EventStoreDB: {0}")]
     Unavailable(String),
+    /// The answer takes longer than one call may: asking again goes on where this call ended.
+    #[error("{0}")]
+    Unfinished(String),
     /// An append whose reply was lost: it may have been written. Look before trying again.
     #[error("learn the outcome of an append to EventStoreDB: {0}")]
     OutcomeUnknown(String),
@@ -157,13 +160,14 @@ pub enum JournalError {
 impl JournalError {
     /// Whether the same request may succeed later without anybody acting.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Unfinished(_))
     }
 
     /// A word for metrics and log classes.
     pub fn class(&self) -> &'static str {
         match self {
             Self::Unavailable(_) => "unavailable",
+            Self::Unfinished(_) => "unfinished",
             Self::OutcomeUnknown(_) => "outcome_unknown",
             Self::WrongExpected { .. } => "wrong_expected",
             Self::Tombstoned(_) => "tombstoned",

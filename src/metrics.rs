@@ -71,6 +71,8 @@ struct Families {
     durable_age: HistogramVec,
     lag_events: GaugeVec,
     lag_seconds: GaugeVec,
+    lag_measured_at: GaugeVec,
+    checkpoint_lag: GaugeVec,
     source_stalled: GaugeVec,
     checkpoint: GaugeVec,
     newest: GaugeVec,
@@ -212,12 +214,22 @@ impl Metrics {
             ),
             lag_events: m.gauges(
                 "projector_source_lag_events",
-                "Entries of the source not settled (on $all a lower bound). The same on every task: use max, not sum.",
+                "Entries of the source not settled (on $all a lower bound); absent while it is not known. The same on every task: use max, not sum.",
                 &[],
             ),
             lag_seconds: m.gauges(
                 "projector_source_lag_seconds",
-                "Age of the oldest entry of the source not settled, 0 when all are. The same on every task: use max, not sum.",
+                "Age of the oldest entry of the source not settled, 0 when all are; absent while it is not known. The same on every task: use max, not sum.",
+                &[],
+            ),
+            lag_measured_at: m.gauges(
+                "projector_source_lag_measured_timestamp_seconds",
+                "When this process last measured the lag, in seconds since 1970. The same on every task: use max, not sum.",
+                &[],
+            ),
+            checkpoint_lag: m.gauges(
+                "projector_group_checkpoint_lag_events",
+                "Entries behind the group's checkpoint: what the server would deliver again after a crash; absent on $all. The same on every task: use max, not sum.",
                 &[],
             ),
             source_stalled: m.gauges(

@@ -85,7 +85,10 @@ fn shown(status: &Value) -> String {
         );
         let lag = &p["lag"];
         let lag = if lag.is_null() {
-            "not known yet".to_owned()
+            match p["lag_unknown_because"].as_str() {
+                Some(why) => format!("unknown: {why}"),
+                None => "not known yet".to_owned(),
+            }
         } else if lag["events"] == 0 && lag["source_stalled"] != Value::Bool(true) {
             "none".to_owned()
         } else {

@@ -23,6 +23,8 @@ pub struct Delivery {
     pub retry: u32,
     /// When the group's own entry (the link where there is one) was written.
     pub at: DateTime<Utc>,
+    /// Where that entry stands in the source; `None` for what an operator had replayed.
+    pub place: Option<Mark>,
     /// What it says.
     pub said: Said,
 }
@@ -115,6 +117,12 @@ pub struct GroupInfo {
     pub parked: u64,
     /// Events that the server has read and not delivered, retries included.
     pub buffered: u64,
+    /// Deliveries since the server loaded the group, repeated ones included.
+    pub delivered: u64,
+    /// The newest entry that the group has seen, on a stream: its revision.
+    pub known_revision: Option<Revision>,
+    /// The same on `$all`: its commit position.
+    pub known_position: Option<u64>,
     /// Last checkpoint on a stream: the revision of the feed's entry.
     pub checkpoint_revision: Option<Revision>,
     /// Last checkpoint on `$all`: the commit position.
@@ -172,7 +180,8 @@ pub trait Feed: Clone + Send + Sync + 'static {
     /// What the server says of the group.
     fn info(&self, group: &GroupSpec) -> impl Future<Output = Result<GroupInfo, JournalError>> + Send;
 
-    /// The newest entry of the source; `None` when there is none.
+    /// The newest entry of the source; `None` when there is none. [`JournalError::Unfinished`] while
+    /// a search through a large `$all` goes on: the next call goes on from there.
     fn head(&self, source: &Source) -> impl Future<Output = Result<Option<Head>, JournalError>> + Send;
 
     /// Since when the source itself stands still while the log grows, as far as this user may see:

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use prometheus::{Counter, Gauge, Histogram, IntCounter};
+use prometheus::{Counter, Gauge, GaugeVec, Histogram, IntCounter};
 
 use super::Families;
 use crate::{
@@ -88,15 +88,6 @@ struct Handles {
     cache_misses: IntCounter,
     write_seconds: Histogram,
     durable_age: Histogram,
-    lag_events: Gauge,
-    lag_seconds: Gauge,
-    source_stalled: Gauge,
-    checkpoint: Gauge,
-    newest: Gauge,
-    group_parked: Gauge,
-    group_in_flight: Gauge,
-    quarantined: Gauge,
-    diverged: Gauge,
     held: Gauge,
     held_oldest: Gauge,
     lanes: [Gauge; 4],
@@ -183,15 +174,6 @@ impl ProjectionMetrics {
             cache_misses: f.cache_lookups.with_label_values(&and("miss")),
             write_seconds: f.write_seconds.with_label_values(&of),
             durable_age: f.durable_age.with_label_values(&of),
-            lag_events: f.lag_events.with_label_values(&of),
-            lag_seconds: f.lag_seconds.with_label_values(&of),
-            source_stalled: f.source_stalled.with_label_values(&of),
-            checkpoint: f.checkpoint.with_label_values(&of),
-            newest: f.newest.with_label_values(&of),
-            group_parked: f.group_parked.with_label_values(&of),
-            group_in_flight: f.group_in_flight.with_label_values(&of),
-            quarantined: f.quarantined.with_label_values(&of),
-            diverged: f.diverged.with_label_values(&of),
             held: f.held.with_label_values(&of),
             held_oldest: f.held_oldest.with_label_values(&of),
             lanes: LaneState::ALL.map(|state| f.lanes.with_label_values(&and(lane_word(state)))),
@@ -268,15 +250,6 @@ impl Meter for ProjectionMetrics {
     fn set(&self, level: Level, value: f64) {
         let m = &*self.0;
         match level {
-            Level::LagEvents => &m.lag_events,
-            Level::LagSeconds => &m.lag_seconds,
-            Level::SourceStalled => &m.source_stalled,
-            Level::Checkpoint => &m.checkpoint,
-            Level::Newest => &m.newest,
-            Level::ParkedMessages => &m.group_parked,
-            Level::GroupInFlight => &m.group_in_flight,
-            Level::Quarantined => &m.quarantined,
-            Level::Diverged => &m.diverged,
             Level::Holding => &m.held,
             Level::OldestHeldSeconds => &m.held_oldest,
             Level::Lanes(state) => &m.lanes[state as usize],
@@ -284,8 +257,43 @@ impl Meter for ProjectionMetrics {
             Level::SubscriptionUp => &m.subscription_up,
             Level::WriteLimit => &m.write_limit,
             Level::CacheBytes => &m.cache_bytes,
+            measured => {
+                if let Some(family) = m.measured(measured) {
+                    family.with_label_values(&[&*m.projection, &*m.schema]).set(value);
+                }
+                return;
+            }
         }
         .set(value);
+    }
+
+    fn unset(&self, level: Level) {
+        let m = &*self.0;
+        if let Some(family) = m.measured(level) {
+            // An error says only that it is absent already.
+            drop(family.remove_label_values(&[&*m.projection, &*m.schema]));
+        }
+    }
+}
+
+impl Handles {
+    /// What is not there before it was measured, nor while it cannot be: a 0 would be a lie.
+    fn measured(&self, level: Level) -> Option<&GaugeVec> {
+        let f = &*self.families;
+        Some(match level {
+            Level::LagEvents => &f.lag_events,
+            Level::LagSeconds => &f.lag_seconds,
+            Level::LagMeasuredAt => &f.lag_measured_at,
+            Level::CheckpointLag => &f.checkpoint_lag,
+            Level::SourceStalled => &f.source_stalled,
+            Level::Checkpoint => &f.checkpoint,
+            Level::Newest => &f.newest,
+            Level::ParkedMessages => &f.group_parked,
+            Level::GroupInFlight => &f.group_in_flight,
+            Level::Quarantined => &f.quarantined,
+            Level::Diverged => &f.diverged,
+            _ => return None,
+        })
     }
 }
 
@@ -325,6 +333,27 @@ mod tests {
         }
         let sent: Vec<_> = Operation::RUNNING.into_iter().chain(Operation::PROVISIONING).collect();
         assert!(sent.iter().all(|o| OPERATIONS.contains(o)) && sent.len() == OPERATIONS.len());
+    }
+
+    #[test]
+    fn what_is_not_known_is_absent_and_never_zero() {
+        let metrics = Metrics::new();
+        let loans = metrics.projection("loan", 1);
+        let shown = |name: &str| metrics.render().contains(name);
+        let measured = [
+            (Level::LagEvents, "projector_source_lag_events"),
+            (Level::LagSeconds, "projector_source_lag_seconds"),
+            (Level::Checkpoint, "projector_source_checkpoint"),
+            (Level::Newest, "projector_source_newest"),
+            (Level::Quarantined, "projector_quarantined_aggregates"),
+        ];
+        for (level, name) in measured {
+            assert!(!shown(name), "{name} before it was measured");
+            loans.set(level, 0.0);
+            assert!(shown(name), "{name}");
+            loans.unset(level);
+            assert!(!shown(name), "{name} while it is not known");
+        }
     }
 
     #[test]

@@ -16,15 +16,15 @@ use tracing::{error, info, warn};
 use super::{
     bases::Bases,
     effects::{Stores, Trouble},
-    lag,
+    lag::{self, Measured, SharedSettled},
     meter::{Count, EndReason, Level, Meter},
     session::{End, Report, Session, Spec},
-    status::{Phase, Status},
+    status::{LagUnknown, Phase, Status},
 };
 use crate::{
     journal::{
         Journal, JournalError,
-        feed::{Ensured, Feed},
+        feed::{Ensured, Feed, GroupInfo, Mark},
     },
     replica::{Marked, ReplicaStore, StoreError},
 };
@@ -43,6 +43,9 @@ const MARKS_EVERY: Duration = Duration::from_secs(10);
 const TRY_MARK_EVERY: Duration = Duration::from_secs(30);
 /// A question of the measuring task that takes longer than this is given up until the next round.
 const QUESTION: Duration = Duration::from_secs(10);
+
+/// After a measurement that failed, at the longest: what was unknown is known soon after it can be.
+const MEASURE_AGAIN: Duration = Duration::from_secs(1);
 
 /// One projection to run.
 pub struct Projection<F, J, S> {
@@ -101,6 +104,8 @@ pub fn start<F: Feed, J: Journal, S: ReplicaStore>(
         holding: 0,
         last_progress: Instant::now(),
         lag: None,
+        lag_unknown: None,
+        group_moved: Instant::now(),
         info: None,
         quarantined: Vec::new(),
         diverged: Vec::new(),
@@ -138,20 +143,24 @@ async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
         meter: meter.clone(),
     };
     let bases = Bases::new(cache_bytes);
-    let to_try = Arc::new(Mutex::new(Vec::new()));
+    let shared = Reporter {
+        status,
+        to_try: Arc::default(),
+        settled: SharedSettled::default(),
+    };
+    let status = shared.status.clone();
     let measuring = tokio::spawn(measure(
         spec.clone(),
         feed.clone(),
         stores.table.clone(),
         meter.clone(),
-        status.clone(),
-        to_try.clone(),
+        shared.clone(),
         measure_every,
     ));
     let mut delay = FIRST_DELAY;
     while !stop.is_cancelled() {
         let began = Instant::now();
-        let next = connected(&spec, &feed, &stores, &bases, &status, &to_try, &stop).await;
+        let next = connected(&spec, &feed, &stores, &bases, &shared, &stop).await;
         meter.set(Level::SubscriptionUp, 0.0);
         if began.elapsed() >= GOOD_SESSION {
             delay = FIRST_DELAY;
@@ -199,9 +208,10 @@ impl Next {
     fn journal(error: &JournalError) -> Self {
         let text = format!("failed to {error}");
         match error {
-            JournalError::Unavailable(_) | JournalError::OutcomeUnknown(_) | JournalError::NoGroup { .. } => {
-                Self::Again(Phase::Reconnecting(text))
-            }
+            JournalError::Unavailable(_)
+            | JournalError::Unfinished(_)
+            | JournalError::OutcomeUnknown(_)
+            | JournalError::NoGroup { .. } => Self::Again(Phase::Reconnecting(text)),
             JournalError::Denied { .. } => Self::Operator(Phase::Paused(text)),
             JournalError::Refused(_) | JournalError::Tombstoned(_) | JournalError::WrongExpected { .. } => {
                 Self::Operator(Phase::Failed(text))
@@ -223,10 +233,13 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
     feed: &F,
     stores: &Stores<J, S>,
     bases: &Bases,
-    status: &Shared,
-    to_try: &Arc<Mutex<Vec<Arc<str>>>>,
+    shared: &Reporter,
     stop: &CancellationToken,
 ) -> Next {
+    let status = &shared.status;
+    // What the server has of the last acknowledgements its checkpoint tells; and another store may
+    // have come to stand behind the same name.
+    shared.settled.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let sub = tokio::select! {
         sub = subscribed(spec, feed, stores, status) => sub,
         // A store that does not answer must not keep a process that is asked to stop.
@@ -244,11 +257,7 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
         s.group_confirmed = true;
         s.last_progress = Instant::now();
     });
-    let report = Reporter {
-        status: status.clone(),
-        to_try: to_try.clone(),
-    };
-    let session = Session::new(spec.clone(), sub, stores.clone(), bases.clone(), report);
+    let session = Session::new(spec.clone(), sub, stores.clone(), bases.clone(), shared.clone());
     let end = tokio::spawn(session.run(stop.clone())).await;
     let end = match end {
         Ok(end) => end,
@@ -312,17 +321,17 @@ async fn subscribed<F: Feed, J: Journal, S: ReplicaStore>(
         .map_err(|error| Next::journal(&error))
 }
 
-/// A table that never served, beside a group that has a checkpoint: what the checkpoint stands for
-/// is not in the table. The group starts again, and every replica is made again.
+/// A table that never served, beside a group that has delivered: what was acknowledged, whether the
+/// group has a checkpoint for it yet or not, is not in the table. The group starts again, and every replica is made again.
 async fn refill<F: Feed>(spec: &Spec, feed: &F) -> Result<(), JournalError> {
     let info = feed.info(&spec.group).await?;
-    if info.checkpoint_revision.is_none() && info.checkpoint_position.is_none() {
+    if info.checkpoint_revision.is_none() && info.checkpoint_position.is_none() && info.delivered == 0 {
         return Ok(());
     }
     warn!(
         projection = spec.rules.fold.name(),
         group = %spec.group.name,
-        "the table has lost what the group's checkpoint stands for: the group starts again from the beginning"
+        "the table has lost what the group has delivered: the group starts again from the beginning"
     );
     feed.restart(&spec.group).await
 }
@@ -349,9 +358,12 @@ fn report_group(name: &str, ensured: &Ensured, status: &Shared) {
     });
 }
 
+/// What sessions, one after another, and the measuring task tell each other.
+#[derive(Clone)]
 struct Reporter {
     status: Shared,
     to_try: Arc<Mutex<Vec<Arc<str>>>>,
+    settled: SharedSettled,
 }
 
 impl Report for Reporter {
@@ -365,8 +377,17 @@ impl Report for Reporter {
         });
     }
 
-    fn work_waits(&self) -> bool {
-        self.status.borrow().lag.as_ref().is_some_and(|lag| lag.events > 0)
+    fn settled(&mut self, places: Vec<Mark>) {
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        for place in places {
+            let (Mark::Revision(at) | Mark::Position(at)) = place;
+            settled.insert(at, at);
+        }
+    }
+
+    fn stands_still(&self) -> Option<Duration> {
+        let status = self.status.borrow();
+        status.may_wait().then(|| status.group_moved.elapsed())
     }
 
     fn marks_to_try(&mut self) -> Vec<Arc<str>> {
@@ -374,47 +395,112 @@ impl Report for Reporter {
     }
 }
 
-/// Measures lag and looks up marks, until it is aborted.
+/// Measures lag and looks up marks, until it is aborted. Begins before there is a group: what is not
+/// measured is unknown, never zero.
 async fn measure<F: Feed, S: ReplicaStore>(
     spec: Arc<Spec>,
     feed: F,
     table: S,
     meter: Arc<dyn Meter>,
-    status: Shared,
-    to_try: Arc<Mutex<Vec<Arc<str>>>>,
+    shared: Reporter,
     every: Duration,
 ) {
     let mut tried: HashMap<Arc<str>, Instant> = HashMap::new();
     let mut marks_at: Option<Instant> = None;
-    let mut ticks = tokio::time::interval(every);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
-        let confirmed = { status.borrow().group_confirmed };
-        if confirmed && let Ok(Ok(measured)) = tokio::time::timeout(QUESTION, lag::measure(&feed, &spec.group)).await {
-            meter.set(Level::LagEvents, measured.lag.events as f64);
-            meter.set(Level::LagSeconds, measured.lag.seconds);
-            meter.set(Level::SourceStalled, f64::from(u8::from(measured.lag.stalled)));
-            meter.set(Level::ParkedMessages, measured.info.parked as f64);
-            meter.set(Level::GroupInFlight, measured.info.in_flight as f64);
-            if let Some(checkpoint) = measured.checkpoint {
-                meter.set(Level::Checkpoint, checkpoint as f64);
-            }
-            if let Some(newest) = measured.newest {
-                meter.set(Level::Newest, newest as f64);
-            }
-            status.send_modify(|s| {
-                s.lag = Some(measured.lag);
-                s.info = Some(measured.info);
-            });
+        let measured = tokio::time::timeout(QUESTION, lag::measure(&feed, &spec.group, &shared.settled)).await;
+        let measured = measured.unwrap_or_else(|_| {
+            Err(JournalError::Unavailable(format!(
+                "measure lag: EventStoreDB did not answer within {QUESTION:?}"
+            )))
+        });
+        let next = if measured.is_ok() {
+            every
+        } else {
+            every.min(MEASURE_AGAIN)
+        };
+        match measured {
+            Ok(measured) => lag_known(measured, &spec, &*meter, &shared.status),
+            Err(error) => lag_unknown(&error, &spec, &*meter, &shared.status),
         }
         if marks_at.is_none_or(|at| at.elapsed() >= MARKS_EVERY)
             && let Ok(Ok(marks)) = tokio::time::timeout(QUESTION, table.marks()).await
         {
             marks_at = Some(Instant::now());
-            heed(&marks, &spec, &*meter, &status, &to_try, &mut tried);
+            heed(&marks, &spec, &*meter, &shared.status, &shared.to_try, &mut tried);
+        }
+        tokio::time::sleep(next).await;
+    }
+}
+
+fn lag_known(measured: Measured, spec: &Spec, meter: &dyn Meter, status: &Shared) {
+    let lag = measured.lag;
+    meter.set(Level::LagEvents, lag.events as f64);
+    meter.set(Level::LagSeconds, lag.seconds);
+    meter.set(Level::LagMeasuredAt, lag.as_of.timestamp_millis() as f64 / 1000.0);
+    meter.set(Level::SourceStalled, f64::from(u8::from(lag.stalled)));
+    meter.set(Level::ParkedMessages, measured.info.parked as f64);
+    meter.set(Level::GroupInFlight, measured.info.in_flight as f64);
+    for (level, value) in [
+        (Level::Checkpoint, measured.checkpoint),
+        (Level::Newest, measured.newest),
+        (Level::CheckpointLag, measured.checkpoint_lag),
+    ] {
+        match value {
+            Some(value) => meter.set(level, value as f64),
+            None => meter.unset(level),
         }
     }
+    status.send_modify(|s| {
+        if s.lag_unknown.take().is_some() {
+            info!(
+                projection = spec.rules.fold.name(),
+                events = lag.events,
+                "lag is known again"
+            );
+        }
+        if s.info.as_ref().map(place) != Some(place(&measured.info)) {
+            s.group_moved = Instant::now();
+        }
+        s.lag = Some(lag);
+        s.info = Some(measured.info);
+    });
+}
+
+/// What moves when any task settles deliveries of the group.
+fn place(info: &GroupInfo) -> (Option<u64>, u64, u64, u64) {
+    let checkpoint = info.checkpoint_revision.or(info.checkpoint_position);
+    (checkpoint, info.in_flight, info.buffered, info.parked)
+}
+
+fn lag_unknown(error: &JournalError, spec: &Spec, meter: &dyn Meter, status: &Shared) {
+    for level in [
+        Level::LagEvents,
+        Level::LagSeconds,
+        Level::SourceStalled,
+        Level::ParkedMessages,
+        Level::GroupInFlight,
+        Level::Checkpoint,
+        Level::Newest,
+        Level::CheckpointLag,
+    ] {
+        meter.unset(level);
+    }
+    let text = format!("failed to {error}");
+    status.send_modify(|s| {
+        let waited = s.may_wait();
+        let since = s.lag_unknown.as_ref().map(|unknown| unknown.since);
+        if since.is_none() {
+            warn!(projection = spec.rules.fold.name(), reason = text, "lag is unknown");
+        }
+        s.lag = None;
+        s.lag_unknown = Some(LagUnknown {
+            error: text,
+            since: since.unwrap_or_else(Instant::now),
+            // A search that goes on is at work; a right that is missing hides nothing new.
+            may_wait: waited || matches!(error, JournalError::Unavailable(_)),
+        });
+    });
 }
 
 fn heed(
@@ -441,4 +527,82 @@ fn heed(
         s.quarantined = names(&quarantined);
         s.diverged = names(&diverged);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::projector::status::Lag;
+
+    fn status(waiting: u64, moved: Duration) -> Status {
+        Status {
+            projection: "loan".into(),
+            schema: 1,
+            group: "g".into(),
+            source: "category:loan".into(),
+            table: "t".into(),
+            phase: Phase::Running,
+            group_confirmed: true,
+            table_confirmed: true,
+            holding: 0,
+            last_progress: Instant::now(),
+            lag: Some(Lag {
+                events: waiting,
+                seconds: 0.0,
+                stalled: false,
+                as_of: chrono::DateTime::UNIX_EPOCH,
+            }),
+            lag_unknown: None,
+            group_moved: Instant::now()
+                .checked_sub(moved)
+                .expect("a machine that is up for minutes"),
+            info: None,
+            quarantined: Vec::new(),
+            diverged: Vec::new(),
+            differences: Vec::new(),
+            last_error: None,
+        }
+    }
+
+    fn reporter(status: Status) -> Reporter {
+        Reporter {
+            status: Arc::new(watch::channel(status).0),
+            to_try: Arc::default(),
+            settled: SharedSettled::default(),
+        }
+    }
+
+    /// A task that holds nothing while others work a backlog off has nothing to mend.
+    #[test]
+    fn a_standby_task_stands_still_only_when_the_group_does() {
+        let (second, minute) = (Duration::from_secs(1), Duration::from_mins(1));
+        assert!(reporter(status(7, minute)).stands_still() >= Some(minute));
+        assert!(reporter(status(7, second)).stands_still() < Some(minute));
+        assert_eq!(reporter(status(0, minute)).stands_still(), None);
+        let unknown = Status {
+            lag: None,
+            lag_unknown: Some(LagUnknown {
+                error: "no answer".into(),
+                since: Instant::now(),
+                may_wait: true,
+            }),
+            ..status(0, minute)
+        };
+        assert!(
+            reporter(unknown).stands_still() >= Some(minute),
+            "what cannot be seen may wait"
+        );
+    }
+
+    #[test]
+    fn a_group_moves_by_what_any_task_settles() {
+        let at = |checkpoint, in_flight| GroupInfo {
+            checkpoint_revision: Some(checkpoint),
+            in_flight,
+            ..GroupInfo::default()
+        };
+        assert_ne!(place(&at(5, 3)), place(&at(6, 3)));
+        assert_ne!(place(&at(5, 3)), place(&at(5, 2)));
+        assert_eq!(place(&at(5, 3)), place(&at(5, 3)));
+    }
 }

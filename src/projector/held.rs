@@ -5,12 +5,15 @@ use std::{collections::BTreeMap, time::Instant};
 use uuid::Uuid;
 
 use super::lane::Token;
+use crate::journal::feed::Mark;
 
 /// One delivery that is not acknowledged.
 #[derive(Clone, Copy, Debug)]
 struct Held {
     /// `None` for what the session itself put into a lane.
     ack: Option<Uuid>,
+    /// Where it stands in the source.
+    place: Option<Mark>,
     since: Instant,
 }
 
@@ -20,17 +23,20 @@ pub(super) struct Deliveries {
     next: Token,
     held: BTreeMap<Token, Held>,
     own: usize,
+    /// Places of what was let go since it was last asked.
+    settled: Vec<Mark>,
 }
 
 impl Deliveries {
     /// Takes one; `ack` is `None` for the session's own.
-    pub(super) fn take(&mut self, ack: Option<Uuid>) -> Token {
+    pub(super) fn take(&mut self, ack: Option<Uuid>, place: Option<Mark>) -> Token {
         self.next += 1;
         self.own += usize::from(ack.is_none());
         self.held.insert(
             self.next,
             Held {
                 ack,
+                place,
                 since: Instant::now(),
             },
         );
@@ -40,8 +46,19 @@ impl Deliveries {
     /// Lets one go; the id that acknowledges it.
     pub(super) fn settle(&mut self, token: Token) -> Option<Uuid> {
         let held = self.held.remove(&token)?;
+        self.settled.extend(held.place);
         self.own -= usize::from(held.ack.is_none());
         held.ack
+    }
+
+    /// Notes one that was never held: nothing of it waits.
+    pub(super) fn passed(&mut self, place: Option<Mark>) {
+        self.settled.extend(place);
+    }
+
+    /// Where what was let go since the last call stands in the source.
+    pub(super) fn settled(&mut self) -> Vec<Mark> {
+        std::mem::take(&mut self.settled)
     }
 
     /// How many the group waits for.

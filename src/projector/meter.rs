@@ -99,10 +99,14 @@ impl LaneState {
 /// How something stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Level {
-    /// Entries of the source that are not settled, as far as can be told.
+    /// Entries of the source that are not settled.
     LagEvents,
     /// Age in seconds of the oldest entry of the source that is not settled.
     LagSeconds,
+    /// When lag was last measured, in seconds since 1970.
+    LagMeasuredAt,
+    /// Entries behind the group's checkpoint: what the server would deliver again after a crash.
+    CheckpointLag,
     /// The feed's last checkpoint: a revision, or a commit position of `$all`.
     Checkpoint,
     /// The newest entry of the source, likewise.
@@ -133,6 +137,24 @@ pub enum Level {
     SourceStalled,
 }
 
+impl Level {
+    /// What is asked of the stores now and then: not there before the first answer, nor while there
+    /// is none.
+    pub const MEASURED: [Self; 11] = [
+        Self::LagEvents,
+        Self::LagSeconds,
+        Self::LagMeasuredAt,
+        Self::CheckpointLag,
+        Self::SourceStalled,
+        Self::Checkpoint,
+        Self::Newest,
+        Self::ParkedMessages,
+        Self::GroupInFlight,
+        Self::Quarantined,
+        Self::Diverged,
+    ];
+}
+
 /// Takes what the engine counts, for one projection.
 pub trait Meter: Send + Sync + 'static {
     /// `n` more of `count`.
@@ -141,6 +163,8 @@ pub trait Meter: Send + Sync + 'static {
     fn observe(&self, timing: Timing, took: Duration);
     /// It stands at `value` now.
     fn set(&self, level: Level, value: f64);
+    /// How it stands is not known now.
+    fn unset(&self, level: Level);
 }
 
 /// Counts nothing.
@@ -151,4 +175,5 @@ impl Meter for NoMeter {
     fn count(&self, _: Count, _: u64) {}
     fn observe(&self, _: Timing, _: Duration) {}
     fn set(&self, _: Level, _: f64) {}
+    fn unset(&self, _: Level) {}
 }

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     journal::{
         Journal, JournalError,
-        feed::{Delivery, GroupSpec, Nack, Said, Subscription},
+        feed::{Delivery, GroupSpec, Mark, Nack, Said, Subscription},
     },
     replica::{Replica, ReplicaStore, item},
 };
@@ -105,8 +105,11 @@ impl End {
 pub trait Report: Send + 'static {
     /// Called each tick: deliveries held, and whether anything moved since the last tick.
     fn tick(&mut self, holding: usize, moved: bool);
-    /// Whether the source is known to have entries that are not settled.
-    fn work_waits(&self) -> bool;
+    /// Where deliveries that are settled stand in the source. Called before they are acknowledged.
+    fn settled(&mut self, places: Vec<Mark>);
+    /// For how long the source has had entries that are not settled while nothing of the group has
+    /// moved, on whatever task; `None` while nothing is known to wait.
+    fn stands_still(&self) -> Option<Duration>;
     /// Marked streams to look at again: other code left the mark.
     fn marks_to_try(&mut self) -> Vec<Arc<str>>;
 }
@@ -287,6 +290,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             Said::Moved { stream, revision: None } => (stream, Arrival::Moved),
             Said::Nothing => {
                 self.meter().count(Count::Skipped, 1);
+                self.deliveries.passed(delivery.place);
                 self.acks.push(delivery.ack);
                 return;
             }
@@ -294,13 +298,14 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         if let Err(error) = item::check_key(&stream) {
             // Nothing can stand under such a name, not even a mark: it must not stop the others.
             warn!(%stream, %error, "parked: the stream can have no replica");
+            self.deliveries.passed(delivery.place);
             self.parks.push((delivery.ack, format!("failed to {error}")));
             return;
         }
         let age = (Utc::now() - delivery.at).to_std().unwrap_or_default();
         // Live, no delivery is behind; on a backlog reading on is for puts that would carry too little.
         let behind = age >= self.spec.rules.behind_after && self.thrift.wasteful();
-        let token = self.deliveries.take(Some(delivery.ack));
+        let token = self.deliveries.take(Some(delivery.ack), delivery.place);
         self.hand_over(stream, token, arrival, behind);
     }
 
@@ -500,6 +505,10 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
     }
 
     async fn flush(&mut self) -> Result<(), JournalError> {
+        let settled = self.deliveries.settled();
+        if !settled.is_empty() {
+            self.report.settled(settled);
+        }
         if !self.acks.is_empty() {
             self.moved = true;
             self.sub.ack(std::mem::take(&mut self.acks)).await?;
@@ -534,12 +543,12 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         let holding = self.deliveries.len();
         self.report.tick(
             holding,
-            std::mem::take(&mut self.moved) || (holding == 0 && !self.report.work_waits()),
+            std::mem::take(&mut self.moved) || (holding == 0 && self.report.stands_still().is_none()),
         );
         self.spec_gauges(holding);
         for stream in self.report.marks_to_try() {
             debug!(%stream, "looking at a mark that other code left");
-            let token = self.deliveries.take(None);
+            let token = self.deliveries.take(None, None);
             self.hand_over(stream, token, Arrival::Moved, false);
         }
         for trouble in [&self.stores.journal_trouble, &self.stores.table_trouble] {
@@ -550,7 +559,10 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             }
         }
         let idle = self.lanes.is_empty() && holding == 0;
-        if idle && self.report.work_waits() && self.last_moved.elapsed() >= self.spec.watchdog_after {
+        let after = self.spec.watchdog_after;
+        // While another task moves the group there is nothing wrong with this one's connection.
+        let still = self.report.stands_still().is_some_and(|still| still >= after);
+        if idle && still && self.last_moved.elapsed() >= after {
             warn!(
                 projection = self.spec.rules.fold.name(),
                 "the source is ahead and nothing comes: subscribing again"

@@ -51,7 +51,7 @@ impl Phase {
 /// How far a projection is behind its source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lag {
-    /// Entries of the source not settled; a lower bound where the protocol tells no more.
+    /// Entries of the source not settled; on `$all` a lower bound, above zero while any waits.
     pub events: u64,
     /// Age of the oldest of them in seconds.
     pub seconds: f64,
@@ -59,6 +59,17 @@ pub struct Lag {
     pub stalled: bool,
     /// What was in the source at this time is counted; what came later may not be.
     pub as_of: DateTime<Utc>,
+}
+
+/// Why lag is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LagUnknown {
+    /// What went wrong with the last measurement.
+    pub error: String,
+    /// Since when.
+    pub since: Instant,
+    /// Whether work may wait unseen: the store did not answer, or work waited when it last did.
+    pub may_wait: bool,
 }
 
 /// How one projection stands.
@@ -84,8 +95,12 @@ pub struct Status {
     pub holding: usize,
     /// When a delivery was last settled, or nothing was left to settle.
     pub last_progress: Instant,
-    /// How far it is behind; `None` before the first answer.
+    /// How far it is behind; `None` before it was measured and while it cannot be.
     pub lag: Option<Lag>,
+    /// Why it is not known, once that was tried.
+    pub lag_unknown: Option<LagUnknown>,
+    /// When the group last moved, on whatever task.
+    pub group_moved: Instant,
     /// What the server says of the group.
     pub info: Option<GroupInfo>,
     /// Quarantined streams with the fingerprint of the code that marked them.
@@ -96,4 +111,15 @@ pub struct Status {
     pub differences: Vec<(&'static str, String, String)>,
     /// The newest problem, and when.
     pub last_error: Option<String>,
+}
+
+impl Status {
+    /// Whether anything of the source waits, or may wait unseen.
+    pub fn may_wait(&self) -> bool {
+        match (&self.lag, &self.lag_unknown) {
+            (Some(lag), _) => lag.events > 0,
+            (None, Some(unknown)) => unknown.may_wait,
+            (None, None) => false,
+        }
+    }
 }

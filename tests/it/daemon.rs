@@ -2,6 +2,7 @@
 //! streams say. What happens to streams, stores and code here happens in production, too.
 
 mod codes;
+mod lag;
 mod outages;
 mod resets;
 mod streams;

@@ -13,10 +13,14 @@ use eventstore::ResolvedEvent;
 use super::text::from_ticks;
 #[cfg(feature = "daemon")]
 use super::{
-    super::feed::{Delivery, Said},
+    super::feed::{Delivery, Mark, Said},
     text::{DELETED, link_target},
 };
 use crate::event::RawEvent;
+
+/// What the names of groups' own streams begin with, the parked ones among them.
+#[cfg(feature = "daemon")]
+const PARKED: &str = "$persistentsubscription-";
 
 /// When a record was written, to 100 ns.
 pub(super) fn created(record: &RecordedEvent) -> chrono::DateTime<chrono::Utc> {
@@ -41,17 +45,34 @@ pub(super) fn raw_event(record: RecordedEvent) -> RawEvent {
     }
 }
 
-/// A delivery; `None` when the server sent neither event nor link.
+/// A delivery of `feed`; `None` when the server sent neither event nor link.
 #[cfg(feature = "daemon")]
-pub(super) fn delivery(resolved: ResolvedEvent, retry: u32) -> Option<Delivery> {
+pub(super) fn delivery(resolved: ResolvedEvent, retry: u32, feed: &str) -> Option<Delivery> {
     let entry = resolved.link.as_ref().or(resolved.event.as_ref())?;
-    let (ack, at) = (entry.id, created(entry));
+    let (ack, at, place) = (entry.id, created(entry), place(entry, feed));
     let said = match (resolved.event, resolved.link) {
         (Some(event), _) => said(event),
         (None, Some(link)) => moved_by_link(&link.data),
         (None, None) => return None,
     };
-    Some(Delivery { ack, retry, at, said })
+    Some(Delivery {
+        ack,
+        retry,
+        at,
+        place,
+        said,
+    })
+}
+
+/// Where an entry stands in its feed. What was parked and is replayed comes as a record of the
+/// group's parked stream, which has no place in the feed.
+#[cfg(feature = "daemon")]
+fn place(entry: &RecordedEvent, feed: &str) -> Option<Mark> {
+    if feed == "$all" {
+        (!entry.stream_id.starts_with(PARKED)).then_some(Mark::Position(entry.position.commit))
+    } else {
+        (entry.stream_id == feed).then_some(Mark::Revision(entry.revision))
+    }
 }
 
 #[cfg(feature = "daemon")]
@@ -133,6 +154,7 @@ mod tests {
                 commit_position: None,
             },
             3,
+            "$ce-a",
         )
         .unwrap()
     }
@@ -161,6 +183,19 @@ mod tests {
         assert_eq!(event.created.timestamp_subsec_nanos(), 500);
         assert!(event.json);
         assert_eq!(of(Some(record("a-1", 4, "A", "{}", 5)), None).ack, Uuid::from_u128(5));
+    }
+
+    #[test]
+    fn a_delivery_says_where_it_stands_in_its_feed() {
+        let at = |entry, feed| place(&entry, feed);
+        assert_eq!(at(link("4@a-1"), "$ce-a"), Some(Mark::Revision(9)));
+        let event = || record("a-1", 4, "A", "{}", 5);
+        assert_eq!(at(event(), "a-1"), Some(Mark::Revision(4)));
+        assert!(matches!(at(event(), "$all"), Some(Mark::Position(_))));
+        // What was parked and is replayed has no place in the feed.
+        let parked = || record("$persistentsubscription-$ce-a::g-parked", 0, "$>", "4@a-1", 8);
+        assert_eq!(at(parked(), "$ce-a"), None);
+        assert_eq!(at(parked(), "$all"), None);
     }
 
     #[test]
@@ -200,6 +235,6 @@ mod tests {
             link: None,
             commit_position: None,
         };
-        assert_eq!(delivery(empty, 0), None);
+        assert_eq!(delivery(empty, 0, "$ce-a"), None);
     }
 }

@@ -229,6 +229,9 @@ impl EventStore {
             parked: info.stats.parked_message_count as u64,
             // The live buffer is a ring that keeps what was delivered, so it does not count.
             buffered: (info.stats.read_buffer_count + info.stats.retry_buffer_count) as u64,
+            delivered: info.stats.total_items as u64,
+            known_revision: info.stats.last_known_event_revision,
+            known_position: info.stats.last_known_position.map(|p| p.commit),
             checkpoint_revision: info.stats.last_checkpointed_event_revision,
             checkpoint_position: info.stats.last_checkpointed_position.map(|p| p.commit),
             consumers: info.connections.len() as u64,

@@ -3,7 +3,10 @@
 //! A group is a hint that the server can forget, and its figures mislead as lag; what a source
 //! holds is said by the source alone.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+};
 
 use eventstore::{Error, Position, ReadAllOptions, ReadStreamOptions, RecordedEvent, ResolvedEvent, StreamPosition};
 use regex::Regex;
@@ -30,18 +33,71 @@ const PAGE: usize = 500;
 /// Events of `$all` that one call looks through, matching or not: a second or so of reading.
 const LOOK_THROUGH: usize = 50_000;
 
-/// How far the search for each filter's newest entry has come, by filter.
-pub(super) type Heads = Arc<Mutex<HashMap<String, Scan>>>;
+/// How far the search for each filter's newest entry has come, by filter. Each search has a lock of
+/// its own, so that a long one keeps nobody else waiting.
+pub(super) type Heads = Arc<std::sync::Mutex<HashMap<String, Arc<Mutex<Search>>>>>;
+
+/// The parts of `$all` that were looked through, newest first. What lies between two of them was
+/// not; a part with a match has nothing below it, for only the newest match is looked for.
+#[derive(Debug, Default)]
+pub(super) struct Search(Vec<Scan>);
 
 /// A part of `$all` that was looked through, downwards from `top`.
 #[derive(Clone, Debug)]
-pub(super) struct Scan {
+struct Scan {
     /// The newest position that was looked at.
     top: u64,
     /// Where to go on downwards; `None` when the beginning was reached.
     below: Option<Position>,
     /// The newest match in it.
     found: Option<Head>,
+}
+
+impl Search {
+    /// Takes a page, newest first, that was read downwards from the end (`fresh`) or from where the
+    /// newest part ends. Says whether more has to be read.
+    fn take(&mut self, page: &[RecordedEvent], fresh: bool, matcher: &Matcher) -> bool {
+        let mut fresh = fresh;
+        for record in page {
+            let at = record.position.commit;
+            let mut parts = self.0.iter();
+            let (newest, next) = if fresh {
+                (None, parts.next())
+            } else {
+                (parts.next(), parts.next())
+            };
+            if next.is_some_and(|part| at <= part.top) {
+                // What was read now has come down to what was known: they are one.
+                if let Some(top) = newest.map(|part| part.top) {
+                    self.0.remove(0);
+                    self.0[0].top = top;
+                }
+                return self.0[0].found.is_none() && self.0[0].below.is_some();
+            }
+            if fresh {
+                let (below, found) = (None, None);
+                self.0.insert(0, Scan { top: at, below, found });
+                fresh = false;
+            }
+            let part = &mut self.0[0];
+            part.below = Some(record.position);
+            if matcher.takes(&record.stream_id, &record.event_type) {
+                part.found = Some(Head {
+                    revision: None,
+                    position: Some(at),
+                    created: created(record),
+                });
+                self.0.truncate(1);
+                return false;
+            }
+        }
+        if page.is_empty() && !fresh {
+            // The beginning of the log.
+            self.0[0].below = None;
+            self.0.truncate(1);
+        }
+        !page.is_empty()
+    }
 }
 
 /// A filter as the server applies it, on our side: the client cannot send one with a read.
@@ -123,82 +179,37 @@ impl EventStore {
     }
 
     /// The newest event of `$all` that `matcher` takes. What was looked through is remembered
-    /// under `key`, so that the next call reads only what came since.
+    /// under `key`, page by page: the next call reads only what came since, and a call that is given
+    /// up loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError::Unfinished`] when it has looked through as much as one call may.
     pub(super) async fn newest_match(&self, key: &str, matcher: &Matcher) -> Result<Option<Head>, JournalError> {
-        let mut heads = self.heads.lock().await;
-        let mut budget = LOOK_THROUGH;
-
-        // From the end down to what was looked through before.
-        let before = heads.get(key).cloned();
-        let scan = self
-            .scan(matcher, StreamPosition::End, before.as_ref(), &mut budget)
-            .await?;
-        let scan = heads.entry(key.to_owned()).insert_entry(scan).into_mut();
-        if scan.found.is_some() {
-            return Ok(scan.found.clone());
-        }
-        // On downwards from there.
-        if let Some(below) = scan.below {
-            if budget > 0 {
-                let further = self
-                    .scan(matcher, StreamPosition::Position(below), None, &mut budget)
-                    .await?;
-                scan.below = further.below;
-                scan.found = further.found;
+        let search = {
+            let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+            heads.entry(key.to_owned()).or_default().clone()
+        };
+        let mut search = search.lock().await;
+        let mut from = StreamPosition::End;
+        let mut looked = 0;
+        loop {
+            let page = self.all_page(from, false, PAGE).await?;
+            looked += page.len();
+            let fresh = matches!(from, StreamPosition::End);
+            let more = search.take(&page, fresh, matcher);
+            let Some(newest) = search.0.first() else {
+                return Ok(None);
+            };
+            match newest.below {
+                Some(below) if more => from = StreamPosition::Position(below),
+                _ => return Ok(newest.found.clone()),
             }
-            if scan.found.is_none() && scan.below.is_some() {
-                return Err(JournalError::Unavailable(format!(
+            if looked >= LOOK_THROUGH {
+                return Err(JournalError::Unfinished(format!(
                     "find the newest entry of `{key}`: none among those looked through so far; the search goes on with the next call"
                 )));
             }
-        }
-        Ok(scan.found.clone())
-    }
-
-    /// Looks downwards from `from` for a match, until the top of `known`, the beginning, or the
-    /// end of `budget`.
-    async fn scan(
-        &self,
-        matcher: &Matcher,
-        from: StreamPosition<Position>,
-        known: Option<&Scan>,
-        budget: &mut usize,
-    ) -> Result<Scan, JournalError> {
-        let mut top = None;
-        let mut from = from;
-        loop {
-            let page = self.all_page(from, false, PAGE).await?;
-            for record in &page {
-                let at = record.position.commit;
-                if let Some(known) = known.filter(|known| at <= known.top) {
-                    return Ok(Scan {
-                        top: top.unwrap_or(known.top),
-                        ..known.clone()
-                    });
-                }
-                let top = *top.get_or_insert(at);
-                if matcher.takes(&record.stream_id, &record.event_type) {
-                    return Ok(Scan {
-                        top,
-                        below: Some(record.position),
-                        found: Some(Head {
-                            revision: None,
-                            position: Some(at),
-                            created: created(record),
-                        }),
-                    });
-                }
-            }
-            *budget = budget.saturating_sub(page.len());
-            let below = page.last().map(|record| record.position);
-            if below.is_none() || *budget == 0 {
-                return Ok(Scan {
-                    top: top.unwrap_or(0),
-                    below,
-                    found: None,
-                });
-            }
-            from = below.map_or(from, StreamPosition::Position);
         }
     }
 
@@ -236,12 +247,13 @@ impl EventStore {
                 if resolves_links(source) {
                     options = options.resolve_link_tos();
                 }
-                let entries = self.feed_page(&source.feed(), &options).await?;
+                let feed = source.feed();
+                let entries = self.feed_page(&feed, &options).await?;
                 Ok(entries
                     .into_iter()
                     .filter_map(|entry| {
                         let record = entry.link.as_ref().or(entry.event.as_ref())?;
-                        Some((Mark::Revision(record.revision), delivery(entry, 0)?))
+                        Some((Mark::Revision(record.revision), delivery(entry, 0, &feed)?))
                     })
                     .collect())
             }
@@ -290,7 +302,7 @@ impl EventStore {
                     link: None,
                     commit_position: None,
                 };
-                entries.extend(delivery(event, 0).map(|d| (Mark::Position(commit), d)));
+                entries.extend(delivery(event, 0, "$all").map(|d| (Mark::Position(commit), d)));
                 if entries.len() >= max.max(1) {
                     return Ok(entries);
                 }
@@ -306,6 +318,7 @@ impl EventStore {
                             ack: Uuid::nil(),
                             retry: 0,
                             at,
+                            place: Some(Mark::Position(commit)),
                             said: Said::Nothing,
                         },
                     ));

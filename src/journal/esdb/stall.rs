@@ -35,7 +35,7 @@ impl EventStore {
         match self.unlinked_since(category, head).await {
             // Reading `$all` needs an admin, and the first search through a large one takes more
             // than one call.
-            Err(JournalError::Denied { .. } | JournalError::Unavailable(_)) => {
+            Err(JournalError::Denied { .. } | JournalError::Unavailable(_) | JournalError::Unfinished(_)) => {
                 Ok(self.linker_is_stopped().await.then(|| {
                     // Since when exactly cannot be seen from here: not before the newest link.
                     head.map_or_else(Utc::now, |head| head.created)

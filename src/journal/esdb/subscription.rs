@@ -218,7 +218,7 @@ impl Task {
                     match connection.next_subscription_event().await? {
                         PersistentSubscriptionEvent::Confirmed(_) => {}
                         PersistentSubscriptionEvent::EventAppeared { retry_count, event } => {
-                            if let Some(delivery) = delivery(event, retry_count as u32) {
+                            if let Some(delivery) = delivery(event, retry_count as u32, &self.feed) {
                                 place.send(Ok(delivery));
                             }
                         }
