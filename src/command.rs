@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::{
     aggregate::{Aggregate, Command},
     journal::{Journal, JournalError, Presence, ReadLimit},
-    projection::{Compiled, run::COMMANDS_KEPT},
+    projection::{Compiled, OnLostHistory, run::COMMANDS_KEPT},
     replica::Landed,
 };
 
@@ -61,6 +61,9 @@ pub struct Settings {
     /// Whether a stream that was deleted and lives again is folded from its first readable event:
     /// the projection's policy for revived streams is `restart`. [`OnDeleted::Restart`] implies it.
     pub restarts: bool,
+    /// Whether a command is decided on what is left of a stream whose beginning can no longer be
+    /// read and that no snapshot covers: the projection's policy of the same name.
+    pub on_lost_history: OnLostHistory,
     /// Bytes of states that the cache keeps; 0 for no cache.
     pub cache_bytes: u64,
     /// How long a write-through may take.
@@ -84,6 +87,7 @@ impl Default for Settings {
             },
             on_deleted: OnDeleted::default(),
             restarts: false,
+            on_lost_history: OnLostHistory::Partial,
             // Thousands of usual states; a Lambda's smallest memory holds it.
             cache_bytes: 32 * 1024 * 1024,
             // The caller waits for it: better stale for a moment than slow.
@@ -98,6 +102,7 @@ impl Settings {
             keep_commands: self.keep_commands,
             cap: self.cap,
             restarts: self.restarts || self.on_deleted == OnDeleted::Restart,
+            on_lost_history: self.on_lost_history,
         }
     }
 }
@@ -300,9 +305,9 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 let left = deadline.saturating_duration_since(Instant::now());
                 Reply::Appended(self.journal.append(stream, expected, events, left).await)
             }
-            Action::Wait(nth) => {
+            Action::Wait(pause) => {
                 // Full jitter: those who lost the same race must not meet again.
-                tokio::time::sleep(longest_wait(nth).mul_f64(fastrand::f64())).await;
+                tokio::time::sleep(pause.longest().mul_f64(fastrand::f64())).await;
                 Reply::Waited
             }
             Action::Done => Reply::Waited,
@@ -421,9 +426,14 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                         tombstoned: true,
                     });
                 }
-                Fed::UpToDate | Fed::Nothing(_) | Fed::Diverged => break,
+                // Deleted between two pages: what was read so far is no state of anything.
+                Fed::Nothing(_) if reading.base.header.version.is_some() => {
+                    reading = CatchUp::new(Base::initial(&*self.fold, base::Lineage::Foreign), Some(command), rules);
+                }
+                Fed::UpToDate | Fed::Nothing(_) | Fed::Diverged | Fed::Shorter => break,
             }
         }
+        let confirmed = reading.hole.is_none();
         let CatchUp { mut base, found, .. } = reading;
         if let Some(found) = found
             && let (Some(first), Some(last)) = (found.events.first(), found.events.last())
@@ -437,7 +447,8 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             };
             base.header.commands.insert(0, landed);
         }
-        Ok((base, true))
+        // Where nothing of the stream is readable, the attempt itself reads to where it ends.
+        Ok((base, confirmed))
     }
 
     /// Hands the new base to cache and snapshots; nothing here can fail the command.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::event::{RawEvent, Revision};
+use crate::event::Revision;
 
 #[cfg(feature = "daemon")]
 pub mod feed;
@@ -17,6 +17,9 @@ pub mod feed;
 pub mod esdb;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
+mod slice;
+
+pub use slice::{Hole, Slice};
 
 /// Where an append expects its stream to stand. There is no "any": nothing here appends blindly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,19 +79,6 @@ pub enum Presence {
     Absent,
     /// Tombstoned: gone for good.
     Tombstoned,
-}
-
-/// A forward read's answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slice {
-    /// In order of revision. The first may stand above the revision asked for: what lies between
-    /// cannot be read any more.
-    pub events: Vec<RawEvent>,
-    /// Nothing readable stood above the last of them (above the start, when there is none) when
-    /// the read ended.
-    pub end: bool,
-    /// What was found of the stream.
-    pub presence: Presence,
 }
 
 /// The newest readable event of a stream.

@@ -35,6 +35,16 @@ pub enum Change {
     Put,
 }
 
+/// What to do when history below the first readable revision is gone and no replica covers it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnLostHistory {
+    /// Start at the first readable revision; `first` says so.
+    #[default]
+    Partial,
+    /// Quarantine the aggregate.
+    Quarantine,
+}
+
 /// A named fold of a stream's events into a view.
 pub trait Projection: Send + Sync + 'static {
     /// Lower-case name: part of the table's and the group's name and the metrics' label.

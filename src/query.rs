@@ -25,7 +25,7 @@ use crate::{
     document::Document,
     event::{RawEvent, Revision, Version},
     journal::{Journal, JournalError, Presence, ReadLimit, Slice, Standing},
-    projection::{Fold, FoldError, State},
+    projection::{Fold, FoldError, OnLostHistory, State},
     replica::{Header, Quarantine, Replica, ReplicaStore, StoreError},
 };
 
@@ -214,6 +214,9 @@ pub struct Limits {
     pub page: ReadLimit,
     /// Whether the projection's policy for revived streams is `restart`.
     pub restarts: bool,
+    /// The projection's policy for lost history: what [`Mode::Strong`] and [`Mode::AsOf`] do where
+    /// events are gone that no replica covers.
+    pub on_lost_history: OnLostHistory,
 }
 
 impl Default for Limits {
@@ -224,6 +227,7 @@ impl Default for Limits {
             cap: command.cap,
             page: command.page,
             restarts: false,
+            on_lost_history: OnLostHistory::Partial,
         }
     }
 }
@@ -384,16 +388,24 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         };
         match then {
             WhenLate::AnswerBehind => self.answer_of(stream, behind?, Freshness::Behind),
-            WhenLate::FoldTail => {
+            WhenLate::FoldTail => loop {
                 let answer = self.strong(stream, None, replayed).await?;
-                Ok(answer.map(|mut answer| {
-                    if answer.header.version < token.version {
-                        // The stream itself ends before it: its store was restored.
+                let reached = answer.as_ref().map(|a| a.header.version) >= Some(token.version);
+                polls += 1;
+                let next = Instant::now() + longest_wait(polls).mul_f64(0.5 + fastrand::f64() / 2.0);
+                // A new leader may not show yet what the one before it acknowledged.
+                if !reached && next < until {
+                    tokio::time::sleep_until(next).await;
+                    continue;
+                }
+                return Ok(answer.map(|mut answer| {
+                    if !reached {
+                        // The stream itself ends before it: its store was restored, or history is gone.
                         answer.freshness = Freshness::Behind;
                     }
                     answer
-                }))
-            }
+                }));
+            },
         }
     }
 
@@ -421,6 +433,28 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
             };
             self.answer(freshness, header, base.state)
         }))
+    }
+
+    /// The answer's base where nothing more is to be read. A replica that lies before a hole is the
+    /// fold of nothing that can be had now: without it there would be nothing, so there is nothing.
+    fn at_end(&self, stream: &str, reading: CatchUp, until: Option<Moment>) -> Result<Base, QueryError> {
+        let CatchUp { base, hole, .. } = reading;
+        let concerns = |first: Revision| match until {
+            None => true,
+            Some(Moment::Revision(revision)) => revision >= first,
+            // When the events in the hole were written nobody can tell.
+            Some(Moment::Time(_)) => false,
+        };
+        match hole.filter(|hole| concerns(hole.first())) {
+            None => Ok(base),
+            Some(hole) if self.limits.on_lost_history == OnLostHistory::Quarantine => Err(CatchUpError::LostHistory {
+                stream: stream.to_owned(),
+                first: hole.first(),
+                last: hole.last(),
+            }
+            .into()),
+            Some(_) => Ok(Base::initial(&*self.fold, Lineage::Foreign)),
+        }
     }
 
     /// A base to fold on, if the table has one that does not reach beyond `until`.
@@ -466,6 +500,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
             keep_commands: 0,
             cap: self.limits.cap,
             restarts: self.limits.restarts,
+            on_lost_history: self.limits.on_lost_history,
         };
         let from_scratch = || CatchUp::new(Base::initial(&*self.fold, Lineage::Foreign), None, rules);
         let discard = |why| self.observer.observe(self.fold.name(), Observation::Discarded(why));
@@ -491,7 +526,11 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
                     }
                 }
                 Fed::More => {}
-                Fed::UpToDate => return Ok(reading.base),
+                Fed::UpToDate => return self.at_end(stream, reading, until),
+                Fed::Shorter => {
+                    discard(Discard::WentBackwards);
+                    reading = from_scratch();
+                }
                 Fed::Diverged => {
                     discard(Discard::Diverged);
                     reading = from_scratch();
@@ -518,7 +557,6 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
                             });
                         }
                         Standing::Missing => return Ok(from_scratch().base),
-                        Standing::Live(None) => return Ok(reading.base),
                         Standing::Live(Some(newest)) if Some(newest.revision) < version => {
                             discard(Discard::WentBackwards);
                             reading = from_scratch();
@@ -526,7 +564,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
                         // Nothing that old: everything readable is after the moment asked for.
                         Standing::Live(Some(_)) if until.is_some() => return Ok(reading.base),
                         // Revived or written to meanwhile.
-                        Standing::Live(Some(_)) => {
+                        Standing::Live(_) => {
                             looks += 1;
                             tokio::time::sleep_until(deadline.min(Instant::now() + longest_wait(looks))).await;
                             if Instant::now() >= deadline {
@@ -540,7 +578,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
     }
 }
 
-/// What of a read is not after `until`.
+/// What of a read is not after `until`: no stream's end any more, when something is.
 fn cut(mut slice: Slice, until: Option<Moment>) -> Slice {
     let Some(until) = until else { return slice };
     let beyond = |event: &RawEvent| match until {
@@ -550,6 +588,7 @@ fn cut(mut slice: Slice, until: Option<Moment>) -> Slice {
     if let Some(at) = slice.events.iter().position(beyond) {
         slice.events.truncate(at);
         slice.end = true;
+        slice.last = None;
     }
     slice
 }

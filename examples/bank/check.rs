@@ -322,6 +322,7 @@ async fn errors_in_http(check: &mut Check) -> Result<(), Failure> {
     let contended = CommandError::Contended {
         stream: "account-1".to_owned(),
         attempts: 5,
+        awaited: None,
     };
     let away = CommandError::Journal(JournalError::Unavailable("connect".to_owned()));
     let errors: [(CommandError<Refusal>, StatusCode, bool); 3] = [

@@ -3,6 +3,12 @@
 //! A pure machine (invariant 6): [`Attempt::select`] says what to do next, [`Attempt::apply`] takes
 //! what came of it. Keeps the command path's first rule: a state is answered on only after an append
 //! or a read at the leader confirmed it in this attempt.
+//!
+//! And its second: a conflict is answered against what is being written, before anybody can read
+//! it. What it names is a hint to wait for. An append expects only what was folded, or what a read
+//! proved to be there and never readable ([`Hole`]). While the hinted revision is not indexed, the
+//! same append is sent again in rounds, tail reads between: a conflict says that the rival is there
+//! or under way still, a success that it died. A round is no lost race.
 
 use std::sync::Arc;
 
@@ -16,9 +22,9 @@ use super::{
 use crate::{
     aggregate::{Aggregate, Command},
     event::{RawEvent, Revision, Version, codec, next_after},
-    journal::{Appended, Expected, JournalError, NewEvent, Presence, Slice, Standing},
+    journal::{Appended, Expected, Hole, JournalError, NewEvent, Presence, Slice, Standing},
     projection::{
-        Fold, State,
+        Fold, OnLostHistory, State,
         run::{command_of, fold_run},
     },
     replica::{Header, Landed},
@@ -30,7 +36,7 @@ pub use answer::Committed;
 
 mod parts;
 
-pub use parts::{Action, AttemptRules, Identity, OnDeleted, Reply, event_id, longest_wait};
+pub use parts::{Action, AttemptRules, Identity, OnDeleted, Pause, Reply, event_id, longest_wait};
 
 use parts::metadata;
 
@@ -65,7 +71,7 @@ enum Phase<A: Aggregate, E: std::error::Error + 'static> {
     Recall(Landed, Vec<RawEvent>),
     Look,
     Append,
-    Wait(Box<Phase<A, E>>),
+    Wait(Pause, Box<Phase<A, E>>),
     Done(Box<Result<Committed<A>, CommandError<E>>>),
 }
 
@@ -84,6 +90,10 @@ pub struct Finished<A: Aggregate, E: std::error::Error + 'static> {
 }
 
 /// The machine.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says one thing of its own, and they come in every combination"
+)]
 pub struct Attempt<'a, A: Aggregate, C: Command<A>> {
     fold: &'a dyn Fold,
     command: &'a C,
@@ -100,10 +110,14 @@ pub struct Attempt<'a, A: Aggregate, C: Command<A>> {
     refreshed: bool,
     /// The stream is deleted, and the append is to revive it.
     reviving: bool,
-    /// Where the stream stands when that is beyond every readable event.
-    adopted: Option<Revision>,
-    /// Where the last conflict said that the stream stands.
+    /// A deleted stream does not end where the base does: what lies between cannot be known.
+    unknown_end: bool,
+    /// What stands behind the base and was proved to be never readable.
+    hole: Option<Hole>,
+    /// Where the last conflict of the pending append said that the stream stands.
     hint: Option<Version>,
+    /// Times that the pending append was sent since nothing explains its conflict.
+    rounds: u32,
     pending: Option<Pending>,
     doubt: Doubt,
     parent: Option<(Revision, Uuid)>,
@@ -134,8 +148,10 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             confirmed: false,
             refreshed: false,
             reviving: false,
-            adopted: None,
+            unknown_end: false,
+            hole: None,
             hint: None,
+            rounds: 0,
             pending: None,
             doubt: Doubt::None,
             parent: None,
@@ -159,18 +175,24 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
                 // Events to append are set with the phase.
                 None => Action::Load,
             },
-            Phase::Wait(_) => Action::Wait(self.waits),
+            Phase::Wait(pause, _) => Action::Wait(*pause),
             Phase::Done(_) => Action::Done,
         }
     }
 
     /// Takes what came of the selected action.
     pub fn apply(&mut self, reply: Reply<C::Error>) {
+        if matches!(
+            reply,
+            Reply::Read(Ok(_)) | Reply::Stands(Ok(_)) | Reply::Appended(Ok(_))
+        ) {
+            self.trouble = None;
+        }
         let phase = std::mem::replace(&mut self.phase, Phase::Load);
         match (phase, reply) {
             (Phase::Load, Reply::Loaded(base, confirmed)) => self.loaded(base, confirmed),
             (_, Reply::NotLoaded(error)) => self.done(Err(error)),
-            (Phase::Wait(next), Reply::Waited) => self.phase = *next,
+            (Phase::Wait(_, next), Reply::Waited) => self.phase = *next,
             (Phase::CatchUp(reading), Reply::Read(Ok(slice))) => self.read(reading, slice),
             (Phase::Replay(reading, landed), Reply::Read(Ok(slice))) => self.replayed(reading, landed, slice),
             (Phase::Recall(landed, events), Reply::Read(Ok(slice))) => self.recalled(landed, events, slice),
@@ -194,7 +216,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             }
         } else if let Some(trouble) = self.trouble.take() {
             CommandError::Journal(trouble)
-        } else if self.attempts > 0 {
+        } else if self.attempts > 0 || self.hint.is_some() {
             self.contended()
         } else {
             CommandError::Journal(JournalError::Unavailable(
@@ -245,14 +267,25 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
 
     fn wait_then(&mut self, next: Phase<A, C::Error>) {
         self.waits += 1;
-        self.phase = Phase::Wait(Box::new(next));
+        self.phase = Phase::Wait(Pause::Race(self.waits), Box::new(next));
     }
 
     fn contended(&self) -> CommandError<C::Error> {
         CommandError::Contended {
             stream: self.stream.to_string(),
             attempts: self.attempts,
+            awaited: self.hint.flatten().filter(|_| self.awaiting()),
         }
+    }
+
+    /// The last conflict speaks of a revision that no read has shown or proved to be gone.
+    fn awaiting(&self) -> bool {
+        self.hint.is_some_and(|at| at > self.place())
+    }
+
+    /// Where the stream ends as far as it was read.
+    fn place(&self) -> Version {
+        self.hole.map(Hole::last).or(self.base.header.version)
     }
 
     fn deleted(&mut self, tombstoned: bool) {
@@ -334,7 +367,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         self.observed.push(Observation::Discarded(why));
         self.base = Base::initial(self.fold, Lineage::Foreign);
         self.confirmed = false;
-        self.adopted = None;
+        self.hole = None;
         self.phase = self.catch_up();
     }
 
@@ -351,28 +384,50 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             }
             Ok(Fed::More) => self.phase = Phase::CatchUp(reading),
             Ok(Fed::Diverged) => self.discard(Discard::Diverged),
+            Ok(Fed::Shorter) => self.discard(Discard::WentBackwards),
             Ok(Fed::Nothing(Presence::Tombstoned)) => self.deleted(true),
             Ok(Fed::Nothing(_)) => self.phase = Phase::Look,
             Ok(Fed::UpToDate) => {
-                let CatchUp { base, found, .. } = *reading;
+                let CatchUp { base, found, hole, .. } = *reading;
                 self.base = base;
+                self.hole = hole;
                 self.alive();
                 self.confirmed = true;
-                // Nothing readable up to where the stream stands: its place is all there is to know.
-                self.adopted = self
-                    .hint
-                    .take()
-                    .flatten()
-                    .filter(|at| Some(*at) > self.base.header.version);
-                // The base was started over at an event beyond the place of an append in doubt.
-                let beyond = |p: &Pending| self.base.header.first > next_after(p.base);
                 match found {
                     Some(found) => self.answer_found(found),
-                    None if self.in_doubt() && self.pending.as_ref().is_some_and(beyond) => self.lost_track(),
-                    None => self.resume(),
+                    None if self.out_of_sight() => self.lost_track(),
+                    None => match hole.filter(|_| self.rules.catch_up.on_lost_history == OnLostHistory::Quarantine) {
+                        Some(hole) if !self.answer_from_memory() => self.lost_history(hole),
+                        Some(_) => {}
+                        None if hole.is_some() && self.answer_from_memory() => {}
+                        None => self.resume(),
+                    },
                 }
             }
         }
+    }
+
+    /// Where an append in doubt may stand nothing can be read: the base was started over beyond
+    /// it, or it would stand in a hole.
+    fn out_of_sight(&self) -> bool {
+        let place = |p: &Pending| match p.expected {
+            Expected::Exact(at) => at + 1,
+            Expected::NoStream => next_after(p.base),
+        };
+        let gone = |at: Revision| {
+            (self.base.header.version.is_some() && self.base.header.first > at)
+                || self.hole.is_some_and(|hole| (hole.first()..=hole.last()).contains(&at))
+        };
+        self.in_doubt() && self.pending.as_ref().is_some_and(|p| gone(place(p)))
+    }
+
+    fn lost_history(&mut self, hole: Hole) {
+        self.confirmed = false;
+        self.done(Err(CommandError::State(CatchUpError::LostHistory {
+            stream: self.stream.to_string(),
+            first: hole.first(),
+            last: hole.last(),
+        })));
     }
 
     /// Goes on from the fresher base when it spares reading. It is checked as every snapshot is,
@@ -406,86 +461,98 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         let version = self.base.header.version;
         match standing {
             Standing::Tombstoned => return self.deleted(true),
-            Standing::SoftDeleted | Standing::Live(None) if self.in_doubt() && self.doubt != Doubt::WrittenBefore => {
+            Standing::SoftDeleted if self.in_doubt() && self.doubt != Doubt::WrittenBefore => {
                 return self.lost_track();
             }
             // It was carried out before the deletion; doing it again would be twice.
             Standing::SoftDeleted if self.doubt == Doubt::WrittenBefore || self.knows_command() => {
                 return self.deleted(false);
             }
-            Standing::SoftDeleted => match self.rules.on_deleted {
-                OnDeleted::Refuse => return self.deleted(false),
-                OnDeleted::Continue => self.reviving = true,
-                OnDeleted::Restart => {
-                    self.reviving = true;
-                    self.base = Base::initial(self.fold, Lineage::Foreign);
+            Standing::SoftDeleted => {
+                self.hole = None;
+                match self.rules.on_deleted {
+                    OnDeleted::Refuse => return self.deleted(false),
+                    OnDeleted::Continue => {}
+                    OnDeleted::Restart => self.base = Base::initial(self.fold, Lineage::Foreign),
                 }
-            },
+                self.reviving = true;
+            }
+            Standing::Missing if version.is_some() && self.in_doubt() => return self.lost_track(),
             Standing::Missing => {
                 if version.is_some() {
                     self.observed.push(Observation::Discarded(Discard::WentBackwards));
                     self.base = Base::initial(self.fold, Lineage::Foreign);
                 }
-                self.adopted = None;
+                self.hole = None;
                 self.reviving = false;
-            }
-            Standing::Live(None) => {
-                // All of it is truncated or expired; the state in hand is what is left of it.
-                if let Some(at) = self.hint.take() {
-                    if at < version {
-                        return self.discard(Discard::WentBackwards);
-                    }
-                    self.adopted = at.filter(|at| Some(*at) > version);
-                }
-                self.alive();
-                if self.answer_from_memory() {
-                    return;
-                }
             }
             Standing::Live(Some(newest)) if Some(newest.revision) < version => {
                 return self.discard(Discard::WentBackwards);
             }
-            Standing::Live(Some(_)) => {
+            Standing::Live(_) => {
                 // It moved while we looked, or it was revived: read it.
                 self.alive();
                 let next = self.catch_up();
-                if self.waits < self.rules.attempts {
+                if self.waits < self.rules.attempts || self.awaiting() {
                     self.wait_then(next);
                 } else {
-                    let error = self.contended();
-                    self.done(Err(error));
+                    self.give_up();
                 }
                 return;
             }
         }
-        self.hint = None;
         self.confirmed = true;
         self.resume();
     }
 
+    /// The races are lost. An append in doubt may have won one of them all the same.
+    fn give_up(&mut self) {
+        let error = if self.in_doubt() {
+            CommandError::OutcomeUnknown {
+                command_id: self.identity.command,
+            }
+        } else {
+            self.contended()
+        };
+        self.done(Err(error));
+    }
+
     /// Goes on with a base that the leader confirmed and that does not hold the command.
     fn resume(&mut self) {
-        if let Some(pending) = &self.pending
-            && self.in_doubt()
-            && (pending.base, pending.expected) == (self.base.header.version, self.expected())
-        {
-            // Perhaps on its way still: the same events at the same place land at most once, while
-            // a new decision could contradict them.
-            self.phase = Phase::Append;
-        } else if self.attempts >= self.rules.attempts {
-            let error = self.contended();
-            self.done(Err(error));
+        if let Some(pending) = &self.pending {
+            let moved = pending.base < self.base.header.version;
+            if (pending.base, pending.expected) == (self.base.header.version, self.expected()) {
+                if self.in_doubt() || self.awaiting() {
+                    // On its way still, perhaps, or the rival's is, or that one died: the same
+                    // events at the same place land at most once, and the answer tells.
+                    self.rounds += 1;
+                    self.phase = Phase::Append;
+                    return;
+                }
+            } else if moved {
+                // Another's events stand where the pending ones would.
+                self.doubt = Doubt::None;
+            }
+        }
+        if self.hint.take().is_some() {
+            self.attempts += 1;
+        }
+        self.rounds = 0;
+        if self.attempts >= self.rules.attempts {
+            self.give_up();
         } else {
             self.look_up();
         }
     }
 
-    /// Where an append on the base in hand expects the stream to stand.
+    /// Where an append on the base in hand expects the stream to stand. A deleted stream's end is
+    /// not shown by anything: the base's version, as long as no conflict spoke against it; then
+    /// "no stream", which the server judges by the deletion.
     fn expected(&self) -> Expected {
-        if self.reviving {
-            Expected::NoStream
-        } else {
-            Expected::from(self.adopted.or(self.base.header.version))
+        match self.base.header.version {
+            Some(version) if self.reviving && !self.unknown_end => Expected::Exact(version),
+            _ if self.reviving => Expected::NoStream,
+            _ => Expected::from(self.place()),
         }
     }
 
@@ -549,7 +616,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             base: version,
             events: new,
         };
-        let raw = self.raw(&pending, next_after(self.adopted.or(version)));
+        let raw = self.raw(&pending, next_after(self.place()));
         let folded = fold_run(self.fold, (self.base.header.clone(), self.base.state.clone()), &raw, 0);
         if let Some((index, error)) = folded.stopped {
             let error = unwritable(format!("event {index} (`{}`): {error}", raw[index].kind));
@@ -581,16 +648,20 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         match outcome {
             Ok(appended) => self.landed(pending, appended),
             Err(JournalError::WrongExpected { current }) => {
-                self.attempts += 1;
-                self.observed.push(Observation::Conflict);
+                self.observed.push(if self.rounds == 0 {
+                    Observation::Conflict
+                } else {
+                    Observation::Awaited
+                });
                 self.hint = Some(current);
-                if self.attempts >= self.rules.attempts && !self.in_doubt() {
-                    let error = self.contended();
-                    return self.done(Err(error));
-                }
+                self.unknown_end |= self.reviving && current > pending.base;
                 self.pending = Some(pending);
                 let next = self.catch_up();
-                self.wait_then(next);
+                if self.rounds == 0 {
+                    self.wait_then(next);
+                } else {
+                    self.phase = Phase::Wait(Pause::Round(self.rounds), Box::new(next));
+                }
             }
             Err(JournalError::OutcomeUnknown(_)) => {
                 self.observed.push(Observation::OutcomeLost);
@@ -639,7 +710,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         self.base.bytes += raw.iter().map(|e| e.data.len()).sum::<usize>();
         self.base.header = folded.header;
         self.base.state = folded.state;
-        if self.reviving || self.adopted.is_some() {
+        if self.reviving || self.hole.is_some() {
             // What the table has to say about deletions and lost history is the daemon's to write.
             self.base.lineage = Lineage::Foreign;
             self.base.header.deleted = false;

@@ -2,14 +2,19 @@
 //!
 //! Pure. Keeps invariant 1 on the command path: what a read shows of the stream decides whether a
 //! snapshot is built on, started over or thrown away; nothing is folded across a doubt.
+//!
+//! A hole, wherever it stands, is crossed in one way, which is the daemon's too: what was folded
+//! before it is no beginning of what stands behind it, so that the fold starts anew with the first
+//! event behind it (`first` says so), or not at all, by the policy for lost history. While nothing
+//! is readable behind it, the state before it stays.
 
 use uuid::Uuid;
 
 use crate::{
     event::{RawEvent, Revision, next_after},
-    journal::{Presence, Slice},
+    journal::{Hole, Presence, Slice},
     projection::{
-        Fold, FoldError, State,
+        Fold, FoldError, OnLostHistory, State,
         run::{command_of, fold_run},
     },
     replica::Header,
@@ -64,6 +69,8 @@ pub struct CatchUpRules {
     /// A base whose last event cannot be read any more is started over from the first readable
     /// event (policy `restart`), even where nothing is missing between them.
     pub restarts: bool,
+    /// Whether a fold starts anew behind a hole, or ends before it.
+    pub on_lost_history: OnLostHistory,
 }
 
 /// What one read did for a base.
@@ -75,6 +82,8 @@ pub enum Fed {
     UpToDate,
     /// Nothing readable at or above the base's version: how the stream stands must be looked at.
     Nothing(Presence),
+    /// The stream ends before the base's version.
+    Shorter,
     /// The stream has another event at the base's version: the base is not this stream's.
     Diverged,
 }
@@ -91,6 +100,18 @@ pub enum CatchUpError {
         revision: Revision,
         /// Why.
         error: FoldError,
+    },
+    /// Events are gone without which the policy does not go on.
+    #[error(
+        "load `{stream}`: revisions {first} to {last} cannot be read any more, and no state covers them; bring them back, or take the rest for the whole with `on_lost_history` `partial`"
+    )]
+    LostHistory {
+        /// The stream.
+        stream: String,
+        /// The first revision that is gone.
+        first: Revision,
+        /// The last.
+        last: Revision,
     },
     /// The stream has more events to fold than one load may take.
     #[error(
@@ -122,6 +143,9 @@ pub struct CatchUp {
     pub found: Option<Found>,
     /// Events folded so far.
     pub folded: usize,
+    /// What stands behind the base and cannot be read, once the base is up to date: the stream goes
+    /// on behind it.
+    pub hole: Option<Hole>,
     watched: Option<Uuid>,
     /// The event at the base's version has been seen to be the base's, or cannot be any more.
     verified: bool,
@@ -136,6 +160,7 @@ impl CatchUp {
             base,
             found: None,
             folded: 0,
+            hole: None,
             watched,
             rules,
         }
@@ -151,40 +176,72 @@ impl CatchUp {
     }
 
     /// Takes what a read from [`Self::from`] brought.
-    pub fn feed(&mut self, fold: &dyn Fold, slice: Slice) -> Result<Fed, CatchUpError> {
-        let Slice {
-            mut events,
-            end,
-            presence,
-        } = slice;
+    pub fn feed(&mut self, fold: &dyn Fold, mut slice: Slice) -> Result<Fed, CatchUpError> {
+        let version = self.base.header.version;
+        if slice.events.is_empty() && slice.presence != Presence::Present {
+            // Deleted between two pages, perhaps: then this is no stream's end.
+            return Ok(Fed::Nothing(slice.presence));
+        }
+        if slice.ends_before(version) {
+            return Ok(Fed::Shorter);
+        }
+        if slice.events.is_empty() && slice.last.is_none() && (!self.verified || version.is_none()) {
+            return Ok(Fed::Nothing(slice.presence));
+        }
         if !self.verified {
-            match (events.first(), &self.base.header) {
-                (None, _) => return Ok(Fed::Nothing(presence)),
-                (Some(first), header) if Some(first.revision) == header.version => {
-                    if header.event.as_ref().is_none_or(|own| own.id != first.id) {
+            match slice.events.first() {
+                Some(first) if Some(first.revision) == version => {
+                    let own = self.base.header.event.as_ref();
+                    if own.is_none_or(|own| own.id != first.id) {
                         return Ok(Fed::Diverged);
                     }
-                    events.remove(0);
+                    slice.events.remove(0);
                 }
                 // The base's last event cannot be read any more: deleted and revived, or truncated.
-                (Some(_), _) if self.rules.restarts => self.base = Base::initial(fold, Lineage::Foreign),
-                (Some(_), _) => {}
+                _ if self.rules.restarts => self.base = Base::initial(fold, Lineage::Foreign),
+                _ => {}
             }
             self.verified = true;
-        } else if events.is_empty() && (self.base.header.version.is_none() || presence != Presence::Present) {
-            // Deleted between two pages, perhaps: then this is no stream's end.
-            return Ok(Fed::Nothing(presence));
+        }
+        // Indices shift with each run that is taken, from the front.
+        let holes: Vec<_> = slice.holes(self.base.header.version).collect();
+        self.hole = slice.hole_at_end(self.base.header.version);
+        let mut events = std::mem::take(&mut slice.events);
+        let mut taken = 0;
+        for (index, hole) in holes {
+            let behind = events.split_off(index - taken);
+            self.take(fold, &events)?;
+            self.cross(fold, hole, &behind)?;
+            taken = index;
+            events = behind;
         }
         self.take(fold, &events)?;
-        Ok(if end { Fed::UpToDate } else { Fed::More })
+        Ok(if slice.end { Fed::UpToDate } else { Fed::More })
+    }
+
+    /// Starts anew behind a hole, where the policy allows that.
+    fn cross(&mut self, fold: &dyn Fold, hole: Hole, behind: &[RawEvent]) -> Result<(), CatchUpError> {
+        let header = &self.base.header;
+        // The projection itself has stopped there.
+        let marked = header.quarantine.as_ref().map(|mark| mark.at);
+        let marked = marked.is_some_and(|at| (hole.first()..=hole.last()).contains(&at));
+        if marked || self.rules.on_lost_history == OnLostHistory::Quarantine {
+            return Err(CatchUpError::LostHistory {
+                stream: behind
+                    .first()
+                    .map_or_else(String::new, |event| event.stream.to_string()),
+                first: hole.first(),
+                last: hole.last(),
+            });
+        }
+        if header.version.is_some() {
+            self.base = Base::initial(fold, Lineage::Foreign);
+        }
+        Ok(())
     }
 
     fn take(&mut self, fold: &dyn Fold, events: &[RawEvent]) -> Result<(), CatchUpError> {
         let Some(first) = events.first() else { return Ok(()) };
-        if first.revision > next_after(self.base.header.version) && self.base.header.version.is_some() {
-            // What lies between is gone for good. As the daemon does: from the first readable event.
-            self.base = Base::initial(fold, Lineage::Foreign);
-        }
         self.folded += events.len();
         if self.folded > self.rules.cap {
             return Err(CatchUpError::TooLong {

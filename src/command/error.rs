@@ -5,7 +5,7 @@ use std::error::Error;
 use uuid::Uuid;
 
 use super::base::CatchUpError;
-use crate::{journal::JournalError, replica::StoreError};
+use crate::{event::Revision, journal::JournalError, replica::StoreError};
 
 /// Why a command was not carried out, or is not known to have been.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,13 +13,16 @@ pub enum CommandError<E: Error + 'static> {
     /// The command's own rules turned it away, on a state that the leader confirmed.
     #[error(transparent)]
     Rejected(E),
-    /// Others were faster every time.
-    #[error("append to `{stream}`: lost the race {attempts} times; try again, or spread the load over more aggregates")]
+    /// Others were faster every time, or what they had appended could not be read before the
+    /// deadline. Nothing of the command was appended.
+    #[error("append to `{stream}`: {}", contended(*.attempts, *.awaited))]
     Contended {
         /// The stream.
         stream: String,
-        /// Appends tried.
+        /// Appends that lost a race.
         attempts: u32,
+        /// The revision that a conflict named and that no read showed up to the deadline.
+        awaited: Option<Revision>,
     },
     /// An append's reply was lost and the deadline ended before its outcome was known.
     #[error("learn the outcome of command {command_id}: execute it again with this id, it lands at most once")]
@@ -52,6 +55,15 @@ pub enum CommandError<E: Error + 'static> {
     /// The replica store failed, and the aggregate may not be loaded without it.
     #[error(transparent)]
     Replica(StoreError),
+}
+
+fn contended(attempts: u32, awaited: Option<Revision>) -> String {
+    match awaited {
+        None => format!("lost the race {attempts} times; try again, or spread the load over more aggregates"),
+        Some(revision) => format!(
+            "EventStoreDB says that another writer's revision {revision} is there, and no read at the leader showed it before the deadline: that append is under way still, or the server is slow to commit; try again"
+        ),
+    }
 }
 
 impl<E: Error + 'static> CommandError<E> {

@@ -81,6 +81,7 @@ impl Observer for CommandMetrics {
             Observation::Confirming => event("confirmation"),
             Observation::Appended => event("append"),
             Observation::Conflict => event("conflict"),
+            Observation::Awaited => event("conflict_awaited"),
             Observation::OutcomeLost => event("outcome_lost"),
             Observation::Repeated => event("repetition"),
             Observation::WroteThrough(true) => event("write_through"),

@@ -15,6 +15,8 @@ pub enum Discard {
     WentBackwards,
     /// It could not be loaded: the store was away or throttled.
     Unavailable,
+    /// It begins behind events that can be read.
+    Skipped,
 }
 
 impl Discard {
@@ -25,6 +27,7 @@ impl Discard {
             Self::Diverged => "diverged",
             Self::WentBackwards => "went_backwards",
             Self::Unavailable => "unavailable",
+            Self::Skipped => "skipped",
         }
     }
 }
@@ -69,6 +72,8 @@ pub enum Observation {
     Appended,
     /// An append lost its race.
     Conflict,
+    /// The same append met the same conflict again: what it speaks of could not be read yet.
+    Awaited,
     /// An append's reply was lost.
     OutcomeLost,
     /// The command had landed before.

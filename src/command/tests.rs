@@ -2,6 +2,7 @@
 
 mod campaign;
 mod corners;
+mod early;
 mod faults;
 mod kit;
 mod queries;

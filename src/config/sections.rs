@@ -250,7 +250,7 @@ words! {
     }
 }
 
-impl From<OnLostHistory> for lane::OnLostHistory {
+impl From<OnLostHistory> for crate::projection::OnLostHistory {
     fn from(policy: OnLostHistory) -> Self {
         match policy {
             OnLostHistory::Partial => Self::Partial,

@@ -133,15 +133,13 @@ impl EventStore {
             .factory
             .call(None, |client| async move {
                 let mut read = within(step, client.read_stream(stream, options)).await?;
-                let mut slice = Slice {
-                    events: Vec::new(),
-                    end: true,
-                    presence: Presence::Present,
-                };
-                let (mut bytes, mut last_known) = (0, None);
+                let mut slice = Slice::nothing(Presence::Present);
+                let mut bytes = 0;
                 while let Some(next) = within(step, read.next_read_event()).await? {
                     match next {
-                        ReadEvent::LastStreamPosition(revision) => last_known = Some(revision),
+                        ReadEvent::LastStreamPosition(revision) => slice.last = Some(revision),
+                        // The server may tell it twice, the later one being what it came to.
+                        ReadEvent::FirstStreamPosition(revision) => slice.first = Some(revision),
                         ReadEvent::Event(resolved) => {
                             let Some(record) = resolved.event.or(resolved.link) else {
                                 continue;
@@ -154,25 +152,20 @@ impl EventStore {
                                 return Ok(slice);
                             }
                         }
-                        ReadEvent::FirstStreamPosition(_) | ReadEvent::LastAllStreamPosition(_) => {}
+                        ReadEvent::LastAllStreamPosition(_) => {}
                     }
                 }
                 // All that was asked for came: whether more stands behind it, the server tells
                 // by the stream's last revision.
                 if slice.events.len() >= limit.events {
-                    slice.end = slice.events.last().map(|event| event.revision) == last_known;
+                    slice.end = slice.events.last().map(|event| event.revision) == slice.last;
                 }
                 Ok(slice)
             })
             .await;
-        let nothing = |presence| Slice {
-            events: Vec::new(),
-            end: true,
-            presence,
-        };
         match found {
-            Err(Failure::Client(Error::ResourceNotFound)) => Ok(nothing(Presence::Absent)),
-            Err(Failure::Client(Error::ResourceDeleted)) => Ok(nothing(Presence::Tombstoned)),
+            Err(Failure::Client(Error::ResourceNotFound)) => Ok(Slice::nothing(Presence::Absent)),
+            Err(Failure::Client(Error::ResourceDeleted)) => Ok(Slice::nothing(Presence::Tombstoned)),
             other => other,
         }
     }

@@ -1,7 +1,10 @@
 //! An event store in memory that obeys EventStoreDB's rules, with faults to order, for tests.
 //!
 //! Expected revisions, idempotency by ids, soft deletion, tombstones, revival and truncation are
-//! those of the real store; clones share one store, as clients share a server.
+//! those of the real store; clones share one store, as clients share a server. So is what happens
+//! between an append's acceptance and its commit: expectations are judged against what is accepted
+//! and conflicts answered at once, reads show what is committed, an accepted append may die, and
+//! the same append sent again before its commit is never answered.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,6 +13,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{Appended, Expected, Journal, JournalError, NewEvent, Newest, Presence, ReadLimit, Slice, Standing};
@@ -26,6 +30,12 @@ pub enum AppendFault {
     LostBeforeWrite,
     /// The store cannot be reached, and says so.
     Unavailable,
+    /// It is accepted, and committed only after this long: until then others conflict with what
+    /// nobody can read.
+    Late(Duration),
+    /// It is accepted, dies after this long with everything that was accepted behind it, and
+    /// nobody can tell.
+    Dies(Duration),
 }
 
 /// What was asked of the store, for tests that count round trips.
@@ -67,13 +77,31 @@ struct Inner {
     hooks: BTreeMap<u64, Hook>,
     /// Parts of 256 of appends whose reply is lost, half of them written, and its dice.
     chaos: Option<(u8, fastrand::Rng)>,
+    /// How long appends take to commit at most, parts of 256 of them that die, and their dice.
+    commits: Option<(Duration, u8, fastrand::Rng)>,
+    batches: u64,
     now: Option<DateTime<Utc>>,
+}
+
+/// How long the real server lets a call wait for a commit, before it gives up on telling.
+const UNANSWERED: Duration = Duration::from_secs(2);
+
+/// An append that is accepted and not committed.
+struct Batch {
+    number: u64,
+    events: Vec<RawEvent>,
+    /// It brings a deleted stream to life.
+    revives: bool,
+    ready: bool,
+    told: Option<oneshot::Sender<bool>>,
 }
 
 #[derive(Default)]
 struct Stream {
-    /// Every event ever; the index is the revision.
+    /// Every event ever committed; the index is the revision.
     events: Vec<RawEvent>,
+    /// Accepted behind them.
+    batches: Vec<Batch>,
     first_readable: usize,
     max_count: Option<usize>,
     soft_deleted: bool,
@@ -88,6 +116,38 @@ impl Stream {
         let all = self.events.len();
         let kept = self.max_count.map_or(0, |count| all.saturating_sub(count));
         &self.events[self.first_readable.max(kept).min(all)..]
+    }
+
+    /// All that is accepted, whether it can be read or not.
+    fn accepted(&self) -> impl Iterator<Item = &RawEvent> {
+        self.events.iter().chain(self.batches.iter().flat_map(|b| &b.events))
+    }
+
+    fn deleted_as_accepted(&self) -> bool {
+        self.soft_deleted && !self.batches.iter().any(|b| b.revives)
+    }
+
+    /// A batch's time is over: it commits when those before it have, or dies with those behind it.
+    fn resolve(&mut self, number: u64, dies: bool) {
+        let Some(at) = self.batches.iter().position(|b| b.number == number) else {
+            return;
+        };
+        if dies {
+            for mut batch in self.batches.drain(at..) {
+                batch.told.take().map(|told| told.send(false));
+            }
+        } else {
+            self.batches[at].ready = true;
+        }
+        while self.batches.first().is_some_and(|b| b.ready) {
+            let mut batch = self.batches.remove(0);
+            if batch.revives {
+                self.soft_deleted = false;
+                self.first_readable = self.events.len();
+            }
+            self.events.append(&mut batch.events);
+            batch.told.take().map(|told| told.send(true));
+        }
     }
 
     fn presence(&self) -> Presence {
@@ -165,7 +225,14 @@ impl MemoryJournal {
 
     /// Nothing is lost any more.
     pub fn calm(&self) {
-        self.lock().chaos = None;
+        let mut inner = self.lock();
+        (inner.chaos, inner.commits) = (None, None);
+    }
+
+    /// From now on an append is committed up to `at_most` after it was accepted, and of 256 this
+    /// many die instead, by these dice. A zero: at once.
+    pub fn delay_commits(&self, at_most: Duration, dying_of_256: u8, seed: u64) {
+        self.lock().commits = (!at_most.is_zero()).then(|| (at_most, dying_of_256, fastrand::Rng::with_seed(seed)));
     }
 
     /// What the store's clock says from now on.
@@ -181,11 +248,17 @@ impl MemoryJournal {
     pub fn push(&self, stream: &str, events: Vec<NewEvent>) -> Option<Revision> {
         let mut inner = self.lock();
         let now = inner.now.unwrap_or_else(Utc::now);
+        inner.batches += 1;
+        let number = inner.batches;
         let entry = inner.streams.entry(stream.to_owned()).or_default();
-        let expected = (entry.events.len() as u64).checked_sub(1).into();
-        append(stream, entry, expected, events, now)
-            .expect("a stream that is not tombstoned")
-            .revision
+        let expected = (entry.accepted().count() as u64).checked_sub(1).into();
+        let judged = judge(stream, entry, expected, events, now, number).expect("a stream that is not tombstoned");
+        // Behind what is under way it is committed with that.
+        entry.resolve(number, false);
+        match judged {
+            Judged::Done(appended) | Judged::Accepted(appended, _) => appended.revision,
+            Judged::Twin => None,
+        }
     }
 
     /// All events that the stream ever had, readable or not.
@@ -209,7 +282,11 @@ impl MemoryJournal {
 
     /// Deletes softly; an append revives.
     pub fn delete(&self, stream: &str) {
-        self.lock().streams.entry(stream.to_owned()).or_default().soft_deleted = true;
+        let mut inner = self.lock();
+        let entry = inner.streams.entry(stream.to_owned()).or_default();
+        entry.soft_deleted = true;
+        // What was accepted before is deleted with the rest.
+        entry.batches.iter_mut().for_each(|batch| batch.revives = false);
     }
 
     /// Deletes for good.
@@ -228,6 +305,7 @@ impl MemoryJournal {
     pub fn restore(&self, stream: &str, events: usize) {
         if let Some(entry) = self.lock().streams.get_mut(stream) {
             entry.events.truncate(events);
+            entry.batches.clear();
         }
     }
 
@@ -245,6 +323,22 @@ impl MemoryJournal {
     }
 
     fn fault_of_append(&self) -> (Option<AppendFault>, Option<Hook>) {
+        let (fault, hook) = self.ordered_fault();
+        if fault.is_some() {
+            return (fault, hook);
+        }
+        let fault = self.lock().commits.as_mut().map(|(at_most, dying, dice)| {
+            let wait = at_most.mul_f64(dice.f64());
+            if dice.u8(..) < *dying {
+                AppendFault::Dies(wait)
+            } else {
+                AppendFault::Late(wait)
+            }
+        });
+        (fault, hook)
+    }
+
+    fn ordered_fault(&self) -> (Option<AppendFault>, Option<Hook>) {
         let mut inner = self.lock();
         inner.calls.appends += 1;
         let nth = inner.calls.appends;
@@ -263,18 +357,32 @@ impl MemoryJournal {
     }
 }
 
-/// The real store's rules for an append (its order of checks included).
-fn append(
+/// What becomes of an append at once.
+enum Judged {
+    /// It was committed before.
+    Done(Appended),
+    /// It is accepted, and will be this.
+    Accepted(Appended, oneshot::Receiver<bool>),
+    /// It is under way already.
+    Twin,
+}
+
+/// The real store's rules for an append (its order of checks included), judged against all that is
+/// accepted.
+fn judge(
     name: &str,
     stream: &mut Stream,
     expected: Expected,
     events: Vec<NewEvent>,
     now: DateTime<Utc>,
-) -> Result<Appended, JournalError> {
+    number: u64,
+) -> Result<Judged, JournalError> {
     if stream.tombstoned {
         return Err(JournalError::Tombstoned(name.to_owned()));
     }
-    let current = (stream.events.len() as u64).checked_sub(1);
+    let accepted = stream.accepted().count() as u64;
+    let current = accepted.checked_sub(1);
+    let deleted = stream.deleted_as_accepted();
     let wrong = Err(JournalError::WrongExpected { current });
     let base = match expected {
         Expected::NoStream => None,
@@ -285,40 +393,46 @@ fn append(
     }
     if base < current {
         let next = base.map_or(0, |r| r as usize + 1);
-        let there = stream.events.iter().skip(next);
+        let there = stream.accepted().skip(next);
         let same = there.zip(&events).take_while(|(old, new)| old.id == new.id).count();
         if same == events.len() && same > 0 {
-            return Ok(Appended {
+            if next + same > stream.events.len() {
+                return Ok(Judged::Twin);
+            }
+            return Ok(Judged::Done(Appended {
                 revision: Some((next + same - 1) as u64),
-                positioned: !stream.soft_deleted,
-            });
+                positioned: !deleted,
+            }));
         }
-        if !(same == 0 && expected == Expected::NoStream && stream.soft_deleted) {
+        if !(same == 0 && expected == Expected::NoStream && deleted) {
             return wrong;
         }
     }
-    if stream.soft_deleted && !events.is_empty() {
-        stream.soft_deleted = false;
-        stream.first_readable = stream.events.len();
-    }
     let name: Arc<str> = name.into();
-    for event in events {
-        let revision = stream.events.len() as u64;
-        stream.events.push(RawEvent {
-            stream: name.clone(),
-            revision,
-            id: event.id,
-            kind: event.kind,
-            json: event.json,
-            data: event.data,
-            metadata: event.metadata,
-            created: now,
-        });
-    }
-    Ok(Appended {
-        revision: (stream.events.len() as u64).checked_sub(1),
+    let recorded = |(event, revision): (NewEvent, u64)| RawEvent {
+        stream: name.clone(),
+        revision,
+        id: event.id,
+        kind: event.kind,
+        json: event.json,
+        data: event.data,
+        metadata: event.metadata,
+        created: now,
+    };
+    let events: Vec<RawEvent> = events.into_iter().zip(accepted..).map(recorded).collect();
+    let (told, heard) = oneshot::channel();
+    let appended = Appended {
+        revision: (accepted + events.len() as u64).checked_sub(1),
         positioned: true,
-    })
+    };
+    stream.batches.push(Batch {
+        number,
+        revives: deleted && !events.is_empty(),
+        events,
+        ready: false,
+        told: Some(told),
+    });
+    Ok(Judged::Accepted(appended, heard))
 }
 
 impl Journal for MemoryJournal {
@@ -331,11 +445,7 @@ impl Journal for MemoryJournal {
             return Err(error);
         }
         let Some(entry) = inner.streams.get(stream) else {
-            return Ok(Slice {
-                events: Vec::new(),
-                end: true,
-                presence: Presence::Absent,
-            });
+            return Ok(Slice::nothing(Presence::Absent));
         };
         let readable: Vec<&RawEvent> = entry.readable().iter().filter(|e| e.revision >= from).collect();
         let (mut events, mut bytes) = (Vec::new(), 0);
@@ -346,10 +456,14 @@ impl Journal for MemoryJournal {
             }
             events.push((*event).clone());
         }
+        let presence = entry.presence();
+        let last = (entry.events.len() as u64).checked_sub(1);
         let slice = Slice {
             end: events.len() == readable.len(),
             events,
-            presence: entry.presence(),
+            presence,
+            first: None,
+            last: last.filter(|_| presence == Presence::Present),
         };
         inner.calls.events_read += slice.events.len() as u64;
         Ok(slice)
@@ -377,7 +491,7 @@ impl Journal for MemoryJournal {
         stream: &str,
         expected: Expected,
         events: Vec<NewEvent>,
-        _deadline: Duration,
+        deadline: Duration,
     ) -> Result<Appended, JournalError> {
         breathe().await;
         let (fault, hook) = self.fault_of_append();
@@ -390,25 +504,57 @@ impl Journal for MemoryJournal {
             Some(AppendFault::LostBeforeWrite) => return lost(),
             _ => {}
         }
-        let done = {
+        let (wait, dies) = match fault {
+            Some(AppendFault::Late(wait)) => (wait, false),
+            Some(AppendFault::Dies(wait)) => (wait, true),
+            _ => (Duration::ZERO, false),
+        };
+        let judged = {
             let mut inner = self.lock();
             let now = inner.now.unwrap_or_else(Utc::now);
+            inner.batches += 1;
+            let number = inner.batches;
             let entry = inner.streams.entry(stream.to_owned()).or_default();
             if fault == Some(AppendFault::Conflict) {
-                let current = (entry.events.len() as u64).checked_sub(1);
+                let current = (entry.accepted().count() as u64).checked_sub(1);
                 return Err(JournalError::WrongExpected { current });
             }
-            let done = append(stream, entry, expected, events, now);
-            if done.is_ok() {
-                Self::heed_metadata(&mut inner, stream);
+            let judged = judge(stream, entry, expected, events, now, number)?;
+            if matches!(judged, Judged::Accepted(..)) {
+                if wait.is_zero() && !dies {
+                    entry.resolve(number, false);
+                    Self::heed_metadata(&mut inner, stream);
+                } else {
+                    // It goes on whether or not its caller waits.
+                    let (journal, stream) = (self.clone(), stream.to_owned());
+                    tokio::spawn(async move {
+                        tokio::time::sleep(wait).await;
+                        let mut inner = journal.lock();
+                        if let Some(entry) = inner.streams.get_mut(&stream) {
+                            entry.resolve(number, dies);
+                        }
+                        Self::heed_metadata(&mut inner, &stream);
+                    });
+                }
             }
-            done
+            judged
+        };
+        let done = match judged {
+            Judged::Done(appended) => appended,
+            Judged::Accepted(appended, committed) => match tokio::time::timeout(deadline, committed).await {
+                Ok(Ok(true)) => appended,
+                Ok(Ok(false) | Err(_)) | Err(_) => return lost(),
+            },
+            Judged::Twin => {
+                tokio::time::sleep(deadline.min(UNANSWERED)).await;
+                return lost();
+            }
         };
         breathe().await;
-        if fault == Some(AppendFault::LostAfterWrite) && done.is_ok() {
+        if fault == Some(AppendFault::LostAfterWrite) {
             lost()
         } else {
-            done
+            Ok(done)
         }
     }
 }
@@ -506,6 +652,49 @@ mod tests {
             Err(JournalError::Tombstoned("s-1".into()))
         );
         assert_eq!(journal.look("s-1").await, Ok(Standing::Tombstoned));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_conflict_is_answered_before_what_it_speaks_of_can_be_read() {
+        let journal = MemoryJournal::new();
+        append(&journal, Expected::NoStream, &[1]).await.unwrap();
+        journal.fail_append(1, AppendFault::Late(Duration::from_millis(50)));
+        let rival = tokio::spawn({
+            let journal = journal.clone();
+            async move { append(&journal, Expected::Exact(0), &[2]).await }
+        });
+        while journal.calls().appends < 2 {
+            tokio::task::yield_now().await;
+        }
+        let wrong = Err(JournalError::WrongExpected { current: Some(1) });
+        assert_eq!(append(&journal, Expected::Exact(0), &[3]).await, wrong);
+        let slice = journal.read("s-1", 0, ALL).await.unwrap();
+        assert_eq!((slice.events.len(), slice.end, slice.last), (1, true, Some(0)));
+        // The same append again is not answered, though it lands.
+        let twin = append(&journal, Expected::Exact(0), &[2]).await;
+        assert_eq!(twin.unwrap_err().class(), "outcome_unknown");
+        assert_eq!(rival.await.unwrap(), Ok(at(1)));
+        let slice = journal.read("s-1", 2, ALL).await.unwrap();
+        assert_eq!((slice.events.len(), slice.end, slice.last), (0, true, Some(1)));
+        assert_eq!(append(&journal, Expected::Exact(0), &[2]).await, Ok(at(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_append_that_dies_takes_with_it_what_stands_on_it() {
+        let journal = MemoryJournal::new();
+        journal.fail_append(1, AppendFault::Dies(Duration::from_millis(50)));
+        let first = tokio::spawn({
+            let journal = journal.clone();
+            async move { append(&journal, Expected::NoStream, &[1]).await }
+        });
+        while journal.calls().appends < 1 {
+            tokio::task::yield_now().await;
+        }
+        let second = append(&journal, Expected::Exact(0), &[2]).await;
+        assert_eq!(first.await.unwrap().unwrap_err().class(), "outcome_unknown");
+        assert_eq!(second.unwrap_err().class(), "outcome_unknown");
+        assert_eq!(journal.all("s-1"), []);
+        assert_eq!(append(&journal, Expected::NoStream, &[3]).await, Ok(at(0)));
     }
 
     #[tokio::test]

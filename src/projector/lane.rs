@@ -11,7 +11,7 @@ use super::meter::LaneState;
 use crate::{
     event::{RawEvent, Revision},
     journal::{Presence, ReadLimit, Slice, Standing},
-    projection::{FoldError, State, run::fold_run},
+    projection::{FoldError, OnLostHistory, State, run::fold_run},
     replica::{Demand, Header, Put, PutOutcome, Quarantine, item::Body},
 };
 
@@ -21,8 +21,7 @@ mod types;
 mod tests;
 
 pub use types::{
-    Arrival, Base, Effect, Form, Next, OnDeletion, OnLostHistory, OnRevival, Outcome, PutKind, Rules, Tally, Token,
-    Verdict,
+    Arrival, Base, Effect, Form, Next, OnDeletion, OnRevival, Outcome, PutKind, Rules, Tally, Token, Verdict,
 };
 
 /// Deliveries of one revision that wait.
@@ -73,6 +72,24 @@ struct Run {
 /// brought twice.
 const WORTH_A_PUT: usize = 8;
 
+/// How long a revision that a delivery names, its event not in hand, is waited for while no read
+/// shows it: longer than a leader's election takes. A link may name what will never be.
+const SHOWN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Between two reads for what a delivery names and no read shows: a commit's time, to begin with.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// An outage of the server's own; asking more often would not end it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Deliveries, up to `high`, of revisions that were not yet readable when the stream was read last.
+#[derive(Clone, Copy, Debug)]
+struct NotYet {
+    high: Token,
+    since: Duration,
+    reads: u32,
+    due: Duration,
+}
+
 /// The machine for one stream.
 #[derive(Debug)]
 #[expect(
@@ -105,8 +122,10 @@ pub struct Lane {
     look_wanted: bool,
     load_wanted: bool,
     probe_wanted: bool,
-    /// What could not be found in the stream up to this token is not there.
-    unreadable: Option<Token>,
+    /// What could not be found in the stream up to this token is not there, as far as it stands
+    /// below this revision: a read proves nothing of what the stream has not indexed.
+    unreadable: Option<(Token, Revision)>,
+    not_yet: Option<NotYet>,
     /// A mark that other code left is being tried: it stays until the stream was read to its end,
     /// for deliveries behind it were settled by it.
     retrying: bool,
@@ -146,6 +165,7 @@ impl Lane {
             load_wanted: false,
             probe_wanted: false,
             unreadable: None,
+            not_yet: None,
             retrying: false,
             owing: false,
             mark_read: None,
@@ -257,7 +277,7 @@ impl Lane {
         if self.look_wanted || !self.hints.is_empty() {
             return self.look();
         }
-        if self.wants_read() {
+        if self.wants_read(now) {
             return self.read_on();
         }
         if self.changed || self.administrative.is_some() {
@@ -265,7 +285,12 @@ impl Lane {
         }
         self.verdicts.extend(self.acting.drain(..).map(Verdict::Ack));
         self.behind = false;
-        self.flush_or_idle(now)
+        let next = self.flush_or_idle(now);
+        match (next, self.reads_again_at()) {
+            (Next::Idle, Some(due)) => Next::WaitUntil(due),
+            (Next::WaitUntil(at), Some(due)) => Next::WaitUntil(at.min(due)),
+            (next, _) => next,
+        }
     }
 
     /// Takes what came of the effect under way. `now` as in [`Lane::next`].
@@ -283,10 +308,10 @@ impl Lane {
                 self.rebase_on(Base::from_stored(&*self.rules.fold, replica.map(|r| *r)));
                 self.mark_read = fresh.then_some(high);
             }
-            (UnderWay::ReadOn { from, high }, Outcome::Read(slice)) => self.read(from, high, slice),
+            (UnderWay::ReadOn { from, high }, Outcome::Read(slice)) => self.read(from, high, slice, now),
             (UnderWay::Check { at }, Outcome::Read(slice)) => self.checked(at, &slice),
             (UnderWay::Probe, Outcome::Read(slice)) => self.probed(&slice),
-            (UnderWay::Look { high, hinted }, Outcome::Looked(standing)) => self.looked(&standing, high, hinted),
+            (UnderWay::Look { high, hinted }, Outcome::Looked(standing)) => self.looked(&standing, high, hinted, now),
             (UnderWay::Put { kind, high }, Outcome::Put(PutOutcome::Done)) => self.stored(kind, high, now),
             (UnderWay::Put { high, .. }, Outcome::Put(PutOutcome::Refused(stored))) => {
                 // An earlier try of this put may have landed, and cleared the mark.
@@ -341,6 +366,7 @@ impl Lane {
         self.probe_wanted = false;
         self.retrying = false;
         self.unreadable = None;
+        self.not_yet = None;
         self.dirty_since = None;
         self.reconsider_suspects();
         // What followed from a look was lost with the old base: look again.
@@ -464,20 +490,27 @@ impl Lane {
                 }
             }
         }
-        let Some(high) = unreadable else { return };
+        let Some((high, below)) = unreadable else { return };
         let version = base.header.version;
         // What was folded before it comes first.
         if unsaved {
-            self.unreadable = Some(high);
+            self.unreadable = Some((high, below));
             return;
         }
-        for (_, waiting) in self.waiting.range_mut(crate::event::next_after(version)..) {
+        let hopeless = self.not_yet.is_some_and(|n| n.due > n.since + SHOWN_WITHIN);
+        for (revision, waiting) in self.waiting.range_mut(crate::event::next_after(version)..) {
+            if *revision >= below && !(hopeless && waiting.event.is_none()) {
+                continue;
+            }
             let (gone, newer): (Vec<_>, Vec<_>) = waiting.tokens.drain(..).partition(|token| *token <= high);
             waiting.tokens = newer;
             self.tally.settled_without_write += gone.len() as u64;
             self.verdicts.extend(gone.into_iter().map(Verdict::Ack));
         }
         self.waiting.retain(|_, waiting| !waiting.tokens.is_empty());
+        if self.waiting.range(crate::event::next_after(version)..).next().is_none() {
+            self.not_yet = None;
+        }
     }
 
     /// The version to compare with the stream, when deliveries do not fit the replica.
@@ -510,7 +543,34 @@ impl Lane {
         }
     }
 
-    fn wants_read(&self) -> bool {
+    /// The stream was read, and ends below `below`: deliveries of what stands there or above are
+    /// waited for.
+    fn found_nothing(&mut self, high: Token, below: Revision, now: Duration) {
+        self.unreadable = Some((high, below));
+        let next = self.known().next();
+        let mut above = self.waiting.range(below.max(next)..);
+        if above.all(|(_, w)| w.tokens.iter().all(|token| *token > high)) {
+            self.not_yet = None;
+            return;
+        }
+        let (since, reads) = self.not_yet.map_or((now, 0), |n| (n.since, n.reads + 1));
+        let pause = FIRST_PAUSE.saturating_mul(1 << reads.min(10)).min(LONGEST_PAUSE);
+        self.not_yet = Some(NotYet {
+            high,
+            since,
+            reads,
+            due: now + pause,
+        });
+    }
+
+    /// When the stream is read again for what was not readable yet.
+    fn reads_again_at(&self) -> Option<Duration> {
+        let next = self.base.as_ref().map_or(0, Base::next);
+        let waits = self.waiting.range(next..).next().is_some();
+        self.not_yet.filter(|_| waits).map(|n| n.due)
+    }
+
+    fn wants_read(&self, now: Duration) -> bool {
         let Some(base) = self.base.as_ref() else {
             return false;
         };
@@ -518,7 +578,9 @@ impl Lane {
             // A fresh start is put only when it is not behind what it replaces.
             return base.rebase && self.read_wanted && base.header.version < base.durable();
         }
-        let searched = self.unreadable.unwrap_or(0);
+        let searched = self.unreadable.map_or(0, |(high, _)| high);
+        let waits = self.not_yet.filter(|n| now < n.due).map_or(0, |n| n.high);
+        let searched = searched.max(waits);
         self.read_wanted
             || self
                 .waiting
@@ -546,28 +608,31 @@ impl Lane {
         })
     }
 
-    fn read(&mut self, from: Revision, high: Token, slice: Slice) {
+    fn read(&mut self, from: Revision, high: Token, mut slice: Slice, now: Duration) {
         if slice.presence != Presence::Present {
             self.read_wanted = false;
             self.behind = false;
             if self.known().header.deleted {
-                self.unreadable = Some(high);
+                self.unreadable = Some((high, Revision::MAX));
             } else {
                 self.look_wanted = true;
             }
             return;
         }
-        let Slice { mut events, end, .. } = slice;
+        let base = self.known();
+        if slice.ends_before(base.header.version) && !base.rebase {
+            self.look_wanted = true;
+        }
         let base = self.known();
         if base.header.version == Some(from) && !base.rebase {
-            match events.first() {
+            match slice.events.first() {
                 Some(first) if first.revision == from => {
                     if base.header.event.as_ref().is_some_and(|e| e.id != first.id) {
                         return self.diverged(&format!(
                             "the stream has another event at revision {from} than the replica was folded from"
                         ));
                     }
-                    events.remove(0);
+                    slice.events.remove(0);
                 }
                 // The replica's last event cannot be read any more; what is above it can.
                 Some(_) => {}
@@ -576,7 +641,27 @@ impl Lane {
             self.known().verified = true;
         }
         self.tally.gap_reads += 1;
-        self.tally.gap_events += events.len() as u64;
+        self.tally.gap_events += slice.events.len() as u64;
+        let version = self.known().header.version;
+        // A hole before the first event is minded below; of those between, as the policy has it.
+        let between: Vec<usize> = slice
+            .holes(version)
+            .map(|(index, _)| index)
+            .filter(|at| *at > 0)
+            .collect();
+        let below = slice.last.map_or(Revision::MAX, |last| last + 1);
+        let Slice {
+            mut events, mut end, ..
+        } = slice;
+        if let (Some(first), Some(last)) = (between.first(), between.last()) {
+            if self.rules.on_lost_history == OnLostHistory::Partial {
+                events.drain(..*last);
+            } else {
+                events.truncate(*first);
+                end = false;
+                self.read_wanted = true;
+            }
+        }
         let base = self.known();
         if base.header.deleted && !events.is_empty() {
             base.header.deleted = false;
@@ -593,7 +678,7 @@ impl Lane {
             self.fold(events, from_scratch);
         }
         if end {
-            self.unreadable = Some(high);
+            self.found_nothing(high, below, now);
             self.read_wanted = false;
             self.behind = false;
         }
@@ -750,7 +835,7 @@ impl Lane {
         self.read_wanted = true;
     }
 
-    fn looked(&mut self, standing: &Standing, high: Token, hinted: bool) {
+    fn looked(&mut self, standing: &Standing, high: Token, hinted: bool, now: Duration) {
         let fold = self.rules.fold.clone();
         let (restarts, removes) = (self.rules.restarts(), self.rules.on_deletion == OnDeletion::Remove);
         let stale = self.mark_read < Some(high);
@@ -798,14 +883,14 @@ impl Lane {
                     self.load_wanted = true;
                 }
                 self.read_wanted = false;
-                self.unreadable = Some(high);
+                self.unreadable = Some((high, Revision::MAX));
             }
             Standing::Missing => {
                 if base.durable().is_some() || base.header.version.is_some() {
                     return self.diverged("the stream is not in the event store");
                 }
                 self.read_wanted = false;
-                self.unreadable = Some(high);
+                self.found_nothing(high, 0, now);
             }
         }
     }

@@ -66,10 +66,29 @@ pub enum Action {
     Look,
     /// Append.
     Append(Expected, Vec<NewEvent>),
-    /// Wait, with jitter, for the nth time.
-    Wait(u32),
+    /// Wait, with jitter.
+    Wait(Pause),
     /// Nothing: [`super::Attempt::finish`] has the answer.
     Done,
+}
+
+/// What is waited for, and the how manieth time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// Others were faster, or a store was away.
+    Race(u32),
+    /// A rival's append is under way.
+    Round(u32),
+}
+
+impl Pause {
+    /// The most that it may last, before jitter.
+    pub fn longest(self) -> Duration {
+        match self {
+            Self::Race(nth) => longest_wait(nth),
+            Self::Round(nth) => longest_round(nth),
+        }
+    }
 }
 
 /// What came of an action.
@@ -111,4 +130,11 @@ pub(super) fn metadata<E: Event>(identity: &Identity) -> Bytes {
 /// that more writers are at it, up to half a second, where waiting longer only adds latency.
 pub fn longest_wait(nth: u32) -> Duration {
     Duration::from_millis((5_u64 << nth.min(8)).min(500))
+}
+
+/// The most that the nth round may wait. What is waited for is a commit of the server's: some
+/// milliseconds as a rule. Half as long again each time, so that a slow server is asked a dozen
+/// times, not a hundred, and is left idle for no more than about half of what a commit takes.
+fn longest_round(nth: u32) -> Duration {
+    Duration::from_secs_f64((0.003 * 1.5_f64.powi(nth.min(12).cast_signed())).min(0.2))
 }

@@ -76,7 +76,7 @@ impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
             }
             (Ok(Fed::Nothing(Presence::Absent | Presence::Tombstoned)), _) => self.phase = Phase::Look,
             // Too long, or its history is gone: its events alone, on the state in hand.
-            (Ok(Fed::UpToDate | Fed::Diverged | Fed::Nothing(_)) | Err(_), _) => {
+            (Ok(Fed::UpToDate | Fed::Diverged | Fed::Shorter | Fed::Nothing(_)) | Err(_), _) => {
                 self.phase = Phase::Recall(landed, Vec::new());
             }
         }

@@ -173,10 +173,26 @@ impl<J: Journal> Snapshots for SnapshotEvents<J> {
             return Ok(Snapshot::Nothing(Lineage::Foreign));
         };
         let stored = serde_json::from_slice::<Stored>(&event.data).map_err(|e| e.to_string());
-        match stored.and_then(|stored| stored.base(fold)) {
-            Ok(base) => Ok(Snapshot::Base(base)),
-            Err(error) => unusable(Discard::Undecodable, error),
+        let base = match stored.and_then(|stored| stored.base(fold)) {
+            Ok(base) => base,
+            Err(error) => return unusable(Discard::Undecodable, error),
+        };
+        // It says that history before it is gone. Believed only where that is so: one that was
+        // written on a state which skipped an event says the same.
+        if let Some(below) = base.header.first.checked_sub(1) {
+            match self.journal.read(stream, 0, ONE).await {
+                Ok(slice) if slice.events.first().is_some_and(|event| event.revision <= below) => {
+                    let text = format!(
+                        "a snapshot event of `{stream}` begins at revision {}, and events before it can be read",
+                        base.header.first
+                    );
+                    return unusable(Discard::Skipped, text);
+                }
+                Ok(_) => {}
+                Err(error) => return unusable(Discard::Unavailable, error.to_string()),
+            }
         }
+        Ok(Snapshot::Base(base))
     }
 
     async fn keep(&self, fold: &dyn Fold, stream: &Arc<str>, base: &mut Base, appended: u64) -> Option<bool> {

@@ -228,7 +228,9 @@ async fn disturb(world: &World, account: usize, step: u8) {
     }
 }
 
-async fn transfers(count: usize, daemon: bool, through: bool, faults: bool) {
+async fn transfers(count: usize, daemon: bool, through: bool, faults: bool, late: u64) {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
     let world = World::default();
     let history = History::default();
     let accounts = 10;
@@ -236,8 +238,9 @@ async fn transfers(count: usize, daemon: bool, through: bool, faults: bool) {
         assert!(execute(&world.bank(), &history, account, Do::Deposit(100)).await);
     }
     if faults {
-        world.journal.lose_replies(40, 7);
+        world.journal.lose_replies(40, seed);
     }
+    world.journal.delay_commits(Duration::from_millis(late), 10, seed);
     // Four processes, each with a cache of its own.
     let banks: Vec<Bank> = (0..4)
         .map(|_| if through { world.through() } else { world.bank() })
@@ -287,14 +290,21 @@ async fn transfers(count: usize, daemon: bool, through: bool, faults: bool) {
 #[tokio::test(start_paused = true)]
 async fn a_thousand_transfers() {
     for (daemon, through) in [(false, false), (true, false), (false, true), (true, true)] {
-        transfers(1000, daemon, through, false).await;
+        transfers(1000, daemon, through, false, 0).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_thousand_transfers_with_faults() {
     for through in [false, true] {
-        transfers(1000, true, through, true).await;
+        transfers(1000, true, through, true, 0).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn transfers_while_commits_take_their_time_and_appends_die() {
+    for (through, faults) in [(false, false), (true, false), (false, true), (true, true)] {
+        transfers(300, true, through, faults, 30).await;
     }
 }
 
@@ -407,15 +417,19 @@ proptest! {
         plans in prop::collection::vec(prop::collection::vec(step(), 1..25), 1..5),
         through: bool,
         lost in prop_oneof![Just(0_u8), Just(60)],
+        late in prop_oneof![Just(0_u64), Just(3), Just(40)],
         seed: u64,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let (world, history) = (World::default(), History::default());
             world.journal.lose_replies(lost, seed);
+            world.journal.delay_commits(Duration::from_millis(late), lost, seed);
             let deletions = Arc::new(Mutex::new(Vec::new()));
             let mut tasks = Vec::new();
-            for plan in plans {
+            for mut plan in plans {
+                // What is accepted before a deletion and committed after it has no place in the record.
+                plan.retain(|step| late == 0 || !matches!(step, Step::Delete));
                 let settings = Settings { on_deleted: OnDeleted::Continue, ..settings() };
                 let bank = if through { world.through() } else { world.bank() };
                 let bank = bank.with_settings(settings);

@@ -99,7 +99,8 @@ async fn conflicts_end() {
         error,
         CommandError::Contended {
             stream: STREAM.into(),
-            attempts: 5
+            attempts: 5,
+            awaited: None
         }
     );
     assert!(error.can_retry());

@@ -29,6 +29,7 @@ pub(super) enum Entry {
     Deposited { cents: i64 },
     Withdrew { cents: i64 },
     Rated { rate: f64 },
+    Counted { number: i64 },
 }
 impl Event for Entry {}
 
@@ -42,6 +43,7 @@ impl Aggregate for Account {
             Entry::Deposited { cents } => self.cents += cents,
             Entry::Withdrew { cents } => self.cents -= cents,
             Entry::Rated { .. } => {}
+            Entry::Counted { number } => self.cents = number,
         }
     }
 }
@@ -58,6 +60,8 @@ pub(super) enum Do {
     Split(i64, i64),
     Nothing,
     Rate(f64),
+    /// The next number.
+    Count,
 }
 
 impl Command<Account> for Do {
@@ -71,6 +75,9 @@ impl Command<Account> for Do {
             Self::Split(a, b) => vec![Entry::Deposited { cents: a }, Entry::Deposited { cents: b }],
             Self::Nothing => Vec::new(),
             Self::Rate(rate) => vec![Entry::Rated { rate }],
+            Self::Count => vec![Entry::Counted {
+                number: account.cents + 1,
+            }],
         })
     }
 }
@@ -150,6 +157,7 @@ impl World {
             keep_commands: 32,
             cap: usize::MAX,
             restarts: false,
+            on_lost_history: crate::projection::OnLostHistory::Partial,
         };
         let before = base.header.version;
         let mut reading = CatchUp::new(base, None, rules);
@@ -172,7 +180,7 @@ impl World {
             match reading.feed(&fold, slice).unwrap() {
                 Fed::More => {}
                 Fed::Diverged => return self.store.remove(stream),
-                Fed::UpToDate | Fed::Nothing(_) => break,
+                Fed::UpToDate | Fed::Nothing(_) | Fed::Shorter => break,
             }
         }
         let stream: Arc<str> = stream.into();
@@ -184,6 +192,14 @@ impl World {
     /// The account as the whole stream, readable or not, has it.
     pub(super) fn truth(&self, stream: &str) -> Account {
         fold_of(&self.journal.all(stream))
+    }
+
+    /// A repository for streams that may be deleted.
+    pub(super) fn bank_on(&self, on_deleted: crate::command::OnDeleted) -> Bank {
+        self.bank().with_settings(Settings {
+            on_deleted,
+            ..settings()
+        })
     }
 
     pub(super) fn trips(&self) -> (u64, u64) {

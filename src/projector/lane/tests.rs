@@ -348,11 +348,7 @@ impl World {
 
     fn read(&self, from: u64, limit: ReadLimit) -> Slice {
         if self.deleted || self.log.is_empty() {
-            return Slice {
-                events: Vec::new(),
-                end: true,
-                presence: Presence::Absent,
-            };
+            return Slice::nothing(Presence::Absent);
         }
         let all: Vec<_> = self.readable().iter().filter(|e| e.revision >= from).cloned().collect();
         let end = all.len() <= limit.events;
@@ -360,6 +356,8 @@ impl World {
             events: all.into_iter().take(limit.events).collect(),
             end,
             presence: Presence::Present,
+            first: None,
+            last: self.log.last().map(|event| event.revision),
         }
     }
 

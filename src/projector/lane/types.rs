@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::{
     event::{RawEvent, Revision, Version, next_after},
     journal::{ReadLimit, Slice, Standing},
-    projection::{Encoded, Fold, FoldError, State},
+    projection::{Encoded, Fold, FoldError, OnLostHistory, State},
     replica::{Header, Put, PutOutcome, Replica, item::Body},
 };
 
@@ -30,15 +30,6 @@ pub enum OnRevival {
     Continue,
     /// Start anew from the first readable revision.
     Restart,
-}
-
-/// What to do when history below the first readable revision is gone and no replica covers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnLostHistory {
-    /// Start at the first readable revision; `first` says so.
-    Partial,
-    /// Quarantine the aggregate.
-    Quarantine,
 }
 
 /// Checks that a state can be stored, and in which form: see [`crate::replica::item`].
