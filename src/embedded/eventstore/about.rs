@@ -83,7 +83,7 @@ pub(super) fn cluster(node: &Node) -> ClusterInfo {
             .into_iter()
             .map(|member| MemberInfo {
                 instance_id: Some(WireUuid::of(member.id, false)),
-                time_stamp: now.as_millis() as i64,
+                time_stamp: (now.as_nanos() / 100) as i64,
                 state: if member.leader { LEADER } else { FOLLOWER },
                 is_alive: member.alive,
                 http_end_point: Some(EndPoint {

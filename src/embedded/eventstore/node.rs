@@ -48,6 +48,8 @@ pub(super) struct Node {
     pub(super) id: uuid::Uuid,
     pub(super) stopping: CancellationToken,
     pub(super) defects: Defects,
+    /// Whether it speaks TLS.
+    pub(super) tls: bool,
 }
 
 impl Node {
@@ -68,12 +70,18 @@ impl Node {
         }
     }
 
+    /// Whether this node leads.
+    pub(super) fn leads(&self) -> bool {
+        let members = self.members.all();
+        members.iter().any(|member| member.id == self.id && member.leader)
+    }
+
     /// Whether a call that requires the leader may be answered here.
     pub(super) fn lead(&self) -> Result<(), Status> {
-        let members = self.members.all();
-        if members.iter().any(|member| member.id == self.id && member.leader) {
+        if self.leads() {
             return Ok(());
         }
+        let members = self.members.all();
         match members.iter().find(|member| member.leader && member.alive) {
             Some(leader) => Err(status::not_leader(&leader.host, leader.port)),
             None => Err(status::not_ready()),

@@ -3,9 +3,7 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http::{Request, Response, header};
 use tonic::{
     Request as Call, Response as Reply,
     body::BoxBody,
@@ -18,6 +16,7 @@ use tower::Service as _;
 use super::{
     about, deadline,
     node::Node,
+    pages,
     persistent::grpc::PersistentSubscriptions,
     status,
     streams::Streams,
@@ -34,15 +33,6 @@ pub(super) struct Router {
     node: Arc<Node>,
     streams: Streams,
     groups: PersistentSubscriptions,
-}
-
-fn plain(code: StatusCode, text: &str) -> Response<BoxBody> {
-    let body = Full::new(Bytes::copy_from_slice(text.as_bytes()))
-        .map_err(|never: Infallible| match never {})
-        .boxed_unsync();
-    let mut response = Response::new(body);
-    *response.status_mut() = code;
-    response
 }
 
 impl Router {
@@ -65,42 +55,13 @@ impl Router {
             .get(header::CONTENT_TYPE)
             .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
         if !is_grpc {
-            return self.page(&request);
+            return pages::answer(&self.node, request).await;
         }
         let deadline = deadline::of(&request);
         let call = self.call(request);
         match deadline {
             Some(time) => deadline::keep(time, call, status::answer).await,
             None => call.await,
-        }
-    }
-
-    /// Pages for people, probes and load balancers.
-    fn page<B>(&self, request: &Request<B>) -> Response<BoxBody> {
-        match (request.method(), request.uri().path()) {
-            (&Method::GET | &Method::HEAD, "/health/live") => {
-                if self.node.stopping.is_cancelled() || self.node.faults.not_ready() {
-                    plain(StatusCode::SERVICE_UNAVAILABLE, "")
-                } else {
-                    plain(StatusCode::NO_CONTENT, "")
-                }
-            }
-            (&Method::GET, "/ping") => plain(
-                StatusCode::OK,
-                "{\"msgTypeId\":\"ping\",\"text\":\"Ping request successfully handled\"}",
-            ),
-            (&Method::GET, "/info") => {
-                let info =
-                    serde_json::json!({ "esVersion": about::VERSION, "state": "leader", "projectionsMode": "System" });
-                let mut response = plain(StatusCode::OK, &info.to_string());
-                let json = header::HeaderValue::from_static("application/json");
-                response.headers_mut().insert(header::CONTENT_TYPE, json);
-                response
-            }
-            _ => plain(
-                StatusCode::NOT_FOUND,
-                "this server speaks gRPC, and answers /health/live, /ping and /info\n",
-            ),
         }
     }
 
@@ -120,16 +81,20 @@ impl Router {
         if self.node.defects.silent_while_loading && unheard && self.node.faults.not_ready() {
             return std::future::pending().await;
         }
-        if let Err(problem) = self.node.faults.before_call(requires_leader).await {
+        // Of its cluster and of itself every node tells, whatever is required.
+        let about_data = about_groups || service == Streams::NAME;
+        if let Err(problem) = self.node.faults.before_call(requires_leader && about_data).await {
             return status::answer(problem);
         }
         let identity = match self.node.users.identify(header("authorization")) {
             Ok(identity) => identity,
             Err(problem) => return status::answer(problem),
         };
-        // Groups live on the leader, whatever the client prefers.
-        let on_leader = requires_leader || about_groups;
-        if on_leader && let Err(problem) = self.node.lead() {
+        // Groups live on the leader, whatever the client prefers; their service knows what that means.
+        if requires_leader
+            && service == Streams::NAME
+            && let Err(problem) = self.node.lead()
+        {
             return status::answer(problem);
         }
         request.extensions_mut().insert(identity);
@@ -158,7 +123,7 @@ impl Router {
             _ => return status::unimplemented(&path),
         };
         match response {
-            Ok(response) => response,
+            Ok(response) => status::in_our_words(response),
             Err(never) => match never {},
         }
     }

@@ -234,7 +234,7 @@ impl Listening {
         let id = uuid::Uuid::new_v4();
         core.members.change(|members| {
             members.push(Member {
-                host: address.ip().to_string(),
+                host: advertised(address.ip()),
                 port: address.port(),
                 leader,
                 alive: true,
@@ -262,6 +262,7 @@ impl Listening {
             id,
             stopping: this.stopping.clone(),
             defects: options.defects,
+            tls: options.tls,
         });
         let accepting = Accepting {
             router: Router::new(node),
@@ -417,6 +418,16 @@ fn tls_for(options: &Options) -> Result<(Option<TlsAcceptor>, Option<String>), S
     }
     let tls = tls::make(options.host).map_err(|error| StartError::Tls(error.to_string()))?;
     Ok((Some(tls.acceptor), Some(tls.ca_pem)))
+}
+
+/// What a node says that it is reached by: as EventStoreDB, loopback where it listens on every address.
+fn advertised(listens: IpAddr) -> String {
+    let host = if listens.is_unspecified() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    } else {
+        listens
+    };
+    host.to_string()
 }
 
 fn connection_string(addresses: &[SocketAddr], ca: Option<&CaFile>) -> String {

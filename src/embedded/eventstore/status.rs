@@ -90,7 +90,7 @@ pub(super) fn missing_metadata(missing: &str) -> Status {
 pub(super) fn not_leader(host: &str, port: u16) -> Status {
     exception(
         Code::NotFound,
-        format!("Leader info available: {host}:{port}"),
+        "Leader info available".to_owned(),
         "not-leader",
         &[
             ("leader-endpoint-host", host),
@@ -101,6 +101,28 @@ pub(super) fn not_leader(host: &str, port: u16) -> Status {
 
 pub(super) fn not_ready() -> Status {
     Status::unavailable("Server Is Not Ready")
+}
+
+/// To what is larger than its service takes; tonic has another word for it.
+pub(super) fn too_large() -> Status {
+    Status::resource_exhausted("Received message exceeds the maximum configured message size.")
+}
+
+/// What ends reading a request, in EventStoreDB's words.
+pub(super) fn received(status: Status) -> Status {
+    if status.code() == Code::OutOfRange {
+        too_large()
+    } else {
+        status
+    }
+}
+
+/// An answer in EventStoreDB's words where tonic gave it before any service was asked.
+pub(super) fn in_our_words(response: Response<BoxBody>) -> Response<BoxBody> {
+    match Status::from_header_map(response.headers()) {
+        Some(status) if status.code() == Code::OutOfRange => answer(too_large()),
+        _ => response,
+    }
 }
 
 /// What EventStoreDB answers for a request that it does not understand well enough to refuse.

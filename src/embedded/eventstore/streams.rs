@@ -23,11 +23,12 @@ use tonic::{
 use super::{
     access::Identity,
     node::Node,
+    reset,
     wire::{AppendReq, BatchAppendReq, BatchAppendResp, DeleteReq, ReadReq, StreamIdentifier},
 };
 
-/// What one message may hold: EventStoreDB's own limit of 16 MiB and room for what surrounds the data.
-pub(super) const MAX_MESSAGE: usize = 17 * 1024 * 1024;
+/// What one message may hold: what EventStoreDB's log takes as one record, 16 MiB less what surrounds it.
+pub(super) const MAX_MESSAGE: usize = 16 * 1024 * 1024 - 10_000;
 
 /// A stream's name as text.
 fn name(stream: &StreamIdentifier) -> Result<Arc<str>, Status> {
@@ -140,8 +141,8 @@ where
                                 .map(Response::new)
                         }
                     });
-                    let mut grpc = Grpc::new(EncodedCodec::<ReadReq>::default());
-                    grpc.server_streaming(service, request).await
+                    let mut grpc = Grpc::new(EncodedCodec::<ReadReq>::default()).max_decoding_message_size(MAX_MESSAGE);
+                    reset::answer(grpc.server_streaming(service, request).await)
                 }
                 "Append" => {
                     let service = tower::service_fn(move |request: Request<Streaming<AppendReq>>| {
@@ -180,7 +181,10 @@ where
                                 .map(Response::new)
                         }
                     });
-                    Grpc::new(ProstCodec::default()).unary(service, request).await
+                    let grpc = Grpc::new(ProstCodec::default());
+                    grpc.max_decoding_message_size(MAX_MESSAGE)
+                        .unary(service, request)
+                        .await
                 }
                 _ => super::status::unimplemented(request.uri().path()),
             })

@@ -90,7 +90,7 @@ pub(super) struct ReadResp {
     #[prost(message, optional, tag = "2")]
     pub(super) confirmation: Option<Confirmation>,
     #[prost(message, optional, tag = "3")]
-    pub(super) checkpoint: Option<Position>,
+    pub(super) checkpoint: Option<Checkpoint>,
     #[prost(message, optional, tag = "4")]
     pub(super) stream_not_found: Option<NotFound>,
     #[prost(uint64, optional, tag = "5")]
@@ -98,7 +98,29 @@ pub(super) struct ReadResp {
     #[prost(uint64, optional, tag = "6")]
     pub(super) last_stream_position: Option<u64>,
     #[prost(message, optional, tag = "8")]
-    pub(super) caught_up: Option<Empty>,
+    pub(super) caught_up: Option<CaughtUp>,
+}
+
+/// `streams.ReadResp.Checkpoint`; its time since 24.10.5.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct Checkpoint {
+    #[prost(uint64, tag = "1")]
+    pub(super) commit: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) prepare: u64,
+    #[prost(message, optional, tag = "3")]
+    pub(super) at: Option<Time>,
+}
+
+/// `streams.ReadResp.CaughtUp`; its content since 24.10.5.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct CaughtUp {
+    #[prost(message, optional, tag = "1")]
+    pub(super) at: Option<Time>,
+    #[prost(int64, optional, tag = "2")]
+    pub(super) revision: Option<i64>,
+    #[prost(message, optional, tag = "3")]
+    pub(super) position: Option<Position>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -336,6 +358,7 @@ pub(super) struct ClusterInfo {
 pub(super) struct MemberInfo {
     #[prost(message, optional, tag = "1")]
     pub(super) instance_id: Option<WireUuid>,
+    /// Ticks of 100 ns since the Unix epoch.
     #[prost(int64, tag = "2")]
     pub(super) time_stamp: i64,
     /// Follower 6, Leader 8.

@@ -78,6 +78,22 @@ impl Caller {
     async fn may(&self, right: Right, stream: &str) -> Result<(), Status> {
         self.node.check(&self.identity, right, stream).await
     }
+
+    /// The same, of what the leader alone does: another node says where that is.
+    async fn may_on_leader(&self, right: Right, stream: &str) -> Result<(), Status> {
+        self.may(right, stream).await?;
+        self.node.lead()
+    }
+
+    /// The same, of what only the leader's groups can tell: those of another node have not started.
+    async fn may_look(&self, stream: &str) -> Result<(), Status> {
+        self.may(Right::GroupInfo, stream).await?;
+        if self.node.leads() {
+            Ok(())
+        } else {
+            Err(GroupError::NotReady.into())
+        }
+    }
 }
 
 /// Answers one request with one message.
@@ -141,7 +157,7 @@ async fn create(caller: Caller, request: ManageReq) -> Result<Empty, Status> {
 /// The group that a request is about, when its caller may manage it.
 async fn managed(caller: &Caller, call: &'static str, request: ManageReq) -> Result<GroupConfig, Status> {
     let config = convert::config(request.options)?;
-    caller.may(Right::ManageGroups, config.source.name()).await?;
+    caller.may_on_leader(Right::ManageGroups, config.source.name()).await?;
     if let Source::Stream(stream) = &config.source {
         convert::manageable(call, stream, &config.group)?;
     }
@@ -160,7 +176,7 @@ async fn update(caller: Caller, request: ManageReq) -> Result<Empty, Status> {
 async fn delete(caller: Caller, request: DeleteReq) -> Result<Empty, Status> {
     let options = request.options.ok_or_else(no_options)?;
     let source = convert::source_name(options.stream.as_ref(), options.all.as_ref())?;
-    caller.may(Right::ManageGroups, &source).await?;
+    caller.may_on_leader(Right::ManageGroups, &source).await?;
     if options.stream.is_some() {
         convert::manageable("Delete", &source, &options.group)?;
     }
@@ -171,7 +187,7 @@ async fn delete(caller: Caller, request: DeleteReq) -> Result<Empty, Status> {
 async fn info(caller: Caller, request: InfoReq) -> Result<InfoResp, Status> {
     let options = request.options.ok_or_else(no_options)?;
     let source = convert::source_name(options.stream.as_ref(), options.all.as_ref())?;
-    caller.may(Right::GroupInfo, &source).await?;
+    caller.may_look(&source).await?;
     let info = caller.groups().info(&source, &options.group).await?;
     Ok(InfoResp {
         info: Some(convert::info(info)),
@@ -184,9 +200,7 @@ async fn list(caller: Caller, request: ListReq) -> Result<ListResp, Status> {
         Some(of) => Some(convert::source_name(of.stream.as_ref(), of.all.as_ref())?),
         None => None,
     };
-    caller
-        .may(Right::GroupInfo, source.as_deref().unwrap_or_default())
-        .await?;
+    caller.may_look(source.as_deref().unwrap_or_default()).await?;
     let listed = caller.groups().list(source.as_deref()).await?;
     Ok(ListResp {
         groups: listed.into_iter().map(convert::info).collect(),
@@ -197,12 +211,22 @@ async fn replay(caller: Caller, request: ReplayReq) -> Result<Empty, Status> {
     let options = request.options.ok_or_else(no_options)?;
     let source = convert::source_name(options.stream.as_ref(), options.all.as_ref())?;
     caller.may(Right::ManageGroups, &source).await?;
+    if !caller.node.leads() {
+        // It has none to look among.
+        let (stream, group) = (source, options.group);
+        return Err(GroupError::Missing { stream, group }.into());
+    }
     caller.groups().replay(&source, &options.group, options.stop_at).await?;
     Ok(Empty {})
 }
 
 async fn restart(caller: Caller, _: Empty) -> Result<Empty, Status> {
     caller.may(Right::ManageGroups, "").await?;
+    if !caller.node.leads() {
+        let reason = "Persistent Subscriptions cannot be restarted as it is in the wrong state.".to_owned();
+        let (stream, group) = (String::new(), String::new());
+        return Err(GroupError::Failed { stream, group, reason }.into());
+    }
     caller
         .groups()
         .restart()
@@ -222,7 +246,7 @@ async fn read(caller: Caller, request: Request<Streaming<ReadReq>>) -> Result<Re
     let first = inbound.message().await?;
     let options = first.and_then(|first| first.options).ok_or_else(no_options)?;
     let source = convert::source_name(options.stream.as_ref(), options.all.as_ref())?;
-    caller.may(Right::Read, &source).await?;
+    caller.may_on_leader(Right::Read, &source).await?;
     let limit = usize::try_from(options.buffer_size)
         .ok()
         .filter(|limit| *limit > 0)

@@ -257,7 +257,7 @@ async fn accept(
             Ok(None) => return,
             Err(status) => {
                 // Nobody may listen any more; then nobody misses it.
-                let _ = to.send(Err(status)).await;
+                let _ = to.send(Err(status::received(status))).await;
                 return;
             }
         };

@@ -6,7 +6,8 @@ use std::{pin::Pin, sync::Arc};
 
 use async_stream::try_stream;
 use bytes::Bytes;
-use futures::Stream;
+use chrono::Utc;
+use futures::{Stream, StreamExt as _, stream};
 use prost::Message as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,10 +21,10 @@ use crate::embedded::eventstore::{
     log::{AllAsk, BRIEF, Direction, Matcher, StreamAsk, StreamRead},
     node::Node,
     record::{Filter, Resolved},
-    status,
+    reset, status,
     wire::{
-        AllOptions, Confirmation, Empty, FilterOptions, NotFound, Position, ReadOptions, ReadReq, ReadResp,
-        StreamIdentifier, StreamOptions,
+        AllOptions, CaughtUp, Checkpoint, Confirmation, FilterOptions, NotFound, Position, ReadOptions, ReadReq,
+        ReadResp, StreamIdentifier, StreamOptions, Time,
     },
 };
 
@@ -33,6 +34,8 @@ const PAGE: usize = 256;
 const FIRST_PAGE: u64 = 32;
 /// Records of `$all` that one page looks at under a filter.
 const WINDOW: usize = 2_000;
+/// Matching records in a page of EventStoreDB's.
+const READ_BATCH: usize = 32;
 /// EventStoreDB's filter window when the client asks for `count`.
 const COUNT_WINDOW: u32 = 32;
 
@@ -100,25 +103,61 @@ fn confirmation() -> Bytes {
     })
 }
 
-fn caught_up() -> Bytes {
-    message(&ReadResp {
-        caught_up: Some(Empty {}),
-        ..ReadResp::default()
+/// The server's clock.
+fn now() -> Option<Time> {
+    let now = Utc::now();
+    Some(Time {
+        seconds: now.timestamp(),
+        nanos: now.timestamp_subsec_nanos() as i32,
     })
 }
 
-fn checkpoint(position: u64) -> Bytes {
+/// To a stream: it has been told up to this revision, if to any.
+fn caught_up(revision: Option<u64>) -> Bytes {
     message(&ReadResp {
-        checkpoint: Some(Position {
-            commit: position,
-            prepare: position,
+        caught_up: Some(CaughtUp {
+            at: now(),
+            revision: revision.map(|revision| revision as i64),
+            position: None,
         }),
         ..ReadResp::default()
     })
 }
 
-/// `Streams.Read`.
+/// To `$all`: it has been told up to here, if to anywhere.
+fn caught_up_at(place: Option<Reached>) -> Bytes {
+    message(&ReadResp {
+        caught_up: Some(CaughtUp {
+            at: now(),
+            revision: None,
+            position: place.map(|Reached { commit, prepare }| Position { commit, prepare }),
+        }),
+        ..ReadResp::default()
+    })
+}
+
+fn checkpoint(place: Reached) -> Bytes {
+    let Reached { commit, prepare } = place;
+    message(&ReadResp {
+        checkpoint: Some(Checkpoint {
+            commit,
+            prepare,
+            at: now(),
+        }),
+        ..ReadResp::default()
+    })
+}
+
+/// `Streams.Read`. What fails before its first message fails as a whole: no answer has begun.
 pub(super) async fn read(node: Arc<Node>, identity: Identity, request: ReadReq) -> Result<Replies, Status> {
+    let mut replies = begin(node, identity, request).await?;
+    Ok(match replies.next().await {
+        Some(first) => Box::pin(stream::iter([Ok(first?)]).chain(replies)),
+        None => Box::pin(stream::empty()),
+    })
+}
+
+async fn begin(node: Arc<Node>, identity: Identity, request: ReadReq) -> Result<Replies, Status> {
     let options = request
         .options
         .ok_or_else(|| Status::invalid_argument("the request has no options"))?;
@@ -233,8 +272,16 @@ fn combination(options: &ReadOptions) -> Status {
     ))
 }
 
-/// Records between two checkpoints of a filtered subscription.
-fn interval(filter: &FilterOptions) -> Result<u64, Status> {
+/// When a filtered subscription is told how far it has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Interval {
+    /// Records that one page looks at.
+    window: usize,
+    /// Records between two checkpoints.
+    every: u64,
+}
+
+fn interval(filter: &FilterOptions) -> Result<Interval, Status> {
     let window = match (filter.max, filter.count) {
         (Some(max), _) => max,
         (None, Some(_)) => COUNT_WINDOW,
@@ -245,7 +292,10 @@ fn interval(filter: &FilterOptions) -> Result<u64, Status> {
             "the filter's window and its checkpoint interval multiplier must be above zero",
         ));
     }
-    Ok(u64::from(window) * u64::from(filter.checkpoint_interval_multiplier))
+    Ok(Interval {
+        window: usize::try_from(window).unwrap_or(WINDOW),
+        every: u64::from(window) * u64::from(filter.checkpoint_interval_multiplier),
+    })
 }
 
 async fn read_stream(
@@ -387,7 +437,7 @@ impl Waiting {
         tokio::select! {
             biased;
             Ok(()) = cut.changed() => std::future::pending().await,
-            () = stopping.cancelled() => Ended::With(status::not_ready()),
+            () = stopping.cancelled() => Ended::With(reset::status()),
             Ok(()) = ends.changed() => match &ends.borrow_and_update().1 {
                 End::Clean => Ended::Clean,
                 End::Status { code, message, .. } => Ended::With(Status::new(*code, message.clone())),
@@ -423,11 +473,14 @@ fn subscribe_to_stream(
 ) -> Replies {
     let mut waiting = Waiting::new(&node);
     Box::pin(try_stream! {
-        let mut next = match from {
-            From::Start => 0,
-            From::End => node.log.bounds(stream.to_string()).await?.1,
-            From::At(revision) => revision.saturating_add(1),
+        let last = node.log.bounds(stream.to_string()).await?.1.checked_sub(1);
+        // The revision up to which the client has been told, if any: what came before it counts.
+        let mut told = match from {
+            From::Start => None,
+            From::End => last,
+            From::At(revision) => Some(revision),
         };
+        let mut next = told.map_or(0, |told| told.saturating_add(1));
         let first = StreamAsk {
             stream: Arc::clone(&stream),
             from: 0,
@@ -469,6 +522,7 @@ fn subscribe_to_stream(
                     }
                     StreamRead::Page(page) => {
                         for resolved in &page.records {
+                            told = resolved.original().map(|one| one.revision).or(told);
                             yield encoder.event(resolved, None);
                         }
                         // At the end, what is written next is next, whatever the metadata hides.
@@ -482,7 +536,7 @@ fn subscribe_to_stream(
                 }
             }
             if !live {
-                yield caught_up();
+                yield caught_up(told);
                 live = true;
             }
             match waiting.change().await {
@@ -494,87 +548,149 @@ fn subscribe_to_stream(
     })
 }
 
+/// How far a subscription to `$all` has come: everything up to here was told or passed over. Ordered as
+/// EventStoreDB's positions are; a prepare position of 0 is the place before the record there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Reached {
+    commit: u64,
+    prepare: u64,
+}
+
+impl Reached {
+    /// The record at this position, too.
+    fn with(position: u64) -> Self {
+        Self {
+            commit: position,
+            prepare: position,
+        }
+    }
+
+    /// Everything before this position.
+    fn before(position: u64) -> Self {
+        Self {
+            commit: position,
+            prepare: 0,
+        }
+    }
+}
+
+/// Whether a checkpoint is one that the client was not told yet.
+fn is_news(place: Option<Reached>, told: &mut Option<Reached>) -> Option<Reached> {
+    let news = place.filter(|place| told.is_none_or(|told| *place > told));
+    *told = news.or(*told);
+    news
+}
+
+/// A subscription to `$all`, filtered where there is an interval of checkpoints. First it catches up
+/// with the log as it was when it began, in pages of EventStoreDB's size, for it is at their ends that
+/// checkpoints come; then it counts what is written, taken or not, from there on.
 fn subscribe_to_all(
     node: Arc<Node>,
     mut ask: AllAsk,
     from: From,
-    interval: Option<u64>,
+    interval: Option<Interval>,
     mut encoder: Encoder,
 ) -> Replies {
     let mut waiting = Waiting::new(&node);
-    ask.from = match from {
-        From::Start => 0,
-        From::End => node.log.end(),
-        From::At(position) => position.saturating_add(1),
-    };
-    ask.count = PAGE;
     Box::pin(try_stream! {
+        let mut head = node.log.head();
         yield confirmation();
-        let mut live = false;
-        let mut considered = 0;
-        let head = node.log.head();
-        // The place up to which everything has been considered, once something was.
+        // What the client knows that it has passed.
         let mut reached = match from {
-            From::At(position) => Some(position),
-            From::End => head,
             From::Start => None,
-        };
-        // Who starts at the end has nothing to catch up with, and no checkpoint at its end.
-        let catches_up = reached < head;
-        // What the client was told last: an event, or a checkpoint.
-        let mut told = match from {
-            From::At(position) => Some(position),
-            From::Start | From::End => None,
+            From::End => head.map(Reached::with),
+            From::At(position) => Some(Reached::with(position)),
         };
         let mut checkpointed = None;
         loop {
-            waiting.look();
-            match waiting.check().await {
-                Ok(()) => {}
-                Err(Ended::Clean) => return,
-                Err(Ended::With(status)) => Err(status)?,
-            }
-            // With a filter, pages end where a checkpoint is due.
-            if let Some(interval) = interval {
-                let due = interval.saturating_sub(considered).max(1);
-                ask.window = usize::try_from(due).unwrap_or(WINDOW).min(WINDOW);
-            }
-            let page = node.log.all(ask.clone()).await?;
-            for resolved in &page.records {
-                told = resolved.original().map(|one| one.commit).or(told);
-                yield encoder.event(resolved, None);
-            }
-            ask.from = page.next;
-            reached = page.scanned_to.or(reached);
-            considered += page.scanned as u64;
-            if let Some(at) = reached.filter(|_| interval.is_some_and(|interval| considered >= interval)) {
-                yield checkpoint(at);
-                considered = 0;
-                (told, checkpointed) = (Some(at), Some(at));
-            }
-            if !page.end {
-                if page.records.len() >= PAGE {
-                    live = false;
+            if reached < head.map(Reached::with) {
+                let mut considered = 0;
+                ask.from = reached.map_or(0, |reached| reached.commit);
+                (ask.count, ask.window) = interval.as_ref().map_or((PAGE, WINDOW), |interval| (READ_BATCH, interval.window));
+                loop {
+                    match waiting.check().await {
+                        Ok(()) => {}
+                        Err(Ended::Clean) => return,
+                        Err(Ended::With(status)) => Err(status)?,
+                    }
+                    let began = Some(Reached::before(ask.from));
+                    let page = node.log.all(ask.clone()).await?;
+                    for resolved in &page.records {
+                        let at = resolved.original().map(|one| one.commit);
+                        if at <= head && reached < at.map(Reached::with) {
+                            reached = at.map(Reached::with);
+                            yield encoder.event(resolved, None);
+                        }
+                    }
+                    considered += page.scanned as u64;
+                    if interval.is_some() && page.scanned > 0 {
+                        reached = reached.max(began);
+                    }
+                    if page.end || head.is_none_or(|head| page.next > head) {
+                        break;
+                    }
+                    ask.from = page.next;
+                    if let Some(every) = interval.as_ref().map(|interval| interval.every).filter(|every| considered >= *every) {
+                        considered %= every;
+                        if let Some(place) = is_news(reached, &mut checkpointed) {
+                            yield checkpoint(place);
+                        }
+                    }
                 }
-                continue;
-            }
-            if !live {
-                // As far as the client knows, once; if it knows nothing yet, as far as was looked.
-                if let (Some(_), Some(at), true) = (interval, told.or(reached), catches_up)
-                    && checkpointed < Some(at)
-                {
-                    yield checkpoint(at);
-                    checkpointed = Some(at);
+                if let Some(place) = is_news(reached.filter(|_| interval.is_some()), &mut checkpointed) {
+                    yield checkpoint(place);
                 }
-                considered = 0;
-                yield caught_up();
-                live = true;
             }
-            match waiting.change().await {
-                Ok(()) => {}
-                Err(Ended::Clean) => return,
-                Err(Ended::With(status)) => Err(status)?,
+            yield caught_up_at(reached);
+            let mut considered = 0;
+            ask.from = head.map_or(0, |head| head + 1);
+            ask.count = PAGE;
+            loop {
+                waiting.look();
+                match waiting.check().await {
+                    Ok(()) => {}
+                    Err(Ended::Clean) => return,
+                    Err(Ended::With(status)) => Err(status)?,
+                }
+                // Live, a page ends where a checkpoint is due.
+                let due = interval.as_ref().map(|interval| interval.every.saturating_sub(considered).max(1));
+                ask.window = due.and_then(|due| usize::try_from(due).ok()).map_or(WINDOW, |due| due.min(WINDOW));
+                let page = node.log.all(ask.clone()).await?;
+                for resolved in &page.records {
+                    let at = resolved.original().map(|one| Reached::with(one.commit));
+                    // What lies before the place where the client began is passed over.
+                    if reached < at {
+                        reached = at;
+                        yield encoder.event(resolved, None);
+                    }
+                }
+                ask.from = page.next;
+                considered += page.scanned as u64;
+                if interval.as_ref().is_some_and(|interval| considered >= interval.every) {
+                    considered = 0;
+                    let at = page.scanned_to.map(Reached::with).filter(|at| reached <= Some(*at));
+                    reached = at.or(reached);
+                    if let Some(place) = is_news(at, &mut checkpointed) {
+                        yield checkpoint(place);
+                    }
+                }
+                if !page.end {
+                    if page.records.len() >= PAGE {
+                        // Further behind than a page: it catches up again.
+                        break;
+                    }
+                    continue;
+                }
+                match waiting.change().await {
+                    Ok(()) => {}
+                    Err(Ended::Clean) => return,
+                    Err(Ended::With(status)) => Err(status)?,
+                }
             }
+            if let Some(place) = is_news(reached.filter(|_| interval.is_some()), &mut checkpointed) {
+                yield checkpoint(place);
+            }
+            head = node.log.head();
         }
     })
 }
@@ -607,7 +723,8 @@ mod tests {
             checkpoint_interval_multiplier: multiplier,
             ..FilterOptions::default()
         };
-        assert_eq!(interval(&filter(50, 2)).ok(), Some(100));
+        let both = Interval { window: 50, every: 100 };
+        assert_eq!(interval(&filter(50, 2)).ok(), Some(both));
         assert!(interval(&filter(50, 0)).is_err());
         assert!(interval(&filter(0, 1)).is_err());
     }
