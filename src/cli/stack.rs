@@ -5,7 +5,10 @@ use std::{convert::Infallible, net::Ipv4Addr, path::PathBuf, str::FromStr};
 use super::{Exit, Failure, out};
 use crate::{
     app,
-    embedded::{dynamodb, eventstore},
+    embedded::{
+        dynamodb,
+        eventstore::{self, SystemProjection},
+    },
 };
 
 /// Run an EventStoreDB-compatible server and a DynamoDB emulator in this process
@@ -31,6 +34,43 @@ pub(super) struct Args {
     /// everything.
     #[arg(long = "user", value_name = "NAME:PASSWORD[:GROUP,...]")]
     users: Vec<Named>,
+    /// Which system projections run: none, as EventStoreDB comes; standard, all five, as it is tested
+    /// with; or some by name, as $by_category,$by_event_type.
+    #[arg(long, value_name = "none|standard|NAMES", default_value = "standard", value_parser = projections)]
+    projections: Projections,
+}
+
+/// System projections as the command line names them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Projections(Vec<SystemProjection>);
+
+impl Default for Projections {
+    /// As a node that is started with its standard projections.
+    fn default() -> Self {
+        Self(SystemProjection::ALL.to_vec())
+    }
+}
+
+fn projections(text: &str) -> Result<Projections, String> {
+    if text == "none" {
+        return Ok(Projections(Vec::new()));
+    }
+    if text == "standard" {
+        return Ok(Projections::default());
+    }
+    let mut named = Vec::new();
+    for name in text.split(',').map(str::trim) {
+        // A shell takes what begins with `$` for a variable of its own.
+        let whole = format!("${}", name.trim_start_matches('$'));
+        let known = SystemProjection::named(&whole).ok_or_else(|| {
+            let all = SystemProjection::ALL.map(SystemProjection::name).join(", ");
+            format!("`{name}` is no system projection; say none, standard, or some of {all}, with or without their $")
+        })?;
+        if !named.contains(&known) {
+            named.push(known);
+        }
+    }
+    Ok(Projections(named))
 }
 
 /// A user as the command line names it, or nothing that is one: clap would repeat it, password and all.
@@ -84,6 +124,7 @@ pub(super) struct Options {
     pub(super) dynamodb_port: u16,
     pub(super) tls: bool,
     pub(super) users: Vec<eventstore::User>,
+    pub(super) projections: Projections,
 }
 
 impl Both {
@@ -107,8 +148,7 @@ impl Both {
                 [] => eventstore::Users::Open,
                 users => eventstore::Users::Known(users.to_vec()),
             },
-            // As a node that is started with its standard projections.
-            projections: eventstore::SystemProjection::ALL.to_vec(),
+            projections: options.projections.0.clone(),
             ..eventstore::Options::default()
         });
         let eventstore = eventstore
@@ -151,6 +191,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             let how = "--user is NAME:PASSWORD or NAME:PASSWORD:GROUP,GROUP with no `:` in name or password";
             Failure::new(Exit::Usage, how.to_owned())
         })?,
+        projections: args.projections,
     };
     let shutdown = app::shutdown();
     let both = Both::start(&options).await?;
@@ -166,4 +207,20 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     both.stop().await;
     out::line("# stopped");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn projections_are_none_all_or_some_by_name() {
+        let said = |text| projections(text).map(|projections| projections.0);
+        assert_eq!(said("none"), Ok(Vec::new()));
+        assert_eq!(said("standard"), Ok(SystemProjection::ALL.to_vec()));
+        let some = vec![SystemProjection::ByCategory, SystemProjection::Streams];
+        assert_eq!(said("$by_category, streams,by_category"), Ok(some));
+        assert!(said("$by_color").is_err_and(|error| error.contains("$by_event_type")));
+        assert!(said("").is_err());
+    }
 }

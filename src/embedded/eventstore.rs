@@ -58,7 +58,8 @@
 //! - The five standard projections ([`SystemProjection`]), in the transaction of the event itself: a
 //!   category is never behind. A handle runs `$by_category` unless told otherwise, `projector stack`
 //!   all of them.
-//! - Gossip, server features, a few statistics; `/health/live`, `/ping` and `/info` over HTTP.
+//! - Gossip, server features, a few statistics; over HTTP `/health/live`, `/ping`, `/info`, `/gossip`,
+//!   and `POST /streams/NAME` of one event.
 //! - TLS by a certificate made at start, users with the rights of the default policy ([`Users`]),
 //!   several nodes of which one leads ([`Cluster`]).
 //! - Faults on demand ([`Faults`]), none of which runs unless it was armed.
@@ -92,7 +93,9 @@ mod groups;
 mod log;
 mod node;
 mod pages;
+mod payloads;
 mod persistent;
+mod projections;
 mod record;
 mod reset;
 mod router;

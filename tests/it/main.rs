@@ -15,6 +15,7 @@ mod daemon;
 mod documented;
 mod dynamodb;
 mod journal;
+mod memory;
 mod persistent;
 mod readme;
 mod rules;

@@ -9,6 +9,7 @@ mod cluster;
 mod commits;
 mod defects;
 mod deletions;
+mod ends;
 mod faults;
 mod links;
 mod metadata;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{
     log::{AllAsk, AllPage, Direction, Expected, Log, Matcher, NewEvent, ReadFailed, StreamAsk, StreamRead},
+    payloads::Payloads,
     persistent::{
         counts_as_skipped,
         group::Counted,
@@ -20,8 +21,8 @@ use super::{
 /// Where a group goes on that was told of its stream's tombstone: nothing is ever written there.
 const BEYOND: u64 = DELETED + 1;
 
-/// The log, for groups.
-pub(super) struct GroupLog(pub(super) Log);
+/// The log, for groups, and the records that they hold.
+pub(super) struct GroupLog(Log, Payloads);
 
 impl std::convert::From<ReadFailed> for ReadError {
     fn from(error: ReadFailed) -> Self {
@@ -32,6 +33,10 @@ impl std::convert::From<ReadFailed> for ReadError {
 }
 
 impl GroupLog {
+    pub(super) fn new(log: Log) -> Self {
+        Self(log, Payloads::default())
+    }
+
     /// The revision that is written next; beyond all for a stream that is deleted for good.
     async fn next(&self, stream: &Arc<str>) -> Result<u64, ReadError> {
         Ok(match self.0.tombstone(Arc::clone(stream)).await? {
@@ -234,10 +239,12 @@ fn position(place: Place) -> u64 {
 impl Store for GroupLog {
     fn read(&self, ask: Ask) -> BoxFuture<'_, Result<Scan, ReadError>> {
         async move {
-            match &ask.source {
+            let mut scan = match &ask.source {
                 Source::Stream(stream) => self.stream(&ask, stream).await,
                 Source::All(filter) => self.all(&ask, filter.as_ref()).await,
-            }
+            }?;
+            self.1.share(&mut scan.records);
+            Ok(scan)
         }
         .boxed()
     }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -50,6 +51,8 @@ pub(super) struct Node {
     pub(super) defects: Defects,
     /// Whether it speaks TLS.
     pub(super) tls: bool,
+    /// Room for the appends of batches that are still being sent.
+    pub(super) unfinished: Arc<Semaphore>,
 }
 
 impl Node {

@@ -50,9 +50,9 @@ where
             StatusCode::OK,
             "{\"msgTypeId\":\"ping\",\"text\":\"Ping request successfully handled\"}",
         ),
-        (&Method::GET, "/info") => json(
-            &serde_json::json!({ "esVersion": about::VERSION, "state": "leader", "projectionsMode": "System" }),
-        ),
+        (&Method::GET, "/info") => {
+            json(&serde_json::json!({ "esVersion": about::VERSION, "state": "leader", "projectionsMode": "System" }))
+        }
         (&Method::GET, "/gossip") => json(&Gossip::of(node)),
         (&Method::POST, _) if path.starts_with("/streams/") => written(node, request, &path).await,
         _ => text(
@@ -198,7 +198,9 @@ where
 {
     let headers = request.headers().clone();
     let rest = path.trim_start_matches("/streams/");
-    let (stream, in_path) = rest.split_once("/incoming/").map_or((rest, None), |(s, id)| (s, Some(id)));
+    let (stream, in_path) = rest
+        .split_once("/incoming/")
+        .map_or((rest, None), |(s, id)| (s, Some(id)));
     let Some(stream) = unescaped(stream).filter(|stream| !stream.is_empty() && !stream.contains('/')) else {
         return text(StatusCode::NOT_FOUND, "Not Found");
     };

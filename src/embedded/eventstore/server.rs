@@ -33,7 +33,7 @@ use super::{
         settings::Defects,
     },
     router::Router,
-    tls,
+    streams, tls,
 };
 
 /// Threads that serve: the log has its own, and reads have theirs.
@@ -158,7 +158,7 @@ impl Core {
         let projections = options.projections.clone();
         let opened = threads.spawn_blocking(move || Log::open(&place, projections)).await;
         let log = opened.map_err(|error| StartError::Runtime(io::Error::other(error)))??;
-        let groups = Arc::new(Groups::new(Arc::new(GroupLog(log.clone()))));
+        let groups = Arc::new(Groups::new(Arc::new(GroupLog::new(log.clone()))));
         groups.reproduce(options.defects);
         let core = Self {
             runtime,
@@ -263,6 +263,7 @@ impl Listening {
             stopping: this.stopping.clone(),
             defects: options.defects,
             tls: options.tls,
+            unfinished: streams::unfinished::room(),
         });
         let accepting = Accepting {
             router: Router::new(node),

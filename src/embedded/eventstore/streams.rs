@@ -2,6 +2,7 @@
 
 mod append;
 mod read;
+pub(super) mod unfinished;
 
 use std::{
     convert::Infallible,

@@ -9,7 +9,7 @@ use crate::support::{
     eventstore::{PATIENCE, append, client_of, event, read},
     group::{acked, consume, stats},
     node::{messages, until},
-    raw::{AppendOptions, At, Empty, Expect, Proposed, Raw, ReadOptions, said},
+    raw::{AppendOptions, At, Empty, Expect, GroupReadOptions, GroupReadReq, Name, Proposed, Raw, ReadOptions, said},
 };
 
 async fn cluster() -> Cluster {
@@ -23,6 +23,40 @@ async fn members(raw: &Raw) -> Vec<(u32, i32, bool)> {
         .unwrap();
     let one = |member: &messages::Member| (member.endpoint.as_ref().unwrap().port, member.state, member.alive);
     gossip.members.iter().map(one).collect()
+}
+
+/// A request for all groups.
+#[derive(Clone, PartialEq, prost::Message)]
+struct ListAll {
+    #[prost(message, optional, tag = "1")]
+    options: Option<ListOptions>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ListOptions {
+    #[prost(message, optional, tag = "1")]
+    everything: Option<Empty>,
+}
+
+impl ListAll {
+    fn new() -> Self {
+        let everything = Some(Empty {});
+        Self {
+            options: Some(ListOptions { everything }),
+        }
+    }
+}
+
+fn reading(stream: &str) -> GroupReadReq {
+    GroupReadReq {
+        options: Some(GroupReadOptions {
+            stream: Some(Name::new(stream)),
+            group: "g".to_owned(),
+            buffer: 10,
+        }),
+        ack: None,
+        nack: None,
+    }
 }
 
 const LEADER: i32 = 8;
@@ -59,6 +93,7 @@ async fn followers_answer_reads_and_send_everything_else_to_the_leader() {
     let strict = raw.with("requires-leader", "true");
     let denied = |status: &tonic::Status| {
         assert_eq!(status.code(), Code::NotFound);
+        assert_eq!(status.message(), "Leader info available");
         assert_eq!(said(status, "exception"), Some("not-leader"));
         assert_eq!(said(status, "leader-endpoint-host"), Some(&*leader.ip().to_string()));
         assert_eq!(said(status, "leader-endpoint-port"), Some(&*leader.port().to_string()));
@@ -71,15 +106,32 @@ async fn followers_answer_reads_and_send_everything_else_to_the_leader() {
     denied(&end.unwrap());
     let deleted = strict.delete("Delete", AppendOptions::new("s", Expect::Any)).await;
     denied(&deleted.unwrap_err());
-    // Groups live on the leader, whatever is asked for.
+    // Groups live on the leader, whatever is asked for: another node's have not started.
     let info = messages::InfoReq {
         options: Some(messages::InfoOptions {
             stream: Some(messages::Name::new("s")),
             group: "g".to_owned(),
         }),
     };
-    let answer: Result<messages::InfoResp, _> = raw.group("GetInfo", info).await;
-    denied(&answer.unwrap_err());
+    for raw in [&raw, &strict, &raw.with("requires-leader", "false")] {
+        let unready = |status: tonic::Status| {
+            assert_eq!(
+                (status.code(), status.message()),
+                (Code::Unavailable, "Server Is Not Ready")
+            );
+        };
+        let answer: Result<messages::InfoResp, _> = raw.group("GetInfo", info.clone()).await;
+        unready(answer.unwrap_err());
+        let answer: Result<Empty, _> = raw.group("List", ListAll::new()).await;
+        unready(answer.unwrap_err());
+        let read = raw.consume(futures::stream::iter([reading("s")])).await;
+        denied(&read.unwrap_err());
+        let restarted: Result<Empty, _> = raw.group("RestartSubsystem", Empty {}).await;
+        let status = restarted.unwrap_err();
+        assert_eq!(said(&status, "exception"), Some("persistent-subscription-failed"));
+        // Who leads is told by every node, whoever is asked for.
+        assert_eq!(members(raw).await.len(), 3);
+    }
     cluster.shutdown().await;
 }
 
@@ -160,5 +212,43 @@ async fn a_leader_that_is_killed_takes_its_consumers_along_and_another_goes_on()
     assert_eq!(seen, [2, 3, 4]);
     let all = ReadStreamOptions::default();
     assert!(client.read_stream("s", &all).await.is_ok());
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_that_listens_everywhere_says_loopback() {
+    let options = Options {
+        host: std::net::Ipv4Addr::UNSPECIFIED.into(),
+        ..Options::default()
+    };
+    let cluster = Cluster::start(options, 3).await.unwrap();
+    let port = cluster.nodes()[0].port();
+    let raw = Raw::connect(([127, 0, 0, 1], port).into()).await;
+    let gossip: messages::Cluster = raw
+        .ask("event_store.client.gossip.Gossip/Read", vec![Empty {}])
+        .await
+        .unwrap();
+    for member in gossip.members {
+        assert_eq!(member.endpoint.unwrap().address, "127.0.0.1");
+    }
+    // The same over HTTP, in the words of that API.
+    let page = reqwest::get(format!("http://127.0.0.1:{port}/gossip")).await.unwrap();
+    assert_eq!(page.headers()["content-type"], "application/json; charset=utf-8");
+    let told: serde_json::Value = serde_json::from_str(&page.text().await.unwrap()).unwrap();
+    assert_eq!(
+        (&told["serverIp"], told["serverPort"].as_u64()),
+        (&"127.0.0.1".into(), Some(port.into()))
+    );
+    let members = told["members"].as_array().unwrap();
+    assert_eq!(members.len(), 3);
+    let states: Vec<_> = members.iter().map(|member| member["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["Leader", "Follower", "Follower"]);
+    for member in members {
+        assert_eq!(
+            (&member["httpEndPointIp"], &member["isAlive"]),
+            (&"127.0.0.1".into(), &true.into())
+        );
+        assert!(member["esVersion"].as_str().unwrap().starts_with("24.10."));
+    }
     cluster.shutdown().await;
 }

@@ -151,6 +151,11 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     /// All that it has logged.
     pub(crate) fn log(&self) -> String {
         self.log.borrow().clone()

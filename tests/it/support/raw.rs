@@ -589,7 +589,7 @@ pub(crate) struct ReadResp {
     #[prost(message, optional, tag = "2")]
     pub(crate) confirmation: Option<Confirmation>,
     #[prost(message, optional, tag = "3")]
-    pub(crate) checkpoint: Option<Place>,
+    pub(crate) checkpoint: Option<Checkpoint>,
     #[prost(message, optional, tag = "4")]
     pub(crate) not_found: Option<NotFound>,
     #[prost(uint64, optional, tag = "5")]
@@ -599,9 +599,29 @@ pub(crate) struct ReadResp {
     #[prost(message, optional, tag = "7")]
     pub(crate) last_all_position: Option<Place>,
     #[prost(message, optional, tag = "8")]
-    pub(crate) caught_up: Option<Empty>,
+    pub(crate) caught_up: Option<CaughtUp>,
     #[prost(message, optional, tag = "9")]
-    pub(crate) fell_behind: Option<Empty>,
+    pub(crate) fell_behind: Option<CaughtUp>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct Checkpoint {
+    #[prost(uint64, tag = "1")]
+    pub(crate) commit: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) prepare: u64,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) at: Option<Time>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct CaughtUp {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) at: Option<Time>,
+    #[prost(int64, optional, tag = "2")]
+    pub(crate) revision: Option<i64>,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) position: Option<Place>,
 }
 
 impl ReadResp {

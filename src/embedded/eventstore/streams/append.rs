@@ -1,16 +1,16 @@
 //! Append, `BatchAppend`, Delete, Tombstone. Keeps: what is refused is refused before anything is
 //! written; appends of one batch are written in the order in which they came.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use chrono::Utc;
 use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::BoxStream};
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
+use super::unfinished::{Open, Unfinished, time_left};
 use crate::embedded::eventstore::{
     access::{Identity, Right},
     log::{Appended, Expected, NewEvent, WriteError, described_by},
@@ -19,7 +19,7 @@ use crate::embedded::eventstore::{
     wire::{
         AnyMessage, AppendReq, AppendResp, AppendSuccess, AppendWrong, BadRequestDetail, BatchAppendReq,
         BatchAppendResp, DeleteReq, DeleteResp, Empty, ExpectedOptions, MaximumSizeDetail, Position, ProposedMessage,
-        RpcStatus, StreamIdentifier, Time, WireUuid, WrongDetail,
+        RpcStatus, StreamIdentifier, WireUuid, WrongDetail,
     },
 };
 
@@ -173,15 +173,6 @@ pub(super) async fn delete(
     })
 }
 
-/// An append of a batch that is still being sent.
-struct Open {
-    stream: Arc<str>,
-    expected: Expected,
-    events: Vec<NewEvent>,
-    bytes: usize,
-    failed: Option<Failure>,
-}
-
 /// Why an append of a batch fails.
 enum Failure {
     Status(Status),
@@ -232,31 +223,31 @@ pub(super) fn batch(
     }
 }
 
-/// Whether an append of a batch has no time left.
-fn is_late(said: &ExpectedOptions) -> bool {
-    let span = |time: Time| (time.seconds, time.nanos);
-    if let Some(within) = said.within {
-        return span(within) <= (0, 0);
-    }
-    let now = Utc::now();
-    said.until
-        .is_some_and(|until| span(until) <= (now.timestamp(), now.timestamp_subsec_nanos() as i32))
-}
-
-/// Hands appends to the log in the order in which their last parts came.
+/// Hands appends to the log in the order in which their last parts came. One that cannot be done says
+/// so at once, and the others go on.
 async fn accept(
     node: Arc<Node>,
     identity: Identity,
     mut inbound: Streaming<BatchAppendReq>,
     to: mpsc::Sender<Result<Pending, Status>>,
 ) {
-    let mut open: HashMap<Uuid, Open> = HashMap::new();
+    let mut unfinished = Unfinished::new(Arc::clone(&node.unfinished));
+    // Nobody may listen any more; then nobody misses what is not sent.
     loop {
-        let request = match inbound.message().await {
+        let request = tokio::select! {
+            biased;
+            (id, late) = unfinished.expired() => {
+                if to.send(Ok(expired(id, late))).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            request = inbound.message() => request,
+        };
+        let request = match request {
             Ok(Some(request)) => request,
             Ok(None) => return,
             Err(status) => {
-                // Nobody may listen any more; then nobody misses it.
                 let _ = to.send(Err(status::received(status))).await;
                 return;
             }
@@ -269,54 +260,73 @@ async fn accept(
             return;
         };
         if let Some(said) = request.options {
-            let late = is_late(&said);
+            let time = time_left(&said);
             let name = said.stream.as_ref().and_then(|name| super::name(name).ok());
-            // One that cannot be done says so, and the others go on.
-            let (stream, expected, failed) = match options(Some(said)) {
-                Ok((stream, expected)) => {
-                    let allowed = node.check(&identity, Right::Write, &stream).await;
-                    let failed = allowed.err().map(Failure::Status).or(late.then_some(Failure::Late));
-                    (stream, expected, failed)
-                }
-                Err(status) => (name.unwrap_or_default(), Expected::Any, Some(Failure::Status(status))),
-            };
-            open.entry(key).or_insert(Open {
-                stream,
-                expected,
-                events: Vec::new(),
-                bytes: 0,
-                failed,
-            });
-        }
-        // Parts of what was never begun are nobody's.
-        let Some(part) = open.get_mut(&key) else { continue };
-        for message in request.messages {
-            if part.failed.is_some() {
-                break;
-            }
-            match proposed(message) {
-                Ok(event) => {
-                    part.bytes += size(&event);
-                    part.events.push(event);
-                    if part.bytes > MAX_APPEND_SIZE {
-                        part.events.clear();
-                        part.failed = Some(Failure::Size);
+            let refused = match options(Some(said)) {
+                Ok((stream, expected)) => match (node.check(&identity, Right::Write, &stream).await, time) {
+                    (Ok(()), Some(time)) => {
+                        unfinished.begin(key, || Open::new(stream, expected, time));
+                        None
                     }
+                    (Ok(()), None) => Some((stream, expected, Failure::Late)),
+                    (Err(status), _) => Some((stream, expected, Failure::Status(status))),
+                },
+                Err(status) => Some((name.unwrap_or_default(), Expected::Any, Failure::Status(status))),
+            };
+            if let Some((stream, expected, failure)) = refused {
+                if to
+                    .send(Ok((correlation, stream, expected, Err(failure))))
+                    .await
+                    .is_err()
+                {
+                    return;
                 }
-                Err(status) => part.failed = Some(Failure::Status(status)),
+                continue;
             }
         }
-        if !request.is_final {
-            continue;
-        }
-        let Some(done) = open.remove(&key) else { continue };
-        let written = match done.failed {
-            Some(failure) => Err(failure),
-            None => Ok(node
-                .log
-                .start_append(Arc::clone(&done.stream), done.expected, done.events)
-                .boxed()),
+        // Parts of what was never begun, or has failed, are nobody's.
+        let Some(part) = unfinished.get(key) else { continue };
+        let mut bytes = 0;
+        let events: Result<Vec<_>, _> = request.messages.into_iter().map(proposed).collect();
+        let failure = match &events {
+            Ok(events) => {
+                bytes = events.iter().map(size).sum();
+                part.size += bytes;
+                (part.size > MAX_APPEND_SIZE).then_some(Failure::Size)
+            }
+            Err(status) => Some(Failure::Status(status.clone())),
         };
+        let events = events.unwrap_or_default();
+        let written = match failure {
+            Some(failure) => Err(failure),
+            None if !request.is_final => {
+                let room = unfinished.wanted(bytes);
+                tokio::pin!(room);
+                let held = loop {
+                    tokio::select! {
+                        biased;
+                        (id, late) = unfinished.expired() => {
+                            if to.send(Ok(expired(id, late))).await.is_err() {
+                                return;
+                            }
+                        }
+                        held = &mut room => break held,
+                    }
+                };
+                unfinished.keep(key, events, held);
+                continue;
+            }
+            None => Ok(events),
+        };
+        let Some(mut done) = unfinished.remove(key) else {
+            continue;
+        };
+        let written = written.map(|last| {
+            done.events.extend(last);
+            node.log
+                .start_append(Arc::clone(&done.stream), done.expected, done.events)
+                .boxed()
+        });
         if to
             .send(Ok((correlation, done.stream, done.expected, written)))
             .await
@@ -325,6 +335,16 @@ async fn accept(
             return;
         }
     }
+}
+
+/// The end of an append that was not finished in its time.
+fn expired(id: Uuid, late: Open) -> Pending {
+    (
+        Some(WireUuid::of(id, false)),
+        late.stream,
+        late.expected,
+        Err(Failure::Late),
+    )
 }
 
 async fn answer(pending: Result<Pending, Status>) -> Result<BatchAppendResp, Status> {
