@@ -169,6 +169,7 @@ fn session_spec(settings: &Settings, planned: &Planned) -> session::Spec {
         rules: Arc::new(lane_rules(planned, planned.fold.clone())),
         group: planned.group.clone(),
         buffer: t.buffer,
+        memory: usize::try_from(t.memory.0).unwrap_or(usize::MAX),
         reads: t.reads,
         writes: t.writes,
         outage_after: planned.outage_after(),

@@ -142,6 +142,7 @@ impl Settings {
     /// The projections to run: those of the registry and those that the settings make, each with
     /// its settings checked together.
     pub fn plan(&self, registry: &Registry) -> Result<Vec<Planned>, ConfigError> {
+        check::process(self)?;
         let mut folds: Vec<Arc<dyn Fold>> = registry.iter().cloned().collect();
         for (name, table) in &self.projection {
             let (compiled, fold) = (registry.get(name).is_some(), table.fold);

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 pub mod de;
+pub(crate) mod discreet;
 pub mod json;
 pub mod ser;
 

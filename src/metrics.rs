@@ -87,6 +87,7 @@ struct Families {
     subscription_up: GaugeVec,
     write_limit: GaugeVec,
     cache_bytes: GaugeVec,
+    memory_bytes: GaugeVec,
     requests: IntCounterVec,
     capacity: CounterVec,
     left_out: IntCounterVec,
@@ -299,7 +300,12 @@ impl Metrics {
             ),
             cache_bytes: m.gauges(
                 "projector_cache_bytes",
-                "Bytes of replicas in this process's cache, as they are weighed.",
+                "Bytes that replicas take in this process's cache, bounded by `cache`.",
+                &[],
+            ),
+            memory_bytes: m.gauges(
+                "projector_memory_bytes",
+                "Bytes of deliveries, reads and writes under way in this process, bounded by `memory`.",
                 &[],
             ),
             requests: m.counters(

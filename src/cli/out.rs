@@ -10,7 +10,40 @@ pub(super) fn line(text: impl std::fmt::Display) {
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
-/// Prints a complaint.
+/// Prints a complaint as a sentence, under the name of the binary that was run; commands that it
+/// names are that binary's, for a service with projections of its own is not called `projector`.
 pub(super) fn complain(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "projector: {text}");
+    let _ = writeln!(io::stderr().lock(), "{}", sentence(&binary(), text));
+}
+
+/// What this process was started as.
+fn binary() -> String {
+    let path = std::env::args_os().next().map(std::path::PathBuf::from);
+    path.as_deref()
+        .and_then(std::path::Path::file_stem)
+        .map_or_else(|| "projector".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+fn sentence(binary: &str, text: &str) -> String {
+    let text = text.trim_end().replace("`projector ", &format!("`{binary} "));
+    let mut letters = text.chars();
+    let first = letters.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
+    let stop = if text.ends_with(['.', '!', '?', ':']) { "" } else { "." };
+    format!("{binary}: {first}{}{stop}", letters.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_is_a_sentence_under_the_name_of_the_binary() {
+        let text = "failed to find group `g` on `$ce-a`: create it with `projector provision`";
+        let said = sentence("bank", text);
+        assert_eq!(
+            said,
+            "bank: Failed to find group `g` on `$ce-a`: create it with `bank provision`."
+        );
+        assert_eq!(sentence("projector", "Done."), "projector: Done.");
+    }
 }

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::{ConfigError, Planned, Settings, refused, units::Span};
+use super::{
+    ConfigError, Planned, Settings, refused,
+    units::{Size, Span},
+};
 use crate::{
     projection::{Filter, Source},
     replica::item::ITEM_LIMIT,
@@ -23,6 +26,68 @@ const TIMEOUTS_OF_A_PUT: u32 = 2;
 /// The read batch that the server takes at most, and the smallest that it uses.
 const READ_BATCH: std::ops::RangeInclusive<i32> = 10..=100;
 
+/// A time that a process waits: below `least` it would do nothing else, above `most` never come to it.
+struct Bounds {
+    key: &'static str,
+    value: Span,
+    least: Span,
+    most: Span,
+}
+
+/// The longest that anything is waited for or put off: beyond a day it is a mistake in the unit.
+const DAY: Span = Span::secs(24 * 60 * 60);
+
+/// Checks the times of the process, which every projection shares.
+pub(super) fn process(settings: &Settings) -> Result<(), ConfigError> {
+    let (events, table, engine, http) = (
+        &settings.eventstore,
+        &settings.dynamodb,
+        &settings.engine,
+        &settings.http,
+    );
+    let of = |key, value, least, most| Bounds {
+        key,
+        value,
+        least,
+        most,
+    };
+    // Least: what a call over a network takes; most: what a caller can still be told.
+    let (call, patience) = (Span::millis(10), Span::secs(600));
+    let (tick, hour) = (Span::millis(10), Span::secs(3_600));
+    within(&[
+        of("eventstore.operation_timeout", events.operation_timeout, call, patience),
+        of("eventstore.idle_renew", events.idle_renew, Span::secs(1), DAY),
+        of("dynamodb.connect_timeout", table.connect_timeout, call, patience),
+        of("dynamodb.attempt_timeout", table.attempt_timeout, call, patience),
+        of("dynamodb.operation_timeout", table.operation_timeout, call, patience),
+        of("engine.drain", engine.drain, Span::millis(100), hour),
+        // Lag is true within this time, and the alert on a lag that is not known waits a minute.
+        of("engine.measure_every", engine.measure_every, tick, Span::secs(60)),
+        of("http.stuck_after", http.stuck_after, Span::secs(1), DAY),
+        of("http.probe_every", http.probe_every, tick, hour),
+        of("log.summary_every", settings.log.summary_every, Span::secs(1), DAY),
+    ])
+}
+
+fn within(bounds: &[Bounds]) -> Result<(), ConfigError> {
+    for Bounds {
+        key,
+        value,
+        least,
+        most,
+    } in bounds
+    {
+        if value < least || value > most {
+            return Err(refused(
+                key,
+                &value.to_string(),
+                &format!("a time from {least} to {most}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Checks one projection's settings against each other and the process's.
 pub(super) fn projection(settings: &Settings, planned: &Planned) -> Result<(), ConfigError> {
     let t = &planned.tuned;
@@ -42,6 +107,19 @@ pub(super) fn projection(settings: &Settings, planned: &Planned) -> Result<(), C
     let refuse = |name: &str, value: &dyn std::fmt::Display, allowed: &str| {
         Err(refused(&key(name), &value.to_string(), allowed))
     };
+    for (name, value, least, most) in [
+        // EventStoreDB counts both in milliseconds of 32 bits; a day is far from that.
+        ("message_timeout", t.message_timeout, Span::secs(1), DAY),
+        ("checkpoint_after", t.checkpoint_after, Span::millis(1), DAY),
+        ("behind_after", t.behind_after, Span::millis(0), DAY),
+        // Sooner, a version that changed nothing costs a put for each event.
+        ("keep_flush", t.keep_flush, Span::millis(10), DAY),
+        ("watchdog_after", t.watchdog_after, Span::secs(1), DAY),
+    ] {
+        if value < least || value > most {
+            return refuse(name, &value, &format!("a time from {least} to {most}"));
+        }
+    }
     for (name, value) in [
         ("buffer", t.buffer),
         ("reads", t.reads),
@@ -52,6 +130,13 @@ pub(super) fn projection(settings: &Settings, planned: &Planned) -> Result<(), C
         if value == 0 {
             return refuse(name, &value, "at least 1");
         }
+    }
+    if t.memory.0 < t.read_bytes.0 {
+        let allowed = format!(
+            "at least `read_bytes`, which is {}: a read takes its room in it",
+            t.read_bytes
+        );
+        return refuse("memory", &t.memory, &allowed);
     }
     if t.read_bytes.0 == 0 {
         return refuse("read_bytes", &t.read_bytes, "more than nothing");
@@ -168,8 +253,14 @@ pub(super) fn explained(settings: &Settings, planned: &[Planned]) -> String {
         let _ = writeln!(text, "#   source {}: {}", p.source, guarantees(&p.source));
         let _ = writeln!(
             text,
-            "#   a task holds up to {} deliveries; {} puts in flight at most",
-            t.buffer, t.writes
+            "#   a task holds up to {} deliveries of {} in all, and {} of replicas; {} puts in flight at most",
+            t.buffer, t.memory, t.cache, t.writes
+        );
+        let _ = writeln!(
+            text,
+            "#   EventStoreDB keeps up to {} events for the group in its memory: {} at 2 KiB an event",
+            t.history_buffer + t.live_buffer,
+            Size(u64::from((t.history_buffer + t.live_buffer).unsigned_abs()) * 2_048)
         );
         match held_rate(p) {
             None => {

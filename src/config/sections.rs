@@ -15,7 +15,7 @@ use crate::{
     },
     projection::run::COMMANDS_KEPT,
     projector::lane,
-    replica::item,
+    replica::{dynamodb::without_user_info, item},
 };
 
 /// All settings of a process.
@@ -113,14 +113,14 @@ words! {
 }
 
 /// How DynamoDB is reached, and what tables are called.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DynamoDb {
     /// The region, unless it comes the AWS way.
     #[serde(deserialize_with = "unless_empty")]
     pub region: Option<String>,
     /// A local endpoint instead of the region's.
-    #[serde(deserialize_with = "unless_empty")]
+    #[serde(deserialize_with = "unless_empty", serialize_with = "address_alone")]
     pub endpoint: Option<String>,
     /// The profile of the AWS configuration files.
     #[serde(deserialize_with = "unless_empty")]
@@ -137,6 +137,21 @@ pub struct DynamoDb {
     pub operation_timeout: Span,
     /// Idle connections that are kept.
     pub idle_connections: usize,
+}
+
+impl std::fmt::Debug for DynamoDb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DynamoDb")
+            .field("region", &self.region)
+            .field("endpoint", &self.endpoint.as_deref().map(without_user_info))
+            .field("table_prefix", &self.table_prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Nothing stops people from writing a password into an address.
+fn address_alone<S: serde::Serializer>(endpoint: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    endpoint.as_deref().map(without_user_info).serialize(serializer)
 }
 
 impl Default for DynamoDb {
@@ -332,8 +347,8 @@ pub struct Promote {
 tunables! {
     /// How the group hands events to several tasks.
     strategy: Strategy = Strategy::Auto,
-    /// Deliveries that this process may hold.
-    buffer: usize = 500,
+    /// Deliveries that this process may hold; of less than `memory` bytes.
+    buffer: usize = 2_000,
     /// How long the server waits for an acknowledgement.
     message_timeout: Span = Span::secs(60),
     /// How often the server delivers before it parks by itself: high, for parking is ours to decide.
@@ -344,14 +359,16 @@ tunables! {
     checkpoint_upper: i32 = 1_000,
     /// Events that the server reads at once; it takes no more than 100.
     read_batch: i32 = 100,
-    /// Events that the server keeps ahead of consumers.
-    history_buffer: i32 = 1_000,
-    /// Newest events that the server keeps for joining the live stream.
-    live_buffer: i32 = 1_000,
+    /// Events that the server keeps ahead of consumers, in its own memory.
+    history_buffer: i32 = 4_000,
+    /// Newest events that the server keeps for joining the live stream, in its own memory.
+    live_buffer: i32 = 4_000,
     /// Reads of streams in flight.
     reads: usize = 16,
     /// Puts in flight; fewer while the table throttles.
     writes: usize = 64,
+    /// Bytes of deliveries, reads and writes under way; more waits at the stores. Beside `cache`.
+    memory: Size = Size::mib(128),
     /// Replicas kept in memory.
     cache: Size = Size::mib(64),
     /// An event at least this old means that its stream is worth reading on.

@@ -212,12 +212,23 @@ fn secrets_show_nowhere() {
         user = "u"
         password = "hush2"
         user_key = "hush3"
+        [dynamodb]
+        endpoint = "http://key:hush4@dynamo:8000"
     "#;
     let settings = load(toml, &[]).unwrap();
     assert_eq!(settings.esdb().password.as_deref(), Some("hush2"));
     for shown in [format!("{settings:?}"), settings.explained(&[])] {
         assert!(!shown.contains("hush"), "{shown}");
-        assert!(shown.contains("host:2113"), "{shown}");
+        assert!(shown.contains("host:2113") && shown.contains("dynamo:8000"), "{shown}");
+    }
+    // What is no parameter of ours may be anything, a password too.
+    let stray = load(
+        "[eventstore]\nconnection = \"esdb://host:2113?tls=false&passwd=hush\"",
+        &[],
+    )
+    .unwrap();
+    for shown in [format!("{stray:?}"), stray.explained(&[])] {
+        assert!(!shown.contains("hush") && shown.contains("tls=false"), "{shown}");
     }
     for toml in [
         "[eventstore]\npassword = [\"hush\"]",
@@ -301,6 +312,34 @@ fn settings_that_do_not_go_together_are_refused() {
 }
 
 #[test]
+fn zero_and_absurd_times_are_refused_with_their_bounds() {
+    for (section, key) in [
+        ("eventstore", "operation_timeout"),
+        ("eventstore", "idle_renew"),
+        ("dynamodb", "connect_timeout"),
+        ("dynamodb", "attempt_timeout"),
+        ("dynamodb", "operation_timeout"),
+        ("engine", "drain"),
+        ("engine", "measure_every"),
+        ("http", "stuck_after"),
+        ("http", "probe_every"),
+        ("log", "summary_every"),
+        ("defaults", "message_timeout"),
+        ("defaults", "checkpoint_after"),
+        ("defaults", "keep_flush"),
+        ("defaults", "watchdog_after"),
+    ] {
+        for value in ["0s", "300years"] {
+            let error = plan(&format!("[{section}]\n{key} = \"{value}\"")).unwrap_err();
+            assert!(error.contains(&format!("{section}.{key}")), "{error}");
+            assert!(error.contains("from ") && error.contains(" to "), "{error}");
+        }
+    }
+    // Zero is a meaning of its own here.
+    plan("[defaults]\nbehind_after = \"0s\"\nmin_write_interval = \"0s\"").unwrap();
+}
+
+#[test]
 fn projections_are_planned_from_code_and_settings() {
     let planned = plan(
         r#"
@@ -327,7 +366,7 @@ fn projections_are_planned_from_code_and_settings() {
     assert_eq!(orders.table, "projector-orders-s3");
     let shown = Settings::default().explained(&planned);
     for part in [
-        "at most 250 events a second",
+        "at most 1000 events a second",
         "deletions of the streams",
         "$by_category",
         "drops the subscription",

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer as _, Visitor, value::StrDeserializer};
 
-use super::Document;
+use super::{Document, discreet::without_values};
 
 /// A document that is not what the state's type wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ impl std::error::Error for DeError {}
 
 impl de::Error for DeError {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self(message.to_string())
+        Self(without_values(&message.to_string()))
     }
 }
 
@@ -64,15 +64,15 @@ struct From<'de>(&'de Document);
 
 impl<'de> From<'de> {
     fn unexpected(self, expected: &dyn de::Expected) -> DeError {
-        let text = match self.0 {
-            Document::Null => return de::Error::invalid_type(de::Unexpected::Unit, expected),
-            Document::Bool(v) => return de::Error::invalid_type(de::Unexpected::Bool(*v), expected),
-            Document::String(v) => return de::Error::invalid_type(de::Unexpected::Str(v), expected),
-            Document::Number(text) => format!("the number {text}"),
-            Document::List(_) => return de::Error::invalid_type(de::Unexpected::Seq, expected),
-            Document::Map(_) => return de::Error::invalid_type(de::Unexpected::Map, expected),
+        let found = match self.0 {
+            Document::Null => de::Unexpected::Unit,
+            Document::Bool(v) => de::Unexpected::Bool(*v),
+            Document::String(v) => de::Unexpected::Str(v),
+            Document::Number(_) => de::Unexpected::Other("number"),
+            Document::List(_) => de::Unexpected::Seq,
+            Document::Map(_) => de::Unexpected::Map,
         };
-        de::Error::invalid_type(de::Unexpected::Other(&text), expected)
+        de::Error::invalid_type(found, expected)
     }
 
     fn integer<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DeError> {

@@ -14,7 +14,7 @@ use serde::{
 };
 
 use super::{Event, NewBody, RawEvent, Recorded};
-use crate::projection::FoldError;
+use crate::{document::discreet::without_values, projection::FoldError};
 
 /// Decodes an event, upcast first.
 pub fn decode<E: Event>(mut event: RawEvent) -> Result<Recorded<E>, FoldError> {
@@ -104,7 +104,7 @@ impl std::error::Error for CodecError {}
 
 impl de::Error for CodecError {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self::Body(message.to_string())
+        Self::Body(without_values(&message.to_string()))
     }
     fn unknown_variant(_: &str, _: &'static [&'static str]) -> Self {
         Self::UnknownKind
@@ -119,7 +119,7 @@ impl ser::Error for CodecError {
 
 impl From<serde_json::Error> for CodecError {
     fn from(error: serde_json::Error) -> Self {
-        Self::Body(error.to_string())
+        Self::Body(without_values(&error.to_string()))
     }
 }
 

@@ -157,6 +157,10 @@ pub trait Subscription: Send + 'static {
         nack: Nack,
         reason: String,
     ) -> impl Future<Output = Result<(), JournalError>> + Send;
+
+    /// Ends the connection. Returns when what was acknowledged has left this process, or when that
+    /// takes longer than the connection is worth waiting for: it is delivered again then.
+    fn close(self) -> impl Future<Output = ()> + Send;
 }
 
 /// Groups and their sources.

@@ -95,6 +95,7 @@ struct Handles {
     subscription_up: Gauge,
     write_limit: Gauge,
     cache_bytes: Gauge,
+    memory_bytes: Gauge,
     /// By operation and outcome. Most pairs never happen, so each becomes a series when it does.
     requests: [[OnceLock<IntCounter>; OUTCOMES.len()]; OPERATIONS.len()],
     read_units: Counter,
@@ -181,6 +182,7 @@ impl ProjectionMetrics {
             subscription_up: f.subscription_up.with_label_values(&of),
             write_limit: f.write_limit.with_label_values(&of),
             cache_bytes: f.cache_bytes.with_label_values(&of),
+            memory_bytes: f.memory_bytes.with_label_values(&of),
             requests: Default::default(),
             read_units: f.capacity.with_label_values(&and("read")),
             write_units: f.capacity.with_label_values(&and("write")),
@@ -257,6 +259,7 @@ impl Meter for ProjectionMetrics {
             Level::SubscriptionUp => &m.subscription_up,
             Level::WriteLimit => &m.write_limit,
             Level::CacheBytes => &m.cache_bytes,
+            Level::MemoryBytes => &m.memory_bytes,
             measured => {
                 if let Some(family) = m.measured(measured) {
                     family.with_label_values(&[&*m.projection, &*m.schema]).set(value);

@@ -2,33 +2,108 @@
 //!
 //! A base is only ever a place to start from: a put on a stale one is refused and hands back what
 //! is stored (invariant 2), so nothing here has to be fresh.
+//!
+//! Kept is not the state but its JSON: its weight is then what it takes and no guess, three to four
+//! times as many fit, and a state that comes from here is one that was read back, as one from the
+//! table is.
 
-use std::sync::Arc;
+use std::{mem::size_of, sync::Arc};
 
 use quick_cache::{Weighter, sync::Cache};
 
 use super::lane::Base;
+use crate::{
+    document::json,
+    projection::{Fold, State, StoredState},
+    replica::Header,
+};
 
-/// What a base weighs beyond its state: key, header, map entries.
-const OVERHEAD: u64 = 512;
-/// A decoded state against its stored form; measured on maps of small members, where it is most.
-const EXPANSION: u64 = 3;
+/// What the cache's own tables take for an entry: key, pointer, links, and their room to grow.
+const ENTRY: usize = 96;
+/// What an `Arc` puts before its text.
+const COUNTS: usize = 16;
+
+/// What the allocator takes for so many bytes: a header, and steps of 16.
+const fn heap(bytes: usize) -> usize {
+    match (bytes + 8).next_multiple_of(16) {
+        _ if bytes == 0 => 0,
+        least if least < 32 => 32,
+        taken => taken,
+    }
+}
+
+/// A base without its state.
+struct Kept {
+    base: Base,
+    /// The stored header is the base's own, and is left out of it.
+    stored: bool,
+    /// The state that is folded on.
+    state: Box<str>,
+}
+
+impl Kept {
+    fn new(fold: &dyn Fold, base: Base) -> Option<Self> {
+        // What cannot be written down is loaded when it is wanted.
+        let encoded = fold.encode(&base.state).ok()?;
+        let state = json::to_string(encoded.fold.as_ref().unwrap_or(&encoded.view)).into_boxed_str();
+        let stored = base.stored.as_ref() == Some(&base.header);
+        Some(Self {
+            base: Base {
+                stored: if stored { None } else { base.stored },
+                state: State::new(()),
+                ..base
+            },
+            stored,
+            state,
+        })
+    }
+
+    fn base(self, fold: &dyn Fold) -> Option<Base> {
+        let document = json::parse(&self.state).ok()?;
+        let state = fold.decode(&StoredState::Document(document), None).ok()?;
+        let stored = if self.stored {
+            Some(self.base.header.clone())
+        } else {
+            self.base.stored
+        };
+        Some(Base {
+            stored,
+            state,
+            ..self.base
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        let headers = self.base.stored.iter().chain([&self.base.header]);
+        heap(size_of::<Self>()) + heap(self.state.len()) + headers.map(beside).sum::<usize>()
+    }
+}
+
+/// What a header takes beside itself.
+fn beside(header: &Header) -> usize {
+    let event = header.event.as_ref().map_or(0, |event| heap(COUNTS + event.kind.len()));
+    let mark = header
+        .quarantine
+        .as_ref()
+        .map_or(0, |mark| heap(mark.reason.capacity()) + heap(COUNTS + mark.by.len()));
+    event + mark + heap(header.commands.capacity() * size_of::<crate::replica::Landed>())
+}
 
 #[derive(Clone)]
 struct Weigh;
 
-impl Weighter<Arc<str>, Base> for Weigh {
-    fn weight(&self, key: &Arc<str>, base: &Base) -> u64 {
-        OVERHEAD + key.len() as u64 + base.bytes as u64 * EXPANSION
+impl Weighter<Arc<str>, Arc<Kept>> for Weigh {
+    fn weight(&self, key: &Arc<str>, kept: &Arc<Kept>) -> u64 {
+        (ENTRY + heap(COUNTS + key.len()) + COUNTS + kept.bytes()) as u64
     }
 }
 
 /// Bases by stream.
 #[derive(Clone)]
-pub struct Bases(Arc<Cache<Arc<str>, Base, Weigh>>);
+pub struct Bases(Arc<Cache<Arc<str>, Arc<Kept>, Weigh>>);
 
 impl Bases {
-    /// At most `bytes` of them, as far as they can be weighed.
+    /// At most `bytes` of them.
     pub fn new(bytes: u64) -> Self {
         // An item weighs about 2 KiB; the estimate only sizes tables.
         let items = usize::try_from(bytes / 2048).unwrap_or(usize::MAX).clamp(64, 1 << 20);
@@ -36,17 +111,126 @@ impl Bases {
     }
 
     /// Takes the base of a stream out.
-    pub fn take(&self, stream: &Arc<str>) -> Option<Base> {
-        self.0.remove(stream).map(|(_, base)| base)
+    pub fn take(&self, fold: &dyn Fold, stream: &Arc<str>) -> Option<Base> {
+        let (_, kept) = self.0.remove(stream)?;
+        Arc::into_inner(kept)?.base(fold)
     }
 
     /// Keeps a base.
-    pub fn keep(&self, stream: Arc<str>, base: Base) {
-        self.0.insert(stream, base);
+    pub fn keep(&self, fold: &dyn Fold, stream: Arc<str>, base: Base) {
+        if let Some(kept) = Kept::new(fold, base) {
+            self.0.insert(stream, Arc::new(kept));
+        }
     }
 
-    /// What they weigh.
+    /// What they weigh: bytes of memory.
     pub fn bytes(&self) -> u64 {
         self.0.weight()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fmt::Write as _, process::Command};
+
+    use super::*;
+    use crate::{document::Document, projection::MergePatch, replica::Replica};
+
+    fn fold() -> MergePatch {
+        MergePatch::new("order", 1, "category:order".parse().unwrap(), "test")
+    }
+
+    /// A state of many small members: where the decoded form is largest against its text.
+    fn state(members: usize) -> Document {
+        let mut text = String::from("{\"n\":1.50");
+        for member in 0..members {
+            let _ = write!(text, ",\"member-{member:03}\":\"value {member:010}\"");
+        }
+        text.push('}');
+        json::parse(&text).unwrap()
+    }
+
+    /// A base as a lane leaves it: of a stream that had no replica, and put once.
+    fn base(version: u64, members: usize) -> Base {
+        let mut base = Base::from_stored(&fold(), None::<Replica>);
+        base.header.version = Some(version);
+        base.stored = Some(base.header.clone());
+        base.state = State::new(state(members));
+        base
+    }
+
+    #[test]
+    fn what_is_taken_out_is_what_was_kept() {
+        let (bases, fold) = (Bases::new(1 << 20), fold());
+        let mut ahead = base(7, 3);
+        ahead.header.version = Some(9);
+        for before in [base(7, 3), ahead] {
+            bases.keep(&fold, "order-1".into(), before.clone());
+            let after = bases.take(&fold, &"order-1".into()).unwrap();
+            assert_eq!(after.state.get(), Some(&state(3)));
+            assert_eq!((after.header, after.stored), (before.header, before.stored));
+            assert_eq!((after.rebase, after.verified), (before.rebase, before.verified));
+        }
+        assert!(bases.take(&fold, &"order-1".into()).is_none());
+        assert_eq!(bases.bytes(), 0);
+    }
+
+    /// A base used to weigh what was loaded, which for a new stream is nothing.
+    #[test]
+    fn states_of_new_streams_weigh_what_they_hold() {
+        let (bases, fold) = (Bases::new(1 << 20), fold());
+        let one = json::to_string(&state(100)).len() as u64;
+        bases.keep(&fold, "order-0".into(), base(0, 100));
+        assert!(bases.bytes() > one, "{} for a state of {one}", bases.bytes());
+        for stream in 1..2_000 {
+            bases.keep(&fold, format!("order-{stream}").into(), base(0, 100));
+        }
+        assert!(bases.bytes() <= 1 << 20);
+        let here = (0..2_000).filter(|stream| bases.take(&fold, &format!("order-{stream}").into()).is_some());
+        assert!((here.count() as u64) < (1 << 20) / one);
+    }
+
+    /// Resident memory of this process in bytes.
+    fn resident() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+        status.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    }
+
+    /// Held against the process's own memory, in a process of its own.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_weight_is_the_memory_within_a_fifth() {
+        const ALONE: &str = "PROJECTOR_TEST_BASES_ALONE";
+        let Ok(case) = std::env::var(ALONE) else {
+            for case in ["0", "1"] {
+                let done = Command::new(std::env::current_exe().unwrap())
+                    .args([
+                        "--exact",
+                        "projector::bases::tests::the_weight_is_the_memory_within_a_fifth",
+                        "--nocapture",
+                    ])
+                    .env(ALONE, case)
+                    .output()
+                    .unwrap();
+                let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+                assert!(done.status.success() && said.contains("1 passed"), "{said}");
+            }
+            return;
+        };
+        let fold = fold();
+        // States of 4 KB, and many small ones.
+        let (streams, members) = [(20_000_u64, 100), (200_000, 3)][case.parse::<usize>().unwrap()];
+        let bases = Bases::new(1 << 30);
+        // What is freed while it is made is used again for what comes after.
+        bases.keep(&fold, "order-warm".into(), base(0, members));
+        let before = resident();
+        for stream in 0..streams {
+            bases.keep(&fold, format!("order-{stream:09}").into(), base(stream, members));
+        }
+        let (taken, weight) = (resident() - before, bases.bytes());
+        assert!(
+            weight.abs_diff(taken) * 5 <= taken,
+            "{members} members: weighed {weight}, took {taken}"
+        );
     }
 }

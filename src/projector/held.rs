@@ -14,6 +14,7 @@ struct Held {
     ack: Option<Uuid>,
     /// Where it stands in the source.
     place: Option<Mark>,
+    bytes: usize,
     since: Instant,
 }
 
@@ -23,20 +24,23 @@ pub(super) struct Deliveries {
     next: Token,
     held: BTreeMap<Token, Held>,
     own: usize,
+    bytes: usize,
     /// Places of what was let go since it was last asked.
     settled: Vec<Mark>,
 }
 
 impl Deliveries {
-    /// Takes one; `ack` is `None` for the session's own.
-    pub(super) fn take(&mut self, ack: Option<Uuid>, place: Option<Mark>) -> Token {
+    /// Takes one of so many bytes; `ack` is `None` for the session's own.
+    pub(super) fn take(&mut self, ack: Option<Uuid>, place: Option<Mark>, bytes: usize) -> Token {
         self.next += 1;
+        self.bytes += bytes;
         self.own += usize::from(ack.is_none());
         self.held.insert(
             self.next,
             Held {
                 ack,
                 place,
+                bytes,
                 since: Instant::now(),
             },
         );
@@ -47,6 +51,7 @@ impl Deliveries {
     pub(super) fn settle(&mut self, token: Token) -> Option<Uuid> {
         let held = self.held.remove(&token)?;
         self.settled.extend(held.place);
+        self.bytes -= held.bytes;
         self.own -= usize::from(held.ack.is_none());
         held.ack
     }
@@ -59,6 +64,11 @@ impl Deliveries {
     /// Where what was let go since the last call stands in the source.
     pub(super) fn settled(&mut self) -> Vec<Mark> {
         std::mem::take(&mut self.settled)
+    }
+
+    /// Bytes of what is held.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// How many the group waits for.

@@ -133,6 +133,8 @@ pub enum Level {
     Diverged,
     /// Bytes of replicas in the cache.
     CacheBytes,
+    /// Bytes of deliveries, reads and writes under way.
+    MemoryBytes,
     /// 1 while the source's own projection (`$by_category`) stands still while the log grows.
     SourceStalled,
 }

@@ -28,6 +28,7 @@ use super::{
     thrift::Thrift,
 };
 use crate::{
+    event::RawEvent,
     journal::{
         Journal, JournalError,
         feed::{Delivery, GroupSpec, Mark, Nack, Said, Subscription},
@@ -47,6 +48,14 @@ const LOADS: usize = 4;
 /// The time in which quarantines for one reason are counted as one storm.
 const STORM_WINDOW: Duration = Duration::from_mins(1);
 
+/// What an event takes beside its bodies: its id, type, place in a lane.
+const EVENT_BYTES: usize = 512;
+
+/// What an event takes in memory.
+fn event_bytes(event: &RawEvent) -> usize {
+    event.data.len() + event.metadata.len() + EVENT_BYTES
+}
+
 /// What a session needs to know of its projection.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -56,6 +65,8 @@ pub struct Spec {
     pub group: GroupSpec,
     /// Deliveries in flight at most.
     pub buffer: usize,
+    /// Bytes of deliveries, reads and writes under way at most; more waits at the stores.
+    pub memory: usize,
     /// Reads of streams in flight at most.
     pub reads: usize,
     /// Puts in flight at most; fewer while the table throttles.
@@ -118,6 +129,8 @@ enum Done {
     One {
         stream: Arc<str>,
         class: Class,
+        /// Bytes that the effect held while it was under way.
+        bytes: usize,
         outcome: Outcome,
     },
     Loaded(Vec<(Arc<str>, Option<Replica>)>),
@@ -153,6 +166,11 @@ pub struct Session<Sub, J, S, R> {
     reads: VecDeque<(Arc<str>, Effect)>,
     writes: VecDeque<(Arc<str>, Effect)>,
     running: JoinSet<Done>,
+    /// Bytes that lanes hold of what they have read, by stream, until they have put it.
+    read_on: HashMap<Arc<str>, usize>,
+    read_bytes: usize,
+    /// Bytes of puts that wait or are under way.
+    write_bytes: usize,
     loading: usize,
     reading: usize,
     writing: usize,
@@ -188,6 +206,9 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             reads: VecDeque::new(),
             writes: VecDeque::new(),
             running: JoinSet::new(),
+            read_on: HashMap::new(),
+            read_bytes: 0,
+            write_bytes: 0,
             loading: 0,
             reading: 0,
             writing: 0,
@@ -211,7 +232,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             let input = self.select(&stop).await;
             let mut end = self.apply(input);
             for _ in 1..TURN {
-                if end.is_some() || self.stopping.is_some() {
+                if end.is_some() || self.stopping.is_some() || !self.has_room() {
                     break;
                 }
                 let Some(delivered) = self.sub.next().now_or_never() else {
@@ -244,6 +265,10 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         };
         self.running.abort_all();
         self.spec_gauges(0);
+        if matches!(end, End::Stopped { .. }) {
+            // The process may end right after this.
+            self.sub.close().await;
+        }
         end
     }
 
@@ -251,7 +276,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         let timer = self.timers.first().map(|(at, _)| self.epoch + *at);
         let wake = timer.map_or(self.next_tick, |at| at.min(self.next_tick));
         tokio::select! {
-            delivered = self.sub.next(), if self.stopping.is_none() => Input::Delivered(delivered),
+            delivered = self.sub.next(), if self.stopping.is_none() && self.has_room() => Input::Delivered(delivered),
             Some(done) = self.running.join_next(), if !self.running.is_empty() => Input::Done(done),
             () = tokio::time::sleep_until(wake.into()) => Input::Time,
             () = stop.cancelled(), if self.stopping.is_none() => Input::Stop,
@@ -276,6 +301,19 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             Input::Time => return self.time(),
         }
         None
+    }
+
+    /// Bytes of deliveries, reads and writes under way. A read that is under way holds what it may
+    /// bring.
+    fn memory(&self) -> usize {
+        let reading = self.reading.saturating_mul(self.spec.rules.read.bytes);
+        self.deliveries.bytes() + self.read_bytes + self.write_bytes + reading
+    }
+
+    /// Whether another delivery may be taken. One always may: a group is never stopped for good by
+    /// an event that does not fit.
+    fn has_room(&self) -> bool {
+        self.deliveries.len() == 0 || self.memory() < self.spec.memory
     }
 
     fn deliver(&mut self, delivery: Delivery) {
@@ -305,7 +343,19 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         let age = (Utc::now() - delivery.at).to_std().unwrap_or_default();
         // Live, no delivery is behind; on a backlog reading on is for puts that would carry too little.
         let behind = age >= self.spec.rules.behind_after && self.thrift.wasteful();
-        let token = self.deliveries.take(Some(delivery.ack), delivery.place);
+        let bytes = match &arrival {
+            Arrival::Event(event) => event_bytes(event),
+            _ => EVENT_BYTES,
+        };
+        if bytes > self.spec.memory {
+            warn!(
+                projection = self.spec.rules.fold.name(),
+                %stream,
+                bytes,
+                "an event alone takes more than `memory`: raise it"
+            );
+        }
+        let token = self.deliveries.take(Some(delivery.ack), delivery.place, bytes);
         self.hand_over(stream, token, arrival, behind);
     }
 
@@ -322,12 +372,26 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
     fn done(&mut self, done: Done) {
         let now = self.epoch.elapsed();
         match done {
-            Done::One { stream, class, outcome } => {
+            Done::One {
+                stream,
+                class,
+                bytes,
+                outcome,
+            } => {
                 match class {
                     Class::Load => self.loading -= 1,
-                    Class::Read => self.reading -= 1,
+                    Class::Read => {
+                        self.reading -= 1;
+                        if let Outcome::Read(slice) = &outcome {
+                            let read = slice.events.iter().map(event_bytes).sum::<usize>();
+                            self.read_bytes += read;
+                            *self.read_on.entry(stream.clone()).or_default() += read;
+                        }
+                    }
                     Class::Write => {
                         self.writing -= 1;
+                        self.write_bytes -= bytes;
+                        self.forget_read(&stream);
                         self.pace.answered(self.stores.table_trouble.take_throttles());
                     }
                 }
@@ -347,6 +411,11 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             }
         }
         self.moved = true;
+    }
+
+    /// What a lane has read is put, or it is put away.
+    fn forget_read(&mut self, stream: &Arc<str>) {
+        self.read_bytes -= self.read_on.remove(stream).unwrap_or_default();
     }
 
     /// Lets every lane that something happened to go on.
@@ -384,7 +453,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             }
             match next {
                 Next::Do(Effect::Load { fresh: false }) => {
-                    if let Some(base) = self.bases.take(stream) {
+                    if let Some(base) = self.bases.take(&*self.spec.rules.fold, stream) {
                         self.meter().count(Count::CacheHit, 1);
                         let lane = self.lanes.get_mut(stream)?;
                         lane.apply(Outcome::Cached(Box::new(base)), now);
@@ -398,6 +467,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                     if let Some(end) = self.mark(stream, kind, put.header.quarantine.as_ref().map(|m| &*m.reason)) {
                         return Some(end);
                     }
+                    self.write_bytes += put.body.bytes();
                     self.writes.push_back((stream.clone(), Effect::Put(put, kind)));
                 }
                 Next::Do(effect) => self.reads.push_back((stream.clone(), effect)),
@@ -408,10 +478,11 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                 }
                 Next::Busy => {}
                 Next::Idle => {
+                    self.forget_read(stream);
                     self.since.remove(stream);
                     let base: Option<Base> = self.lanes.remove(stream).and_then(Lane::into_base);
                     if let Some(base) = base {
-                        self.bases.keep(stream.clone(), base);
+                        self.bases.keep(&*self.spec.rules.fold, stream.clone(), base);
                     }
                 }
             }
@@ -474,7 +545,10 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                 Done::Loaded(batch.into_iter().zip(replicas).collect())
             });
         }
+        // One read always goes on: what lanes hold may wait for nothing but it.
+        let room = self.spec.memory.saturating_sub(self.spec.rules.read.bytes);
         while self.reading < self.spec.reads
+            && (self.reading == 0 || self.memory() <= room)
             && let Some((stream, effect)) = self.reads.pop_front()
         {
             let class = if matches!(effect, Effect::Load { .. }) {
@@ -498,9 +572,18 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
 
     fn start(&mut self, stream: Arc<str>, class: Class, effect: Effect) {
         let stores = self.stores.clone();
+        let bytes = match &effect {
+            Effect::Put(put, _) => put.body.bytes(),
+            _ => 0,
+        };
         self.running.spawn(async move {
             let outcome = stores.carry_out(&stream, effect).await;
-            Done::One { stream, class, outcome }
+            Done::One {
+                stream,
+                class,
+                bytes,
+                outcome,
+            }
         });
     }
 
@@ -548,7 +631,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         self.spec_gauges(holding);
         for stream in self.report.marks_to_try() {
             debug!(%stream, "looking at a mark that other code left");
-            let token = self.deliveries.take(None, None);
+            let token = self.deliveries.take(None, None, 0);
             self.hand_over(stream, token, Arrival::Moved, false);
         }
         for trouble in [&self.stores.journal_trouble, &self.stores.table_trouble] {
@@ -590,6 +673,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         }
         meter.set(Level::WriteLimit, self.pace.limit() as f64);
         meter.set(Level::CacheBytes, self.bases.bytes() as f64);
+        meter.set(Level::MemoryBytes, self.memory() as f64);
     }
 
     fn meter(&self) -> Arc<dyn Meter> {

@@ -38,6 +38,8 @@ mod marks;
 mod observe;
 mod table;
 
+#[cfg(feature = "daemon")]
+pub(crate) use connect::without_user_info;
 pub use connect::{ConnectError, DynamoSettings, connect};
 pub use observe::{Attempt, AttemptOutcome, Operation, StoreObserver};
 pub use table::{Creation, TableInfo, Tables, table_name};

@@ -40,7 +40,7 @@ use uuid::Uuid;
 use loans::{Failure, Loan, Stores, page, peak, say, sum};
 
 /// Deliveries in flight: the daemon's own default.
-const BUFFER: usize = 500;
+const BUFFER: usize = 2_000;
 /// Acknowledged together by the raw drain.
 const ACKS: usize = 100;
 /// Live events that are timed: enough for a 99th percentile.

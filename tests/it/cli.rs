@@ -171,13 +171,13 @@ async fn a_bad_line_stops_an_import_or_is_left_out() {
     let stopped = world.run(&["import", &file]).await;
     assert_eq!((stopped.code, count()), (1, 2), "{stopped:?}");
     assert!(
-        stopped.err.contains("line 3: ") && stopped.err.contains("--keep-going"),
+        stopped.err.contains("Line 3: ") && stopped.err.contains("--keep-going"),
         "{}",
         stopped.err
     );
     let went_on = world.run(&["import", &file, "--keep-going"]).await;
     assert_eq!((went_on.code, count()), (1, 3), "{went_on:?}");
-    assert!(went_on.err.contains("line 3: ") && went_on.out.contains("1 lines left out"));
+    assert!(went_on.err.contains("Line 3: ") && went_on.out.contains("1 lines left out"));
     let missing = world.run(&["import", "/nowhere/at.all"]).await;
     assert_eq!(missing.code, 64);
     assert!(missing.err.contains("/nowhere/at.all"));

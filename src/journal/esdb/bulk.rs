@@ -26,6 +26,8 @@ const LOOK: ReadLimit = ReadLimit {
 /// next; small for a stream that only the import writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Importing {
+    /// Whether the stream was looked at: an append of what is there already is answered with success.
+    looked: bool,
     /// Where the stream stands, as far as was seen.
     version: Version,
     /// Ids that were seen in the stream. An event of the import may be among them whose turn
@@ -36,8 +38,8 @@ pub struct Importing {
 impl EventStore {
     /// Appends `events` in order at the stream's end, leaving out those whose ids stand in it
     /// already, wherever that is: a whole import done again, from a fresh [`Importing`], adds
-    /// nothing, in whatever portions. Answers how many were left out; those that the server itself
-    /// recognised count as written.
+    /// nothing, in whatever portions. Answers how many were left out. What stood in the stream before
+    /// it was deleted is not in it, and is written.
     ///
     /// For import only: the ids are all that is held against the stream, so another writer's
     /// events may come to stand between.
@@ -54,6 +56,10 @@ impl EventStore {
     ) -> Result<usize, JournalError> {
         let all = events.len();
         let mut last = JournalError::WrongExpected { current: None };
+        if !importing.looked {
+            self.see(stream, importing, None).await?;
+            importing.looked = true;
+        }
         for _ in 0..ATTEMPTS {
             events.retain(|event| !importing.seen.contains(&event.id));
             let left_out = all - events.len();
@@ -63,14 +69,26 @@ impl EventStore {
             let deadline = self.factory.operation_timeout;
             let expected = Expected::from(importing.version);
             match self.append(stream, expected, events.clone(), deadline).await {
-                Ok(appended) => {
+                Ok(appended) if appended.positioned => {
                     importing.version = appended.revision;
                     return Ok(left_out);
+                }
+                // Nothing was written: the server knows the ids from before the stream was deleted.
+                Ok(appended) => {
+                    *importing = Importing {
+                        looked: true,
+                        ..Importing::default()
+                    };
+                    self.see(stream, importing, appended.revision).await?;
                 }
                 // The server looks at ids only where the stream has moved on, so an append whose
                 // outcome is unknown is looked for before it is made again.
                 Err(error @ (JournalError::OutcomeUnknown(_) | JournalError::WrongExpected { .. })) => {
-                    self.see(stream, importing).await?;
+                    let ends = match error {
+                        JournalError::WrongExpected { current } => current,
+                        _ => None,
+                    };
+                    self.see(stream, importing, ends).await?;
                     last = error;
                 }
                 Err(error) => return Err(error),
@@ -79,13 +97,18 @@ impl EventStore {
         Err(last)
     }
 
-    /// Notes what has come to stand behind what was seen.
-    async fn see(&self, stream: &str, importing: &mut Importing) -> Result<(), JournalError> {
+    /// Notes what has come to stand behind what was seen. `ends`: where the stream was said to end.
+    async fn see(&self, stream: &str, importing: &mut Importing, ends: Version) -> Result<(), JournalError> {
         loop {
             let slice = self.read(stream, next_after(importing.version), LOOK).await?;
             if slice.presence == Presence::Absent {
-                // Deleted, or never there; either way it begins anew.
-                *importing = Importing::default();
+                // Deleted, or never there; either way it begins anew. Behind what was deleted the
+                // server does not look at ids, so what was in it can be written once more.
+                *importing = Importing {
+                    looked: true,
+                    version: ends,
+                    ..Importing::default()
+                };
                 return Ok(());
             }
             importing.seen.extend(slice.events.iter().map(|event| event.id));

@@ -5,6 +5,9 @@
 //! asked for at each call, and one that showed any of that is replaced. One replacement is under
 //! way at a time, whoever asks for it, in a task of its own: a caller that gives up early must
 //! not start it over for everybody.
+//!
+//! A client's own task never ends: it holds the sender of the channel that it waits on, and with it
+//! the connection. So each client has a runtime of its own, which ends with it.
 
 use std::{
     future::Future,
@@ -21,6 +24,7 @@ use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::{
     super::JournalError,
@@ -61,9 +65,38 @@ pub(super) struct Factory {
 
 type Building = Shared<BoxFuture<'static, Result<Arc<Link>, JournalError>>>;
 
-/// A client that has connected once.
+/// The runtime that a client's own tasks run on; its end is theirs, and their connections' with them.
+struct ClientRuntime(Option<Runtime>);
+
+impl ClientRuntime {
+    fn new() -> Result<Self, JournalError> {
+        Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("esdb-client")
+            .enable_all()
+            .build()
+            .map(|runtime| Self(Some(runtime)))
+            .map_err(|error| JournalError::Unavailable(format!("connect: the system gives no thread for it ({error})")))
+    }
+
+    fn handle(&self) -> &Handle {
+        self.0.as_ref().expect("it is taken only when dropped").handle()
+    }
+}
+
+impl Drop for ClientRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            // Its tasks are dropped where they wait; nobody is left who could ask them for anything.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A client that has connected once. Whoever uses the client holds its link until it is done.
 pub(super) struct Link {
     pub(super) client: Client,
+    _runtime: ClientRuntime,
     pub(super) info: operations::ServerInfo,
     gone: AtomicBool,
     /// When it was last used, by both clocks: the monotonic one may stand still while the
@@ -251,8 +284,9 @@ impl Factory {
         }
         let provider_before = rustls::crypto::CryptoProvider::get_default().is_some();
         let settings = &self.handover.settings;
+        let runtime = ClientRuntime::new()?;
         let attempt = async {
-            let client = Client::new(settings.clone())?;
+            let client = Client::with_runtime_handle(runtime.handle().clone(), settings.clone())?;
             // The first exchange, and with it the connection that later calls use.
             let info = self.guard.during(true, client.server_info()).await?;
             if self.target.is_cluster() {
@@ -266,6 +300,7 @@ impl Factory {
                 CLIENT_WORKS.store(true, Ordering::Relaxed);
                 return Ok(Link {
                     client,
+                    _runtime: runtime,
                     info,
                     gone: AtomicBool::new(false),
                     used: Mutex::new((Instant::now(), SystemTime::now())),

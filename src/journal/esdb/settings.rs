@@ -100,7 +100,25 @@ impl fmt::Debug for EsdbSettings {
     }
 }
 
-/// A connection string that may be shown: without the user and the password in it.
+/// Every parameter of a connection string, in the client's spelling.
+const PARAMETERS: [&str; 13] = [
+    "tls",
+    "tlsVerifyCert",
+    "tlsCaFile",
+    "userCertFile",
+    "userKeyFile",
+    "nodePreference",
+    "maxDiscoverAttempts",
+    "discoveryInterval",
+    "gossipTimeout",
+    "keepAliveInterval",
+    "keepAliveTimeout",
+    "defaultDeadline",
+    "connectionName",
+];
+
+/// A connection string that may be shown: without the user and the password in it, and without the
+/// values of parameters that are none of ours.
 pub fn redacted(connection_string: &str) -> String {
     // The last `@` whatever comes before it: a password that holds `/` or `?` must not show
     // because the string around it is wrong.
@@ -111,9 +129,23 @@ pub fn redacted(connection_string: &str) -> String {
             connection_string.to_owned()
         };
     };
-    match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://…@{host}"),
-        None => connection_string.to_owned(),
+    let (user, rest) = match rest.rsplit_once('@') {
+        Some((_, host)) => ("…@", host),
+        None => ("", rest),
+    };
+    let Some((hosts, query)) = rest.split_once('?') else {
+        return format!("{scheme}://{user}{rest}");
+    };
+    let shown: Vec<_> = query.split('&').map(shown_parameter).collect();
+    format!("{scheme}://{user}{hosts}?{}", shown.join("&"))
+}
+
+/// A `KEY=VALUE` as it may be shown: what is no parameter of ours may be a password.
+fn shown_parameter(pair: &str) -> String {
+    let known = |key: &str| PARAMETERS.iter().any(|known| known.eq_ignore_ascii_case(key));
+    match pair.split_once('=') {
+        Some((key, _)) if !known(key) => format!("{key}=…"),
+        _ => pair.to_owned(),
     }
 }
 
@@ -368,8 +400,11 @@ fn parameter(
     pair: &str,
 ) -> Result<(), SettingsError> {
     let (key, raw) = pair.split_once('=').unwrap_or((pair, ""));
-    let value = percent_decode(&raw.replace('+', " "))
-        .ok_or_else(|| SettingsError::new(key, raw, "every `%` is followed by two hexadecimal digits"))?;
+    let value = percent_decode(&raw.replace('+', " ")).ok_or_else(|| {
+        let shown = shown_parameter(pair);
+        let shown = shown.split_once('=').map_or("", |(_, value)| value);
+        SettingsError::new(key, shown, "every `%` is followed by two hexadecimal digits")
+    })?;
     let wrong = |allowed: &str| SettingsError::new(key, &value, allowed);
     let flag = || match value.to_ascii_lowercase().as_str() {
         "true" => Ok(true),
@@ -422,8 +457,8 @@ fn parameter(
         _ => {
             return Err(SettingsError::new(
                 key,
-                &value,
-                "known are tls, tlsVerifyCert, tlsCaFile, userCertFile, userKeyFile, nodePreference, maxDiscoverAttempts, discoveryInterval, gossipTimeout, keepAliveInterval, keepAliveTimeout, defaultDeadline, connectionName",
+                "…",
+                format!("known are {}", PARAMETERS.join(", ")),
             ));
         }
     }

@@ -65,7 +65,7 @@ fn wrong_settings_name_the_key_the_value_and_what_is_allowed() {
         ),
         ("esdb://h?nodePreference=boss", ["`boss`", "readOnlyReplica"]),
         ("esdb://h?tlsCAFIle=", ["tlsCAFIle", "not empty"]),
-        ("esdb://h?unknown=3", ["unknown = `3`", "keepAliveInterval"]),
+        ("esdb://h?unknown=3", ["unknown = `…`", "keepAliveInterval"]),
         ("esdb://h?userCertFile=a", ["user certificate", "both"]),
         (
             "esdb://h?tls=false&userCertFile=a&userKeyFile=b",

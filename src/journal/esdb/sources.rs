@@ -33,6 +33,10 @@ const PAGE: usize = 500;
 /// Events of `$all` that one call looks through, matching or not: a second or so of reading.
 const LOOK_THROUGH: usize = 50_000;
 
+/// The server's notes of a projection that are looked through for its settings: each start and stop
+/// writes one, with the settings in it.
+const NOTES: usize = 10;
+
 /// How far the search for each filter's newest entry has come, by filter. Each search has a lock of
 /// its own, so that a long one keeps nobody else waiting.
 pub(super) type Heads = Arc<std::sync::Mutex<HashMap<String, Arc<Mutex<Search>>>>>;
@@ -100,10 +104,53 @@ impl Search {
     }
 }
 
+/// How the server's `$by_category` tells a stream's category from its name: its own setting, two
+/// lines of text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Separation {
+    separator: String,
+    /// At the last of them instead of the first.
+    last: bool,
+}
+
+impl Default for Separation {
+    /// What a server begins with.
+    fn default() -> Self {
+        Self {
+            separator: "-".to_owned(),
+            last: false,
+        }
+    }
+}
+
+impl Separation {
+    /// `first` or `last`, and the separator in the next line; `None` for anything else.
+    fn parse(query: &str) -> Option<Self> {
+        let mut lines = query.lines().map(str::trim).filter(|line| !line.is_empty());
+        let last = match lines.next()? {
+            "first" => false,
+            "last" => true,
+            _ => return None,
+        };
+        let separator = lines.next()?.to_owned();
+        Some(Self { separator, last })
+    }
+
+    fn category<'a>(&self, stream: &'a str) -> Option<&'a str> {
+        let parts = if self.last {
+            stream.rsplit_once(&self.separator)
+        } else {
+            stream.split_once(&self.separator)
+        };
+        parts.map(|(category, _)| category)
+    }
+}
+
 /// A filter as the server applies it, on our side: the client cannot send one with a read.
 pub(super) enum Matcher {
     StreamPrefix(Vec<String>),
     KindPrefix(Vec<String>),
+    Category(String, Separation),
     Stream(Regex),
     Kind(Regex),
 }
@@ -141,15 +188,16 @@ impl Matcher {
         })
     }
 
-    /// Every stream of a category, by the server's default rule for its links.
-    pub(super) fn category(category: &str) -> Self {
-        Self::StreamPrefix(vec![format!("{category}-")])
+    /// Every stream of a category.
+    pub(super) fn category(category: &str, separation: Separation) -> Self {
+        Self::Category(category.to_owned(), separation)
     }
 
     fn takes(&self, stream: &str, kind: &str) -> bool {
         match self {
             Self::StreamPrefix(list) => list.iter().any(|prefix| stream.starts_with(prefix)),
             Self::KindPrefix(list) => list.iter().any(|prefix| kind.starts_with(prefix)),
+            Self::Category(category, separation) => separation.category(stream) == Some(category),
             Self::Stream(regex) => regex.is_match(stream),
             Self::Kind(regex) => regex.is_match(kind),
         }
@@ -326,6 +374,21 @@ impl EventStore {
                 return Ok(entries);
             }
         }
+    }
+
+    /// How `$by_category` is set up on this server: the newest of what it notes of its projection.
+    pub(super) async fn separation(&self) -> Result<Separation, JournalError> {
+        let options = ReadStreamOptions::default()
+            .position(StreamPosition::End)
+            .backwards()
+            .requires_leader(true)
+            .max_count(NOTES);
+        let notes = self.feed_page("$projections-$by_category", &options).await?;
+        let query = |entry: &ResolvedEvent| {
+            let note: serde_json::Value = serde_json::from_slice(&entry.event.as_ref()?.data).ok()?;
+            Separation::parse(note.get("query").or_else(|| note.get("Query"))?.as_str()?)
+        };
+        Ok(notes.iter().find_map(query).unwrap_or_default())
     }
 
     async fn feed_page(&self, feed: &str, options: &ReadStreamOptions) -> Result<Vec<ResolvedEvent>, JournalError> {

@@ -47,11 +47,11 @@ impl EventStore {
 
     /// The time of the oldest event of the category that no link leads to.
     async fn unlinked_since(&self, category: &str, head: Option<&Head>) -> Result<Option<DateTime<Utc>>, JournalError> {
-        let matcher = Matcher::category(category);
+        let separation = self.separation().await?;
+        let key = format!("the streams of category {category} by {separation:?}");
+        let matcher = Matcher::category(category, separation);
         let linked = head.and_then(|head| head.position);
-        let newest = self
-            .newest_match(&format!("the streams of category {category}"), &matcher)
-            .await?;
+        let newest = self.newest_match(&key, &matcher).await?;
         // A link stands behind its event in the log: what is newer than the newest link has none.
         let Some(newest) = newest.filter(|newest| newest.position > linked) else {
             return Ok(None);

@@ -7,7 +7,10 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,13 +19,13 @@ use eventstore::{
     SubscribeToPersistentSubscriptionOptions,
 };
 use futures::FutureExt;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
 use super::{
     super::{
         JournalError,
-        feed::{Delivery, GroupSpec, Nack, Subscription},
+        feed::{Delivery, GroupSpec, Nack, Said, Subscription},
     },
     EventStore,
     convert::delivery,
@@ -33,6 +36,10 @@ use crate::projection::Source;
 
 /// Acknowledgements sent in one message: 18 bytes each, so some 36 KB.
 const IDS_AT_ONCE: usize = 2_000;
+
+/// Bytes of deliveries between the task and whoever takes them: a turn of small events. What is
+/// beyond waits in the connection's own window, and then at the server.
+const QUEUED_BYTES: usize = 4 << 20;
 
 /// Commands waiting for the task; a full queue makes the sender wait, nothing is lost.
 const COMMANDS: usize = 256;
@@ -49,8 +56,43 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct GroupSubscription {
     deliveries: mpsc::Receiver<Result<Delivery, JournalError>>,
+    queued: Arc<Queued>,
     commands: mpsc::Sender<Command>,
     ended: Option<JournalError>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// Bytes of deliveries that were read and not taken.
+#[derive(Debug, Default)]
+struct Queued {
+    bytes: AtomicUsize,
+    taken: Notify,
+}
+
+impl Queued {
+    /// Waits until there is room for more.
+    async fn room(&self) {
+        loop {
+            let taken = self.taken.notified();
+            if self.bytes.load(Ordering::Acquire) < QUEUED_BYTES {
+                return;
+            }
+            taken.await;
+        }
+    }
+
+    fn take(&self, delivery: &Delivery) {
+        self.bytes.fetch_sub(bytes(delivery), Ordering::AcqRel);
+        // Kept for the next wait when nobody waits now.
+        self.taken.notify_one();
+    }
+}
+
+fn bytes(delivery: &Delivery) -> usize {
+    match &delivery.said {
+        Said::Event(event) => event.data.len() + event.metadata.len(),
+        _ => 0,
+    }
 }
 
 #[derive(Debug)]
@@ -69,8 +111,9 @@ impl Subscription for GroupSubscription {
             .recv()
             .await
             .unwrap_or_else(|| Err(JournalError::Unavailable("the subscription has ended".into())));
-        if let Err(error) = &next {
-            self.ended = Some(error.clone());
+        match &next {
+            Ok(delivery) => self.queued.take(delivery),
+            Err(error) => self.ended = Some(error.clone()),
         }
         next
     }
@@ -81,6 +124,19 @@ impl Subscription for GroupSubscription {
 
     async fn nack(&mut self, ids: Vec<Uuid>, nack: Nack, reason: String) -> Result<(), JournalError> {
         self.command(Command::Nack(ids, nack, reason)).await
+    }
+
+    async fn close(self) {
+        let Self {
+            deliveries,
+            commands,
+            task,
+            ..
+        } = self;
+        drop((deliveries, commands));
+        // The task keeps time itself while it flushes; before that it may wait for a server that
+        // takes nothing.
+        drop(tokio::time::timeout(FLUSH_WITHIN * 2, task).await);
     }
 }
 
@@ -128,7 +184,9 @@ impl EventStore {
             .map_err(|failure| self.explain(failure, doing))?;
         let (to_us, deliveries) = mpsc::channel(buffer);
         let (commands, from_us) = mpsc::channel(COMMANDS);
+        let queued = Arc::new(Queued::default());
         let task = Task {
+            queued: Arc::clone(&queued),
             connection,
             link,
             factory: Arc::clone(&self.factory),
@@ -136,16 +194,19 @@ impl EventStore {
             feed,
             all,
         };
-        tokio::spawn(task.run(to_us, from_us));
+        let task = tokio::spawn(task.run(to_us, from_us));
         Ok(GroupSubscription {
             deliveries,
+            queued,
             commands,
             ended: None,
+            task,
         })
     }
 }
 
 struct Task {
+    queued: Arc<Queued>,
     connection: PersistentSubscription,
     link: Arc<Link>,
     factory: Arc<Factory>,
@@ -215,10 +276,15 @@ impl Task {
                 // the race above loses nothing.
                 outcome = async {
                     let Ok(place) = to_us.reserve().await else { return Ok(Some(End::Dropped)) };
+                    tokio::select! {
+                        () = self.queued.room() => {}
+                        () = to_us.closed() => return Ok(Some(End::Dropped)),
+                    }
                     match connection.next_subscription_event().await? {
                         PersistentSubscriptionEvent::Confirmed(_) => {}
                         PersistentSubscriptionEvent::EventAppeared { retry_count, event } => {
                             if let Some(delivery) = delivery(event, retry_count as u32, &self.feed) {
+                                self.queued.bytes.fetch_add(bytes(&delivery), Ordering::AcqRel);
                                 place.send(Ok(delivery));
                             }
                         }

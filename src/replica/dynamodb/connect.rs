@@ -70,7 +70,7 @@ impl fmt::Debug for DynamoSettings {
     }
 }
 
-fn without_user_info(endpoint: &str) -> String {
+pub(crate) fn without_user_info(endpoint: &str) -> String {
     match (endpoint.split_once("://"), endpoint.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
         _ => endpoint.to_owned(),

@@ -1,5 +1,6 @@
 //! Stores that go away and come back: nothing is parked, nothing is lost, nobody is asked.
 
+use projector::config::Size;
 use serde_json::json;
 
 use super::world::{Old, World};
@@ -92,6 +93,43 @@ async fn dynamodb_away_at_start_and_in_the_middle() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_last_acknowledgements_leave_before_the_process_does() {
+    let world = std::sync::Arc::new(World::start().await);
+    for round in 0..5 {
+        // A process of its own, as far as can be: its runtime ends the moment that it has stopped.
+        let theirs = world.clone();
+        let process = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(async {
+                let daemon = theirs.daemon::<Old>("a").await;
+                theirs.pay("account-1", 50).await;
+                until("the last is durable", async || {
+                    let state = theirs.state("account-1").await;
+                    state.is_some_and(|state| state["balance"] == json!(50 * (round + 1)))
+                })
+                .await;
+                daemon.stop().await;
+            });
+            runtime.shutdown_background();
+        });
+        tokio::task::spawn_blocking(|| process.join().unwrap()).await.unwrap();
+        let client = world.client();
+        until("nothing of it is delivered again", async || {
+            let info = client
+                .get_persistent_subscription_info(
+                    "$ce-account",
+                    "projector-account-s1",
+                    &eventstore::GetPersistentSubscriptionInfoOptions::default(),
+                )
+                .await
+                .unwrap();
+            info.stats.total_in_flight_messages + info.stats.read_buffer_count + info.stats.retry_buffer_count == 0
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_cut_and_replies_lost_change_nothing() {
     let world = World::start().await;
     let daemon = world.daemon::<Old>("a").await;
@@ -141,4 +179,43 @@ async fn deliveries_out_of_order_and_twice_change_nothing() {
     }
     one.stop().await;
     two.stop().await;
+}
+
+/// Deliveries of any size used to be taken up to their number alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_store_is_bounded_in_bytes() {
+    const MIB: u64 = 1 << 20;
+    let world = World::start().await;
+    let daemon = world
+        .daemon_with::<Old>("a", |settings| {
+            settings.defaults.memory = Size(2 * MIB);
+            settings.defaults.read_bytes = Size(MIB);
+        })
+        .await;
+    daemon.caught_up().await;
+    world.proxy.inject("PutItem", usize::MAX, Fault::LoseRequest);
+    let large = json!({ "amount": 1, "note": "x".repeat(100_000) });
+    for stream in 0..40 {
+        let events = vec![("Paid", large.clone()); 5];
+        world.append(&format!("account-{stream}"), &events).await;
+    }
+    until("as much is held as may be", async || {
+        daemon.metric("projector_memory_bytes").await >= 1.9 * MIB as f64
+    })
+    .await;
+    for _ in 0..20 {
+        // One delivery, and what it makes of its state, may come on top.
+        let held = daemon.metric("projector_memory_bytes").await;
+        assert!(held <= 2.3 * MIB as f64, "{held}");
+        assert!(daemon.metric("projector_held_deliveries").await <= 25.0);
+    }
+    world.proxy.disarm();
+    daemon.caught_up().await;
+    for stream in 0..40 {
+        assert_eq!(
+            world.state(&format!("account-{stream}")).await.unwrap()["balance"],
+            json!(5)
+        );
+    }
+    daemon.stop().await;
 }

@@ -395,3 +395,30 @@ async fn trying_again_is_paced() {
     // 50, 100 and 200 ms, each halved by chance at the most.
     assert!(began.elapsed() >= Duration::from_millis(175), "{:?}", began.elapsed());
 }
+
+/// A replaced client used to keep its task and its connection for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_replaced_ends_with_its_task_and_its_connection() {
+    let node = Node::start().await;
+    let store = EventStore::new(&EsdbSettings {
+        // Every call finds its connection too old.
+        idle_renew: Duration::from_nanos(1),
+        ..settings(&node)
+    })
+    .unwrap();
+    store.ping().await.unwrap();
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    let before = (tasks(), threads());
+    for _ in 0..500 {
+        store.ping().await.unwrap();
+    }
+    assert!(store.clients_made() > 500, "{}", store.clients_made());
+    until("only the connection in use is left", async || {
+        store.sockets().len() <= 1
+    })
+    .await;
+    // The node's own tasks for the connections end with them; other tests start and end threads.
+    until("tasks are as before", async || tasks() <= before.0 + 5).await;
+    until("threads are as before", async || threads() < before.1 + 100).await;
+}

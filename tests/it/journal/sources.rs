@@ -180,3 +180,35 @@ async fn a_plain_user_asks_for_the_projections_status() {
     node.log(|log| log.links_stopped = true);
     assert_eq!(stalled().await, head.as_ref().map(|head| head.created));
 }
+
+/// With `last`, `a-b-1` is of category `a-b`: no link of `a` leads there, and none is missing.
+#[tokio::test]
+async fn a_category_is_told_as_the_servers_own_projection_tells_it() {
+    let node = Node::start().await;
+    let store = store(&node);
+    write(&store, "a-1", 0..3).await;
+    node.log(|log| log.links_stopped = true);
+    write(&store, "a-b-1", 10..11).await;
+    node.log(|log| {
+        let hour = 36_000_000_000;
+        log.records.last_mut().unwrap().ticks -= hour;
+        log.push(
+            "$projections-$by_category",
+            "$ProjectionUpdated",
+            br#"{"handlerType":"native:x","query":"last\r\n-"}"#,
+            true,
+        );
+    });
+    let stalled = async |category: &str| {
+        let source = Source::Category(category.into());
+        let head = store.head(&source).await.unwrap();
+        store.stalled(&source, head.as_ref()).await.unwrap()
+    };
+    assert_eq!(stalled("a").await, None);
+    assert!(stalled("a-b").await.is_some());
+    node.log(|log| {
+        let first = br#"{"query":"first\r\n-"}"#;
+        log.push("$projections-$by_category", "$ProjectionUpdated", first, true);
+    });
+    assert!(stalled("a").await.is_some());
+}

@@ -298,3 +298,29 @@ async fn an_import_adds_nothing_twice_wherever_it_was_cut() {
     assert_eq!(store.import_append("a-1", &mut again, events(7..9)).await, Ok(2));
     assert_eq!(ids().await[10..], [7, 8]);
 }
+
+#[tokio::test]
+async fn an_import_into_a_deleted_stream_is_written_and_what_is_there_is_not_counted_as_written() {
+    let node = Node::start().await;
+    let store = store(&node);
+    let ids = async || -> Vec<u128> {
+        let slice = store.read("a-1", 0, ALL).await.unwrap();
+        slice.events.iter().map(|e| e.id.as_u128()).collect()
+    };
+    let import = async |numbers| {
+        store
+            .import_append("a-1", &mut Importing::default(), events(numbers))
+            .await
+    };
+    assert_eq!(import(0..3).await, Ok(0));
+    assert_eq!(import(0..3).await, Ok(3), "all of it was there already");
+
+    // The server answers success to ids of a deleted stream, and writes nothing.
+    node.log(|log| log.soft_delete("a-1"));
+    assert_eq!(import(0..2).await, Ok(0), "nothing of it was there");
+    assert_eq!(ids().await, [0, 1]);
+    // Some of it known from before the deletion, some of it new.
+    node.log(|log| log.soft_delete("a-1"));
+    assert_eq!(import(1..5).await, Ok(0));
+    assert_eq!(ids().await, [1, 2, 3, 4]);
+}

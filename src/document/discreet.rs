@@ -1,0 +1,116 @@
+//! What serde says of data that does not fit, without the data (invariant 8's spirit: a log, a mark
+//! and a parked message are read by more people than an event is).
+//!
+//! Kept are what was found by its kind, what was expected, the member's name and the place.
+
+/// Beginnings of what serde and `serde_json` say by themselves, none of which repeats a value.
+const HARMLESS: [&str; 22] = [
+    "missing field `",
+    "duplicate field `",
+    "unknown field `",
+    "invalid length ",
+    "EOF while parsing",
+    "expected ",
+    "trailing c",
+    "key must be a ",
+    "control character",
+    "invalid escape",
+    "invalid number",
+    "invalid unicode code point",
+    "number out of range",
+    "recursion limit exceeded",
+    "lone leading surrogate",
+    "unexpected end of hex escape",
+    "a list with ",
+    "a value without a key",
+    "invalid type: ",
+    "invalid value: ",
+    "nested deeper than ",
+    "no event type",
+];
+
+/// The message without what it repeats of the data.
+pub(crate) fn without_values(message: &str) -> String {
+    let (text, place) = match message.rfind(" at line ") {
+        Some(at) => message.split_at(at),
+        None => (message, ""),
+    };
+    // A member's path was put before it: names, no values.
+    if let Some((path, rest)) = text.strip_prefix("at `").and_then(|rest| rest.split_once("`: ")) {
+        return format!("at `{path}`: {}{place}", without_values(rest));
+    }
+    for start in ["invalid type: ", "invalid value: "] {
+        if let Some(rest) = text.strip_prefix(start) {
+            let (found, expected) = rest.rsplit_once(", expected ").unwrap_or((rest, "something else"));
+            let kind = found.split(['`', '"']).next().unwrap_or_default().trim_end();
+            let kind = kind
+                .trim_end_matches(|c: char| c.is_ascii_digit() || "+-.eE".contains(c))
+                .trim_end();
+            return format!("{start}{kind}, expected {expected}{place}");
+        }
+    }
+    if text.starts_with("unknown variant") {
+        let expected = text
+            .rsplit_once(", expected ")
+            .map_or("another", |(_, expected)| expected);
+        return format!("unknown variant, expected {expected}{place}");
+    }
+    if HARMLESS.iter().any(|start| text.starts_with(start)) {
+        return message.to_owned();
+    }
+    // A type's own words: they may quote what they refuse.
+    format!("a value that its type does not take{place}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, net::IpAddr};
+
+    use serde::{Deserialize, de::DeserializeOwned};
+
+    use super::*;
+    use crate::document::{de::from_document, json};
+
+    #[derive(Debug, Deserialize)]
+    #[allow(dead_code, reason = "only read by serde")]
+    enum Kind {
+        One,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[allow(dead_code, reason = "only read by serde")]
+    struct Body {
+        count: i64,
+        kind: Option<Kind>,
+        at: Option<IpAddr>,
+        by: Option<BTreeMap<String, bool>>,
+    }
+
+    fn said<T: DeserializeOwned + std::fmt::Debug>(text: &str) -> [String; 2] {
+        let read = serde_json::from_str::<T>(text).unwrap_err().to_string();
+        let document = from_document::<T>(&json::parse(text).unwrap()).unwrap_err().to_string();
+        [without_values(&read), without_values(&document)]
+    }
+
+    #[test]
+    fn values_are_left_out_and_the_kind_and_place_stay() {
+        for (text, parts) in [
+            (r#"{"count":"4111 hush, expected 7"}"#, &["string", "i64"][..]),
+            (r#"{"count":4111.5}"#, &["expected i64"]),
+            (r#"{"count":41114111411141114111}"#, &["expected i64"]),
+            (r#"{"count":1,"kind":"4111hush"}"#, &["unknown variant", "`One`"]),
+            (r#"{"count":1,"at":"4111.hush"}"#, &["type does not take"]),
+            (r#"{"count":1,"by":{"x":"4111hush"}}"#, &["string", "boolean"]),
+            (r#"{"kind":null}"#, &["missing field `count`"]),
+        ] {
+            for said in said::<Body>(text) {
+                assert!(!said.contains("4111") && !said.contains("hush"), "{said}");
+                for part in parts {
+                    assert!(said.contains(part), "`{part}` in: {said}");
+                }
+            }
+        }
+        let [read, _] = said::<Body>(r#"{"count":"x"}"#);
+        assert!(read.contains("at line 1 column"), "{read}");
+    }
+}
