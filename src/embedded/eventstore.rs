@@ -76,7 +76,8 @@
 //!   groups the checkpoint that passes matched records; slots lost to an event id that comes twice;
 //!   no reply while groups load; a group that stands still until somebody acknowledges.
 //! - Nothing is scavenged: what is truncated or deleted stays in `$all`.
-//! - The standard projections' records have no metadata of their own, and none is late.
+//! - No standard projection is ever late, so what it links to is resolved at once; of projections a
+//!   fresh log has the registration, and no checkpoints follow.
 //! - A read of `$all` may start inside a record: it goes on behind it.
 
 #![allow(

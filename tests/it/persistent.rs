@@ -251,6 +251,46 @@ async fn a_record_parked_by_a_group_on_all_is_numbered_in_its_stream() {
 }
 
 #[tokio::test]
+async fn a_group_from_the_end_of_all_is_told_of_its_own_settings() {
+    let server = empty().await;
+    let client = client_of(&server.connection_string());
+    append(&client, "s", 1).await;
+    for group in ["g", "h"] {
+        let options = PersistentSubscriptionToAllOptions::default().start_from(StreamPosition::End);
+        client
+            .create_persistent_subscription_to_all(group, &options)
+            .await
+            .unwrap();
+    }
+    let told = async |group: &str, count: usize| {
+        let options = SubscribeToPersistentSubscriptionOptions::default();
+        let mut consumer = client
+            .subscribe_to_persistent_subscription_to_all(group, &options)
+            .await
+            .unwrap();
+        let mut told = Vec::new();
+        for _ in 0..count {
+            let (event, _) = next(&mut consumer).await;
+            let record = event.get_original_event();
+            told.push(format!("{}@{}", record.revision, record.stream_id));
+            consumer.ack(event).await.unwrap();
+        }
+        told
+    };
+    append(&client, "s", 1).await;
+    // The first group's settings find no stream for them; where they are kept is described before.
+    let (described, first, second) = (
+        "0@$$$persistentSubscriptionConfig",
+        "0@$persistentSubscriptionConfig",
+        "1@$persistentSubscriptionConfig",
+    );
+    assert_eq!(told("g", 4).await, [described, first, second, "1@s"]);
+    assert_eq!(told("h", 2).await, [second, "1@s"]);
+    let kept = contents(&client, "$$$persistentSubscriptionConfig").await;
+    assert_eq!(kept, [r#"{"$maxCount":2}"#]);
+}
+
+#[tokio::test]
 async fn a_buffer_is_all_a_consumer_gets_and_a_gone_ones_go_to_the_next() {
     let server = empty().await;
     let client = client_of(&server.connection_string());

@@ -32,6 +32,12 @@ async fn server() -> (Handle, Raw) {
     (server, raw)
 }
 
+/// Where `$all` goes on behind what a server wrote about itself.
+async fn beginning(raw: &Raw) -> At {
+    let (answers, _) = raw.read_all(ReadOptions::all(At::End).backwards().at_most(1)).await;
+    At::Number(answers[0].event.as_ref().unwrap().commit.unwrap() + 1)
+}
+
 /// Appends events with these ids: the last one's revision.
 async fn put(raw: &Raw, stream: &str, ids: std::ops::Range<u128>) -> u64 {
     let events = Proposed::many(ids);

@@ -162,6 +162,10 @@ pub(super) fn allowed(identity: &Identity, right: Right, stream: &str, acl: Opti
         (Right::Read, true) => acl.and_then(|acl| acl.read_metadata.as_ref()),
         (Right::Write | Right::Delete, true) => acl.and_then(|acl| acl.write_metadata.as_ref()),
     };
+    // As nodes are set up by default: whoever is nobody has no stream, not even one that all may read.
+    if !identity.known() {
+        return false;
+    }
     if let Some(list) = list {
         return list.iter().any(|role| role == EVERYBODY || identity.is(role));
     }
@@ -218,7 +222,8 @@ mod tests {
         };
         assert!(!allowed(&user(&[]), Right::Read, "loan-1", Some(&acl)));
         assert!(allowed(&user(&["bob"]), Right::Read, "loan-1", Some(&acl)));
-        assert!(allowed(&Identity::Anonymous, Right::Write, "loan-1", Some(&acl)));
+        assert!(allowed(&user(&[]), Right::Write, "loan-1", Some(&acl)));
+        assert!(!allowed(&Identity::Anonymous, Right::Write, "loan-1", Some(&acl)));
         let readers = Acl {
             read: Some(vec!["ann".to_owned()]),
             ..Acl::default()

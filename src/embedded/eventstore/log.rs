@@ -39,7 +39,7 @@ pub(super) use self::{
     stream::described_by,
 };
 pub(crate) use self::{
-    reader::{AllPage, Direction, StreamRead},
+    reader::{AllPage, Direction, StreamPage, StreamRead},
     rules::Expected,
     writer::{Appended, NewEvent, WriteError},
 };

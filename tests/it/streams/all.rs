@@ -2,9 +2,9 @@
 
 use tonic::Code;
 
-use projector::embedded::eventstore::Options;
+use projector::embedded::eventstore::{Options, SystemProjection};
 
-use super::{describe, put, server};
+use super::{beginning, describe, put, server};
 use crate::support::{
     eventstore::start,
     raw::{
@@ -13,9 +13,9 @@ use crate::support::{
     },
 };
 
-/// Where each event of `$all` is.
-async fn positions(raw: &Raw) -> Vec<(String, u64)> {
-    let (answers, end) = raw.read_all(ReadOptions::all(At::Start)).await;
+/// Where each event of `$all` is, from a place on.
+async fn positions(raw: &Raw, begin: At) -> Vec<(String, u64)> {
+    let (answers, end) = raw.read_all(ReadOptions::all(begin)).await;
     assert!(end.is_none());
     let one = |answer: &ReadResp| {
         let event = answer.event.as_ref().unwrap();
@@ -36,6 +36,9 @@ async fn read_of(raw: &Raw, options: ReadOptions) -> Vec<String> {
 #[tokio::test]
 async fn positions_rise_and_reads_from_them_include_and_exclude() {
     let (_server, raw) = server().await;
+    put(&raw, "s-0", 1_000..1_001).await;
+    let begin = beginning(&raw).await;
+    let At::Number(begins) = begin else { unreachable!() };
     let mut last = 0;
     for n in 0..6 {
         let options = AppendOptions::new(&format!("s-{n}"), Expect::Any);
@@ -44,13 +47,13 @@ async fn positions_rise_and_reads_from_them_include_and_exclude() {
         last = answer.position.unwrap().commit;
         // With it comes the link of its category, which is a record like any other.
         assert!(
-            positions(&raw)
+            positions(&raw, begin)
                 .await
                 .iter()
-                .any(|(name, at)| *name == format!("1@s-{n}") && *at == last)
+                .any(|(name, at)| *name == format!("{}@s-{n}", if n == 0 { 2 } else { 1 }) && *at == last)
         );
     }
-    let all = positions(&raw).await;
+    let all = positions(&raw, begin).await;
     assert_eq!(all.len(), 24, "twelve events and their links");
     assert!(all.is_sorted_by(|one, next| one.1 < next.1));
     let names: Vec<_> = all.iter().map(|(name, _)| name.clone()).collect();
@@ -64,12 +67,17 @@ async fn positions_rise_and_reads_from_them_include_and_exclude() {
             names[n..].iter().take(2).cloned().collect::<Vec<_>>()
         );
         let backwards = ReadOptions::all(At::Number(*at)).backwards();
-        assert_eq!(read_of(&raw, backwards).await, reversed(&names[..n]));
+        assert_eq!(
+            read_of(&raw, backwards.at_most(n.max(1) as u64)).await[..n],
+            reversed(&names[..n])
+        );
     }
     assert_eq!(
-        read_of(&raw, ReadOptions::all(At::End).backwards()).await,
+        read_of(&raw, ReadOptions::all(At::End).backwards()).await[..24],
         reversed(&names)
     );
+    let before = read_of(&raw, ReadOptions::all(At::Number(begins)).backwards()).await;
+    assert_eq!(before.last().unwrap(), "0@$$$scavenges");
     assert_eq!(
         read_of(&raw, ReadOptions::all(At::End).backwards().at_most(1)).await,
         names[23..]
@@ -97,6 +105,7 @@ async fn positions_rise_and_reads_from_them_include_and_exclude() {
 #[tokio::test]
 async fn what_groups_on_all_write_is_hidden_and_nothing_else_is() {
     let (_server, raw) = server().await;
+    let begin = beginning(&raw).await;
     for stream in [
         "$persistentsubscription-$all::g-checkpoint",
         "$persistentsubscription-$all::g-parked",
@@ -118,8 +127,8 @@ async fn what_groups_on_all_write_is_hidden_and_nothing_else_is() {
         "0@s",
         "0@$$s",
     ];
-    assert_eq!(read_of(&raw, ReadOptions::all(At::Start)).await, seen);
-    let everything = ReadOptions::all(At::Start).filtered(FilterOptions::types(".*"));
+    assert_eq!(read_of(&raw, ReadOptions::all(begin)).await, seen);
+    let everything = ReadOptions::all(begin).filtered(FilterOptions::types(".*"));
     assert_eq!(read_of(&raw, everything).await, seen);
     let hidden = ReadOptions::stream("$epoch-information", At::Start);
     assert_eq!(read_of(&raw, hidden).await, ["0@$epoch-information"]);
@@ -166,11 +175,11 @@ async fn filters_look_at_names_and_types_of_what_is_stored() {
     ] {
         let options = ReadOptions::all(At::Start).filtered(filter.clone());
         let seen = read_of(&raw, options.clone()).await;
-        let seen: Vec<_> = seen.iter().filter(|one| !one.contains("$ce-")).collect();
+        let seen: Vec<_> = seen.iter().filter(|one| events.contains(&one.as_str())).collect();
         let expected: Vec<_> = taken.iter().map(|n| events[*n]).collect();
         assert_eq!(seen, expected, "{filter:?}");
         let backwards = read_of(&raw, ReadOptions::all(At::End).backwards().filtered(filter.clone())).await;
-        let backwards: Vec<_> = backwards.iter().filter(|one| !one.contains("$ce-")).collect();
+        let backwards: Vec<_> = backwards.iter().filter(|one| events.contains(&one.as_str())).collect();
         assert_eq!(backwards, expected.into_iter().rev().collect::<Vec<_>>(), "{filter:?}");
     }
     // A link is filtered as the link that it is, whether it is followed or not.
@@ -241,7 +250,7 @@ async fn checkpoints_come_in_their_interval_and_can_be_resumed_from() {
     seen.retain(|one| one != "checkpoint");
     assert_eq!(seen, ["confirmed", "1@mine", "caught up"]);
     // At the end there is nothing to catch up with; beyond it, nothing is shown before it is passed.
-    let far = positions(&raw).await.last().unwrap().1 + 1_000;
+    let far = positions(&raw, At::Start).await.last().unwrap().1 + 1_000;
     let mut end = raw.read(subscribed(At::End)).await.unwrap();
     let mut beyond = raw.read(subscribed(At::Number(far))).await.unwrap();
     for answers in [&mut end, &mut beyond] {
@@ -251,7 +260,12 @@ async fn checkpoints_come_in_their_interval_and_can_be_resumed_from() {
     }
     put(&raw, "mine", 3..53).await;
     assert_eq!(next(&mut end).await.unwrap().shown(), "2@mine");
-    let passed = positions(&raw).await.into_iter().find(|(_, at)| *at > far).unwrap().0;
+    let passed = positions(&raw, At::Start)
+        .await
+        .into_iter()
+        .find(|(_, at)| *at > far)
+        .unwrap()
+        .0;
     assert_ne!(passed, "2@mine", "some come before");
     let shown = async {
         loop {
@@ -311,7 +325,7 @@ async fn a_client_is_told_how_far_it_has_come_and_when() {
         assert_eq!((said.revision, said.position), (Some(revision), None), "{at:?}");
         assert!(said.at.unwrap().seconds > 1_700_000_000);
     }
-    let last = positions(&raw).await.last().unwrap().1;
+    let last = positions(&raw, At::Start).await.last().unwrap().1;
     for options in [ReadOptions::all(At::Start), ReadOptions::all(At::End)] {
         let (_, seen) = caught_up(&raw, options).await;
         let said = seen.last().unwrap().caught_up.unwrap();
@@ -367,4 +381,60 @@ async fn checkpoints_are_as_many_as_a_node_sends() {
     let (_, seen) = caught_up(&raw, ReadOptions::all(At::Start).filtered(filter)).await;
     let all = seen.iter().filter(|one| one.checkpoint.is_some()).count();
     assert!((6..=7).contains(&all), "{all}");
+}
+
+#[tokio::test]
+async fn a_fresh_log_begins_as_eventstoredbs_does() {
+    let said = async |projections: &[SystemProjection]| {
+        let projections = projections.to_vec();
+        let server = start(Options {
+            projections,
+            ..Options::default()
+        })
+        .await;
+        let raw = Raw::connect(server.address()).await;
+        let (answers, _) = raw.read_all(ReadOptions::all(At::Start)).await;
+        let said = |answer: &ReadResp| {
+            let record = answer.event.clone().unwrap().event.unwrap();
+            let data = String::from_utf8(record.data).unwrap();
+            let json = record.metadata["content-type"] == "application/json";
+            (answer.shown(), record.metadata["type"].clone(), json, data)
+        };
+        answers.iter().map(said).collect::<Vec<_>>()
+    };
+    let one = |name: &str, kind: &str, json, data: &str| (name.to_owned(), kind.to_owned(), json, data.to_owned());
+    let scavenges = r#"{"$maxAge":2592000,"$acl":{"$r":"$ops","$w":[],"$d":[],"$mr":[],"$mw":[]}}"#;
+    let nothing = [one("0@$$$scavenges", "$metadata", true, scavenges)];
+    assert_eq!(said(&[]).await, nothing);
+    let all = said(&SystemProjection::ALL).await;
+    assert_eq!(all[0], nothing[0]);
+    assert_eq!(all[1], one("0@$projections-$all", "$ProjectionsInitialized", false, ""));
+    let names = [
+        "$streams",
+        "$stream_by_category",
+        "$by_category",
+        "$by_event_type",
+        "$by_correlation_id",
+    ];
+    for (n, name) in names.iter().enumerate() {
+        let created = format!("{}@$projections-$all", n + 1);
+        assert_eq!(all[2 + n], one(&created, "$ProjectionCreated", false, name));
+        for (revision, enabled) in [(0, false), (1, true)] {
+            let updated = format!("{revision}@$projections-{name}");
+            let (_, kind, json, data) = all.iter().find(|(shown, ..)| *shown == updated).unwrap();
+            let data: serde_json::Value = serde_json::from_str(data).unwrap();
+            assert_eq!((kind.as_str(), *json), ("$ProjectionUpdated", true));
+            assert_eq!(data.get("enabled").is_some(), enabled, "{updated}");
+            assert_eq!(data["version"], revision);
+        }
+    }
+    let checkpoint = [
+        one("0@$$$et", "$metadata", true, r#"{"$acl":{"$r":"$all","$mr":"$all"}}"#),
+        one("0@$et", "$Checkpoint", true, r#"{"$c":0,"$p":-1}"#),
+    ];
+    assert_eq!(all[17..], checkpoint);
+    // All are registered, and one is started.
+    let category = said(&[SystemProjection::ByCategory]).await;
+    assert_eq!(category.len(), 13);
+    assert_eq!(category[12].0, "1@$projections-$by_category");
 }

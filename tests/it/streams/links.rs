@@ -3,7 +3,7 @@
 
 use projector::embedded::eventstore::{Options, SystemProjection};
 
-use super::{describe, put, server, shows};
+use super::{beginning, describe, put, server, shows};
 use crate::support::{
     eventstore::start,
     raw::{AppendOptions, At, Expect, Proposed, Raw, ReadOptions, ReadResp, all_shown},
@@ -191,13 +191,236 @@ async fn links_that_users_write_are_followed_once_and_as_far_as_they_can_be() {
     assert_eq!(resolved(&raw, "mine").await, ["0@mine"]);
 }
 
+/// What each record of a stream says: its data, and its metadata without where and by which event.
+async fn said(raw: &Raw, stream: &str) -> Vec<(String, String)> {
+    let (answers, end) = raw.read_all(ReadOptions::stream(stream, At::Start)).await;
+    assert!(end.is_none(), "{end:?}");
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let said = |answer: &ReadResp| {
+        let record = answer.event.clone().unwrap().event.unwrap();
+        (text(&record.data), text(&record.custom_metadata))
+    };
+    answers.iter().map(said).collect()
+}
+
 #[tokio::test]
 async fn a_link_in_a_category_is_linked_by_what_it_points_at() {
     let (_server, raw) = server().await;
     put(&raw, "s", 1..2).await;
-    link(&raw, "view-1", "0@s").await;
-    assert_eq!(resolved(&raw, "view-1").await, ["0@s by 0@view-1"]);
-    assert_eq!(resolved(&raw, "$ce-view").await, ["0@s by 0@$ce-view"]);
+    put(&raw, "gone", 2..3).await;
+    raw.delete("Delete", AppendOptions::new("gone", Expect::Any))
+        .await
+        .unwrap();
+    for to in [
+        "0@s", "0@view-1", "-1@s", "0@none", "0@gone", "0@$$none", "7@s", "7", "x@s",
+    ] {
+        link(&raw, "view-1", to).await;
+    }
+    // What points at a link points where that points; what points at no stream that can be read is not
+    // carried; what points at no event of one that can be is carried as nothing.
+    let carried: Vec<_> = said(&raw, "$ce-view").await.into_iter().map(|(data, _)| data).collect();
+    assert_eq!(carried, ["0@s", "0@s", "0@s", "-1@", "-1@", "x@s"]);
+    assert_eq!(
+        resolved(&raw, "$ce-view").await,
+        [
+            "0@s by 0@$ce-view",
+            "0@s by 1@$ce-view",
+            "0@s by 2@$ce-view",
+            "nothing by 3@$ce-view",
+            "nothing by 4@$ce-view",
+            "5@$ce-view"
+        ]
+    );
+    assert_eq!(resolved(&raw, "view-1").await[0], "0@s by 0@view-1");
+}
+
+#[tokio::test]
+async fn links_say_which_projection_wrote_them_where_and_because_of_which_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = || Options {
+        projections: SystemProjection::ALL.to_vec(),
+        data: Some(folder.path().to_owned()),
+        ..Options::default()
+    };
+    let server = start(options()).await;
+    let raw = Raw::connect(server.address()).await;
+    let mut event = Proposed::of(1, "E", "application/json", "{}");
+    event.custom_metadata = br#"{"$correlationId":"c"}"#[..].into();
+    let at = raw
+        .append(AppendOptions::new("a-1", Expect::Any), vec![event])
+        .await
+        .unwrap();
+    let at = at.success.unwrap().position.unwrap().commit;
+    put(&raw, "b", 2..3).await;
+    link(&raw, "a-1", "0@b").await;
+    raw.delete("Tombstone", AppendOptions::new("a-1", Expect::Any))
+        .await
+        .unwrap();
+    let id = |id: u128| uuid::Uuid::from_u128(id).to_string();
+    let (answers, _) = raw.read_all(ReadOptions::all(At::Start)).await;
+    let of = |name: &str| {
+        let one = answers.iter().find(|answer| answer.shown() == name).unwrap();
+        let record = one.event.clone().unwrap().event.unwrap();
+        (record.commit, record.id.unwrap().uuid().to_string())
+    };
+    let ((of_link, _), (gone, of_gone)) = (of("1@a-1"), of("9223372036854775807@a-1"));
+    let by = id(1);
+    let expected = [
+        format!(r#"{{"$v":"3:-1:1:4","$c":{at},"$p":{at},"$o":"a-1","$causedBy":"{by}","$correlationId":"c"}}"#),
+        format!(
+            r#"{{"$v":"3:-1:1:4","$c":{of_link},"$p":{of_link},"$o":"a-1","$causedBy":"{}"}}"#,
+            id(2)
+        ),
+        format!(r#"{{"$v":"3:-1:1:4","$c":{gone},"$p":{gone},"$o":"a-1","$deleted":-1,"$causedBy":"{of_gone}"}}"#),
+    ];
+    let category = said(&raw, "$ce-a").await;
+    assert_eq!(
+        category.iter().map(|(_, metadata)| metadata).collect::<Vec<_>>(),
+        expected.each_ref()
+    );
+    let (_, types) = said(&raw, "$et-E").await.remove(0);
+    let plain = format!(r#"{{"$v":"4:-1:1:4","$c":{at},"$p":{at},"$causedBy":"{by}","$correlationId":"c"}}"#);
+    assert_eq!(types, plain);
+    assert_eq!(said(&raw, "$streams").await[0].1, plain.replace("4:-1", "1:-1"));
+    assert_eq!(
+        said(&raw, "$category-a").await,
+        [("a-1".to_owned(), plain.replace("4:-1", "2:-1"))]
+    );
+    let (_, correlated) = said(&raw, "$bc-c").await.remove(0);
+    assert!(correlated.contains(r#","$eventTimestamp":"2"#), "{correlated}");
+    // Resolved, filtered, and by a link to the link, a link says the same; so it does after a restart.
+    let links = async |raw: &Raw, options: ReadOptions| {
+        let (answers, _) = raw.read_all(options).await;
+        let link = |answer: &ReadResp| Some(answer.event.clone()?.link?.custom_metadata);
+        answers.iter().filter_map(link).collect::<Vec<_>>()
+    };
+    let all = ReadOptions::all(At::Start).resolved();
+    let filter = crate::support::raw::FilterOptions::streams(&["$ce-a"], 10);
+    let again = {
+        let category = ReadOptions::stream("$ce-a", At::Start).resolved();
+        let backwards = ReadOptions::stream("$ce-a", At::End).resolved().backwards();
+        for options in [category, all.clone().filtered(filter), backwards] {
+            let backwards = options.direction == 1;
+            let mut found = links(&raw, options).await;
+            if backwards {
+                found.reverse();
+            }
+            assert_eq!(found, expected.each_ref().map(|text| text.as_bytes().to_vec()));
+        }
+        assert!(links(&raw, all).await.contains(&expected[0].as_bytes().to_vec()));
+        server.shutdown().await;
+        start(options()).await
+    };
+    let raw = Raw::connect(again.address()).await;
+    assert_eq!(said(&raw, "$ce-a").await, category);
+    link(&raw, "c", "0@$ce-a").await;
+    let (answers, _) = raw.read_all(ReadOptions::stream("c", At::Start).resolved()).await;
+    let target = answers[0].event.clone().unwrap().event.unwrap();
+    assert_eq!(
+        (target.data, target.custom_metadata),
+        (b"0@a-1".to_vec(), expected[0].as_bytes().to_vec())
+    );
+}
+
+#[tokio::test]
+async fn a_new_category_is_described_once_between_the_events_and_their_links() {
+    let (_server, raw) = server().await;
+    let begin = beginning(&raw).await;
+    put(&raw, "a-1", 1..4).await;
+    let all = async || all_shown(&raw.read_all(ReadOptions::all(begin)).await.0);
+    let first = ["0@a-1", "1@a-1", "2@a-1", "0@$$$ce-a", "0@$ce-a", "1@$ce-a", "2@$ce-a"];
+    assert_eq!(all().await, first);
+    let told = [(r#"{"$acl":{"$r":"$all","$mr":"$all"}}"#.to_owned(), String::new())];
+    assert_eq!(said(&raw, "$$$ce-a").await, told);
+    put(&raw, "a-2", 4..6).await;
+    assert_eq!(all().await[7..], ["0@a-2", "1@a-2", "3@$ce-a", "4@$ce-a"]);
+    // Deleted, the category comes to life with the next event, and is described by the server alone.
+    raw.delete("Delete", AppendOptions::new("$ce-a", Expect::Any))
+        .await
+        .unwrap();
+    assert_eq!(shows(&raw, "$ce-a").await, ["no $ce-a"]);
+    put(&raw, "a-1", 6..7).await;
+    assert_eq!(all().await[11..], ["1@$$$ce-a", "3@a-1", "5@$ce-a", "2@$$$ce-a"]);
+    assert_eq!(resolved(&raw, "$ce-a").await, ["3@a-1 by 5@$ce-a"]);
+    assert_eq!(
+        said(&raw, "$$$ce-a").await,
+        [(r#"{"$tb":5}"#.to_owned(), String::new())]
+    );
+    // One whose history was cut off before it began keeps that.
+    describe(&raw, "$ce-b", r#"{"$tb":3,"$maxCount":7}"#).await;
+    put(&raw, "b-1", 7..8).await;
+    let kept = [(
+        r#"{"$tb":3,"$acl":{"$r":"$all","$mr":"$all"}}"#.to_owned(),
+        String::new(),
+    )];
+    assert_eq!(said(&raw, "$$$ce-b").await, kept);
+    // One that is deleted for good gets nothing more.
+    raw.delete("Tombstone", AppendOptions::new("$ce-a", Expect::Any))
+        .await
+        .unwrap();
+    let before = all().await.len();
+    put(&raw, "a-1", 8..9).await;
+    assert_eq!(all().await[before..], ["4@a-1"]);
+}
+
+#[tokio::test]
+async fn each_stream_of_links_gets_its_first_at_once_and_the_rest_together() {
+    let server = start(Options {
+        projections: SystemProjection::ALL.to_vec(),
+        ..Options::default()
+    })
+    .await;
+    let raw = Raw::connect(server.address()).await;
+    let of = |id, kind| Proposed::of(id, kind, "application/json", "{}");
+    let append = async |events| {
+        let any = AppendOptions::new("p-1", Expect::Any);
+        raw.append(any, events).await.unwrap().success.unwrap();
+    };
+    append(vec![of(1, "A"), of(2, "C")]).await;
+    let begin = beginning(&raw).await;
+    append(vec![of(3, "C"), of(4, "C"), of(5, "N"), of(6, "A"), of(7, "N")]).await;
+    let (answers, _) = raw.read_all(ReadOptions::all(begin)).await;
+    assert_eq!(
+        all_shown(&answers),
+        [
+            "2@p-1",
+            "3@p-1",
+            "4@p-1",
+            "5@p-1",
+            "6@p-1", // the events
+            "2@$ce-p",
+            "1@$et-C",
+            "1@$et-A",   // the first of each
+            "0@$$$et-N", // what is new is described
+            "3@$ce-p",
+            "4@$ce-p",
+            "5@$ce-p",
+            "6@$ce-p",
+            "2@$et-C", // the rest
+            "0@$et-N",
+            "1@$et-N",
+        ]
+    );
+    let carried: Vec<_> = said(&raw, "$et-N").await.into_iter().map(|(data, _)| data).collect();
+    assert_eq!(carried, ["4@p-1", "6@p-1"]);
+}
+
+#[tokio::test]
+async fn what_says_that_it_is_json_and_is_not_is_in_no_projection() {
+    let (_server, raw) = server().await;
+    for (id, content, data) in [
+        (1, "application/json", "{"),
+        (2, "application/json", ""),
+        (3, "application/octet-stream", "{"),
+        (4, "application/json", "// a\n[1,]"),
+    ] {
+        let event = Proposed::of(id, "E", content, data);
+        raw.append(AppendOptions::new("a-1", Expect::Any), vec![event])
+            .await
+            .unwrap();
+    }
+    assert_eq!(resolved(&raw, "$ce-a").await, ["2@a-1 by 0@$ce-a", "3@a-1 by 1@$ce-a"]);
+    assert_eq!(shows(&raw, "a-1").await.len(), 4);
 }
 
 #[tokio::test]
@@ -262,5 +485,5 @@ async fn without_projections_there_are_no_links() {
     put(&raw, "s-1", 1..3).await;
     assert_eq!(shows(&raw, "$ce-s").await, ["no $ce-s"]);
     let (answers, _) = raw.read_all(ReadOptions::all(At::Start)).await;
-    assert_eq!(answers.len(), 2);
+    assert_eq!(all_shown(&answers), ["0@$$$scavenges", "0@s-1", "1@s-1"]);
 }

@@ -5,10 +5,12 @@ use eventstore::{
     StreamMetadataResult, VersionedMetadata,
 };
 
-use super::{describe, put, server, shows};
+use projector::embedded::eventstore::Options;
+
+use super::{beginning, describe, put, server, shows};
 use crate::support::{
-    eventstore::{PATIENCE, append, client_of, describe as describe_by_client, event, read, write},
-    raw::{AppendOptions, At, Expect, Proposed, ReadOptions, all_shown},
+    eventstore::{PATIENCE, append, client_of, describe as describe_by_client, event, read, start, write},
+    raw::{AppendOptions, At, Expect, Proposed, Raw, ReadOptions, all_shown},
 };
 
 /// The metadata as the client reads it.
@@ -187,8 +189,60 @@ async fn metadata_is_set_and_read_by_the_client() {
 #[tokio::test]
 async fn what_is_hidden_stays_in_the_log() {
     let (_server, raw) = server().await;
+    let begin = beginning(&raw).await;
     put(&raw, "s", 1..4).await;
     describe(&raw, "s", r#"{"$tb":2}"#).await;
-    let (answers, _) = raw.read_all(ReadOptions::all(At::Start)).await;
+    let (answers, _) = raw.read_all(ReadOptions::all(begin)).await;
     assert_eq!(all_shown(&answers), ["0@s", "1@s", "2@s", "0@$$s"]);
+}
+
+#[tokio::test]
+async fn metadata_that_was_there_before_a_tombstone_can_be_written_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = || Options {
+        data: Some(folder.path().to_owned()),
+        ..Options::default()
+    };
+    let server = start(kept()).await;
+    let raw = Raw::connect(server.address()).await;
+    let write = async |raw: &Raw, stream: &str, id: u128, expect| {
+        let event = Proposed::of(id, "$metadata", "application/json", r#"{"$maxCount":3}"#);
+        let options = AppendOptions::new(&format!("$${stream}"), expect);
+        match raw.append(options, vec![event]).await {
+            Ok(answer) => answer
+                .success
+                .map_or("wrong".to_owned(), |one| format!("{:?}", one.revision)),
+            Err(status) => format!("{} of {:?}", status.message(), said_of(&status)),
+        }
+    };
+    for stream in ["never", "some", "deleted"] {
+        put(&raw, stream, 1..3).await;
+    }
+    describe(&raw, "some", r#"{"$maxCount":5}"#).await;
+    let any = |stream| AppendOptions::new(stream, Expect::Any);
+    raw.delete("Delete", any("deleted")).await.unwrap();
+    for stream in ["never", "some", "deleted"] {
+        raw.delete("Tombstone", any(stream)).await.unwrap();
+    }
+    let gone = |stream: &str| format!("Event stream '$${stream}' is deleted. of Some(\"$${stream}\")");
+    assert_eq!(write(&raw, "never", 11, Expect::Any).await, gone("never"));
+    assert_eq!(write(&raw, "some", 12, Expect::Any).await, "Some(1)");
+    assert_eq!(write(&raw, "some", 13, Expect::At(0)).await, "wrong");
+    assert_eq!(write(&raw, "some", 14, Expect::At(1)).await, "Some(2)");
+    // What was softly deleted before is told to begin anew, as if it could.
+    assert_eq!(write(&raw, "deleted", 15, Expect::Any).await, "Some(1)");
+    assert_eq!(write(&raw, "deleted", 16, Expect::Any).await, "Some(3)");
+    for stream in ["never", "some", "deleted"] {
+        assert_eq!(shows(&raw, &format!("$${stream}")).await, ["FailedPrecondition"]);
+        assert_eq!(shows(&raw, stream).await, ["FailedPrecondition"]);
+    }
+    // That is what the server remembers of it; one that was started since remembers nothing.
+    server.shutdown().await;
+    let server = start(kept()).await;
+    let raw = Raw::connect(server.address()).await;
+    assert_eq!(write(&raw, "some", 17, Expect::Any).await, gone("some"));
+}
+
+fn said_of(status: &tonic::Status) -> Option<&str> {
+    crate::support::raw::said(status, "stream-name")
 }

@@ -3,7 +3,7 @@
 
 use tonic::Code;
 
-use super::{describe, put, server};
+use super::{beginning, describe, put, server};
 use crate::support::{
     eventstore::{append, client_of, read},
     raw::{At, Empty, FilterOptions, Name, Raw, ReadOptions, UuidOption, all_shown, said},
@@ -103,6 +103,20 @@ async fn newer_clients_are_told_the_bounds() {
     assert_eq!(bounds(from(101)).await, ["first 100", "last 99"]);
     assert_eq!(bounds(from(5_000)).await, ["first 100", "last 99"]);
     assert_eq!(bounds(ReadOptions::stream("s", At::End).backwards()).await, ["last 99"]);
+    // A stream that is truncated as a whole, or beyond its end, or too old, says so wherever it is read.
+    let whole = |revision| from(revision).at_most(10);
+    for (metadata, told) in [
+        (r#"{"$tb":100}"#, &["first 100", "last 99"][..]),
+        (r#"{"$tb":500}"#, &["first 500", "first 100", "last 99"]),
+    ] {
+        describe(&raw, "s", metadata).await;
+        assert_eq!(bounds(whole(0)).await, told);
+        assert_eq!(bounds(whole(99)).await, told);
+        let behind = if told.len() == 2 { &told[1..] } else { told };
+        assert_eq!(bounds(whole(100)).await, behind);
+        assert_eq!(bounds(ReadOptions::stream("s", At::End).backwards()).await, ["last 99"]);
+    }
+    describe(&raw, "s", r#"{"$tb":60}"#).await;
     // Older ones are told nothing but events.
     assert_eq!(read_of(&raw, from(99)).await, ["99@s"]);
     let (answers, _) = raw.read_all(ReadOptions::stream("none", At::Start).compatible()).await;
@@ -132,6 +146,7 @@ async fn a_long_stream_comes_whole_and_in_order() {
 async fn large_events_do_not_come_in_one_piece_of_memory_but_all_come() {
     use crate::support::raw::{AppendOptions, Expect, Proposed};
     let (_server, raw) = server().await;
+    let begin = beginning(&raw).await;
     for n in 0..20 {
         let event = Proposed::of(n + 1, "T", "application/octet-stream", vec![n as u8; 1_000_000]);
         raw.append(AppendOptions::new("s", Expect::Any), vec![event])
@@ -141,8 +156,8 @@ async fn large_events_do_not_come_in_one_piece_of_memory_but_all_come() {
     for options in [
         ReadOptions::stream("s", At::Start),
         ReadOptions::stream("s", At::End).backwards(),
-        ReadOptions::all(At::Start),
-        ReadOptions::all(At::End).backwards(),
+        ReadOptions::all(begin),
+        ReadOptions::all(At::End).backwards().at_most(20),
     ] {
         let (answers, end) = raw.read_all(options.clone()).await;
         assert!(end.is_none());

@@ -14,7 +14,7 @@ use tonic::Code;
 use super::put;
 use crate::support::{
     eventstore::{PATIENCE, append, client_as, client_of, describe, event, read, start},
-    raw::{AppendOptions, At, Expect, Proposed, Raw, ReadOptions, said},
+    raw::{AppendOptions, At, Expect, Proposed, Raw, ReadOptions, all_shown, said},
 };
 
 fn secure() -> Options {
@@ -251,7 +251,11 @@ async fn an_acl_gives_and_takes() {
     assert!(allowed(read(&admin, "s", false).await), "admins are not asked");
     let open = serde_json::json!({ "$acl": { "$r": "$all" } });
     describe(&admin, "s", open).await;
-    assert!(allowed(read(&nobody, "s", false).await));
+    assert!(allowed(read(&ann, "s", false).await));
+    assert!(
+        !allowed(read(&nobody, "s", false).await),
+        "all are those who say who they are"
+    );
     // Of `$all` it is given by its own metadata.
     let all = async || ann.read_all(&ReadAllOptions::default()).await?.next().await;
     assert!(!allowed(all().await));
@@ -293,7 +297,8 @@ async fn a_server_without_users_takes_everybody_for_everything() {
     let server = start(Options::default()).await;
     let raw = Raw::connect(server.address()).await;
     put(&raw.with("authorization", "Basic !!"), "$mine", 1..2).await;
-    assert_eq!(raw.read_all(ReadOptions::all(At::Start)).await.0.len(), 1);
+    let newest = ReadOptions::all(At::End).backwards().at_most(1);
+    assert_eq!(all_shown(&raw.read_all(newest).await.0), ["0@$mine"]);
 }
 
 #[tokio::test]

@@ -1,9 +1,12 @@
-//! The links that the system projections write: a category's, an event type's, all streams'. Keeps:
-//! they are written with the event that they point at, so a category is never behind the log; and a
-//! deletion is told as EventStoreDB's tells it.
+//! What the system projections write: links of a category, of an event type, to all streams. Keeps:
+//! they are written with the event that they point at, so a category is never behind the log; what
+//! they say, of deletions and of their causes, is what EventStoreDB's say.
 
-use super::super::record::{DELETED, LINK, METADATA, TOMBSTONE};
-use super::stream::described_by;
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::super::record::{DELETED, METADATA, TOMBSTONE};
+use super::stream::{described_by, metadata_of};
 
 /// A system projection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +23,13 @@ pub enum SystemProjection {
     ByCorrelationId,
 }
 
+/// Where all standard projections are registered.
+pub(super) const REGISTRATION: &str = "$projections-$all";
+/// What begins the name of a projection's own stream.
+const OF_PROJECTION: &str = "$projections-";
+/// The stream in which `$by_event_type` keeps its checkpoints.
+pub(super) const TYPES: &str = "$et";
+
 impl SystemProjection {
     /// All of them, as a node runs them that is told to start its standard projections.
     pub const ALL: [Self; 5] = [
@@ -29,56 +39,134 @@ impl SystemProjection {
         Self::StreamByCategory,
         Self::ByCorrelationId,
     ];
+
+    /// In the order in which a node registers them: each one's number is its place, from 1.
+    const REGISTERED: [Self; 5] = [
+        Self::Streams,
+        Self::StreamByCategory,
+        Self::ByCategory,
+        Self::ByEventType,
+        Self::ByCorrelationId,
+    ];
+
+    /// In the order in which a node starts them.
+    const STARTED: [Self; 5] = [
+        Self::ByCategory,
+        Self::StreamByCategory,
+        Self::Streams,
+        Self::ByEventType,
+        Self::ByCorrelationId,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::ByCategory => "$by_category",
+            Self::ByEventType => "$by_event_type",
+            Self::Streams => "$streams",
+            Self::StreamByCategory => "$stream_by_category",
+            Self::ByCorrelationId => "$by_correlation_id",
+        }
+    }
+
+    /// The `$v` of what it writes: its number, no epoch, its version once it was started, and the
+    /// version of the projections themselves.
+    fn version(self) -> &'static str {
+        match self {
+            Self::Streams => "1:-1:1:4",
+            Self::StreamByCategory => "2:-1:1:4",
+            Self::ByCategory => "3:-1:1:4",
+            Self::ByEventType => "4:-1:1:4",
+            Self::ByCorrelationId => "5:-1:1:4",
+        }
+    }
+
+    /// Its class there, and its query.
+    fn source(self) -> (&'static str, &'static str) {
+        match self {
+            Self::ByCategory => ("CategorizeEventsByStreamPath", "first\r\n-"),
+            Self::ByEventType => ("IndexEventsByEventType", ""),
+            Self::Streams => ("IndexStreams", ""),
+            Self::StreamByCategory => ("CategorizeStreamByPath", "first\r\n-"),
+            Self::ByCorrelationId => ("ByCorrelationId", r#"{"correlationIdProperty":"$correlationId"}"#),
+        }
+    }
+
+    /// The one that writes to a stream of this name.
+    pub(super) fn writing(stream: &str) -> Option<Self> {
+        if stream.starts_with("$ce-") {
+            Some(Self::ByCategory)
+        } else if stream.starts_with("$et-") || stream == TYPES {
+            Some(Self::ByEventType)
+        } else if stream == "$streams" {
+            Some(Self::Streams)
+        } else if stream.starts_with("$category-") {
+            Some(Self::StreamByCategory)
+        } else if stream.starts_with("$bc-") {
+            Some(Self::ByCorrelationId)
+        } else {
+            None
+        }
+    }
 }
 
-/// A record as the projections see it.
+/// A record as the projections see it: itself, or, of a link, what it points at.
 pub(super) struct Seen<'a> {
+    /// Where it stands.
     pub(super) stream: &'a str,
+    /// Its revision there.
     pub(super) revision: u64,
-    pub(super) event_type: &'a str,
+    /// The type; none of a link to an event that cannot be read.
+    pub(super) event_type: Option<&'a str>,
     pub(super) metadata: &'a [u8],
     /// It is metadata that softly deletes its stream.
     pub(super) deletes: bool,
+    /// Of a link, what a link to the same says.
+    pub(super) link: Option<&'a Bytes>,
+}
+
+/// The system's own records are nobody's concern, but what describes a user's stream is.
+pub(super) fn concerns_users(stream: &str) -> bool {
+    !described_by(stream).unwrap_or(stream).starts_with('$')
 }
 
 impl Seen<'_> {
-    /// The system's own records are nobody's concern, but what describes a user's stream is.
-    fn concerns_users(&self) -> bool {
-        !described_by(self.stream).unwrap_or(self.stream).starts_with('$')
-    }
-
     /// The stream that this deletes, softly or for good.
     fn deleted(&self) -> Option<&str> {
-        match described_by(self.stream) {
-            Some(described) if self.deletes && self.event_type == METADATA => Some(described),
-            None if self.event_type == TOMBSTONE => Some(self.stream),
-            _ => None,
-        }
+        deleted(self.stream, self.event_type, self.deletes)
+    }
+}
+
+/// The stream that a record of this type deletes.
+fn deleted<'a>(stream: &'a str, event_type: Option<&str>, deletes: bool) -> Option<&'a str> {
+    match described_by(stream) {
+        Some(described) if deletes && event_type == Some(METADATA) => Some(described),
+        None if event_type == Some(TOMBSTONE) => Some(stream),
+        _ => None,
     }
 }
 
 /// What a projection writes of a record.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Projected<'a> {
+pub(super) struct Projected {
     /// Into which stream.
     pub(super) into: String,
-    pub(super) written: Written<'a>,
+    pub(super) written: Written,
 }
 
 /// What stands there.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Written<'a> {
-    /// A link to the record, or to where the record points, if it is a link itself.
+pub(super) enum Written {
+    /// A link to the record.
     Link,
-    /// A link to the record's revision, in another stream than its own.
-    LinkIn(&'a str),
+    /// A link that says this.
+    LinkTo(Bytes),
     /// A reference to the stream.
     Reference,
 }
 
 /// What a projection makes of this record, if anything.
-pub(super) fn project<'a>(projection: SystemProjection, seen: &Seen<'a>) -> Option<Projected<'a>> {
-    if !seen.concerns_users() {
+pub(super) fn project(projection: SystemProjection, seen: &Seen<'_>) -> Option<Projected> {
+    if !concerns_users(seen.stream) {
         return None;
     }
     let link = |into| {
@@ -88,14 +176,23 @@ pub(super) fn project<'a>(projection: SystemProjection, seen: &Seen<'a>) -> Opti
     match projection {
         SystemProjection::ByCategory => {
             let category = category_of(seen.deleted().unwrap_or(seen.stream))?;
-            link(format!("$ce-{category}"))
+            let into = format!("$ce-{category}");
+            let written = seen.link.cloned().map_or(Written::Link, Written::LinkTo);
+            Some(Projected { into, written })
         }
-        SystemProjection::ByEventType if seen.event_type == LINK => None,
+        // These two are not shown links.
+        SystemProjection::ByEventType | SystemProjection::ByCorrelationId if seen.link.is_some() => None,
         SystemProjection::ByEventType => {
-            let of_type = seen.deleted().map_or(seen.event_type, |_| "$deleted");
+            let of_type = if seen.deleted().is_some() {
+                "$deleted"
+            } else {
+                seen.event_type?
+            };
             let into = format!("$et-{of_type}");
             // Of metadata, the link names the stream that they describe.
-            let written = described_by(seen.stream).map_or(Written::Link, Written::LinkIn);
+            let written = described_by(seen.stream).map_or(Written::Link, |described| {
+                Written::LinkTo(format!("{}@{described}", seen.revision).into())
+            });
             Some(Projected { into, written })
         }
         SystemProjection::Streams if seen.revision == 0 => link("$streams".to_owned()),
@@ -106,11 +203,11 @@ pub(super) fn project<'a>(projection: SystemProjection, seen: &Seen<'a>) -> Opti
         }
         SystemProjection::Streams | SystemProjection::StreamByCategory => None,
         SystemProjection::ByCorrelationId => {
-            if seen.event_type == LINK || seen.revision == DELETED || !seen.metadata.starts_with(b"{") {
+            if seen.revision == DELETED || !seen.metadata.starts_with(b"{") {
                 return None;
             }
             let metadata: serde_json::Value = serde_json::from_slice(seen.metadata).ok()?;
-            match metadata.get("$correlationId")? {
+            match metadata.get(CORRELATION)? {
                 serde_json::Value::String(id) => link(format!("$bc-{id}")),
                 serde_json::Value::Number(id) => link(format!("$bc-{id}")),
                 _ => None,
@@ -125,6 +222,275 @@ fn category_of(stream: &str) -> Option<&str> {
     (!category.is_empty() && !stream.starts_with('$')).then_some(category)
 }
 
+/// What a projection's record says of its cause.
+pub(super) struct Cause<'a> {
+    /// Where the record stands that the projection was shown, and in which stream.
+    pub(super) position: u64,
+    pub(super) stream: &'a str,
+    /// Its type; none of a link to an event that cannot be read.
+    pub(super) event_type: Option<&'a str>,
+    /// When it was written, in ticks of 100 ns since the Unix epoch.
+    pub(super) created: i64,
+    /// The event, which of a link is what it points at; none when that cannot be read.
+    pub(super) id: Option<Uuid>,
+    /// The event's metadata, when the event is JSON.
+    pub(super) metadata: &'a [u8],
+    /// It is metadata that softly deletes its stream.
+    pub(super) deletes: bool,
+}
+
+impl Cause<'_> {
+    /// The metadata of the record that a projection writes for it: as the server's source puts them
+    /// together, to the order.
+    pub(super) fn told(&self, projection: SystemProjection) -> Vec<u8> {
+        let mut told = Vec::with_capacity(TOLD + self.stream.len());
+        let at = self.position;
+        put(
+            &mut told,
+            format_args!(r#"{{"$v":"{}","$c":{at},"$p":{at}"#, projection.version()),
+        );
+        let deleted = deleted(self.stream, self.event_type, self.deletes);
+        match projection {
+            SystemProjection::ByCategory => {
+                told.extend_from_slice(br#","$o":"#);
+                text(&mut told, deleted.unwrap_or(self.stream));
+                if deleted.is_some() {
+                    told.extend_from_slice(br#","$deleted":-1"#);
+                }
+            }
+            SystemProjection::ByEventType if deleted.is_some() => told.extend_from_slice(br#","$deleted":-1"#),
+            SystemProjection::ByCorrelationId => {
+                let at = chrono::DateTime::from_timestamp_micros(self.created / 10).unwrap_or_default();
+                put(
+                    &mut told,
+                    format_args!(r#","$eventTimestamp":"{}""#, at.format("%Y-%m-%dT%H:%M:%S%.6fZ")),
+                );
+            }
+            _ => {}
+        }
+        if let Some(id) = self.id {
+            let mut written = Uuid::encode_buffer();
+            told.extend_from_slice(br#","$causedBy":""#);
+            told.extend_from_slice(id.hyphenated().encode_lower(&mut written).as_bytes());
+            told.push(b'"');
+        }
+        if let Some(correlation) = correlation(self.metadata) {
+            told.extend_from_slice(br#","$correlationId":"#);
+            text(&mut told, &correlation);
+        }
+        told.push(b'}');
+        told
+    }
+}
+
+/// The metadata's key that tells what belongs together.
+const CORRELATION: &str = "$correlationId";
+/// Bytes of a link's metadata beside the stream's name: two positions, an id, and what names them.
+const TOLD: usize = 144;
+
+fn put(told: &mut Vec<u8>, what: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    // A vector takes everything.
+    let _ = told.write_fmt(what);
+}
+
+/// A JSON string, escaped as Newtonsoft's JSON writes it: line separators, too.
+fn text(told: &mut Vec<u8>, text: &str) {
+    let plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\' && byte.is_ascii();
+    if text.bytes().all(plain) {
+        told.push(b'"');
+        told.extend_from_slice(text.as_bytes());
+        told.push(b'"');
+        return;
+    }
+    let mut escaped = serde_json::Value::from(text).to_string();
+    for (separator, written) in [('\u{85}', "\\u0085"), ('\u{2028}', "\\u2028"), ('\u{2029}', "\\u2029")] {
+        escaped = escaped.replace(separator, written);
+    }
+    told.extend_from_slice(escaped.as_bytes());
+}
+
+/// The correlation id that an event's metadata says.
+fn correlation(metadata: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(metadata).ok()?;
+    if !text.contains(CORRELATION) {
+        return None;
+    }
+    let metadata: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
+    let said = match metadata.get(CORRELATION)? {
+        serde_json::Value::Null => return None,
+        serde_json::Value::String(id) => id.clone(),
+        other => other.to_string(),
+    };
+    Some(said).filter(|said| !said.is_empty())
+}
+
+/// Nested deeper than this, EventStoreDB's projections take nothing for JSON.
+const DEPTH: usize = 64;
+
+/// Whether a projection is shown an event whose data says that it is JSON: EventStoreDB leaves out
+/// what is none, but for comments and trailing commas.
+pub(super) fn is_json(data: &[u8]) -> bool {
+    let valid = |data: &[u8]| serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok();
+    (valid(data) || valid(&lenient(data))) && depth(data) <= DEPTH
+}
+
+/// JSON without its comments and its trailing commas.
+fn lenient(data: &[u8]) -> Vec<u8> {
+    let mut kept: Vec<u8> = Vec::with_capacity(data.len());
+    let mut rest = data;
+    let mut quoted = false;
+    while let [first, after @ ..] = rest {
+        rest = after;
+        match (quoted, first) {
+            (true, b'\\') => {
+                kept.push(*first);
+                if let [escaped, after @ ..] = rest {
+                    kept.push(*escaped);
+                    rest = after;
+                }
+                continue;
+            }
+            (false, b'/') if rest.starts_with(b"/") => {
+                let end = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
+                rest = &rest[end..];
+                continue;
+            }
+            (false, b'/') if rest.starts_with(b"*") => {
+                let Some(end) = rest.windows(2).skip(1).position(|pair| pair == b"*/") else {
+                    return data.to_vec();
+                };
+                rest = &rest[end + 3..];
+                continue;
+            }
+            (false, b']' | b'}') => {
+                let end = kept.iter().rposition(|byte| !byte.is_ascii_whitespace());
+                // A comma behind nothing stays, and is no JSON.
+                if let Some(end) = end.filter(|end| kept[*end] == b',' && *end > 0) {
+                    let before = kept[..end].iter().rposition(|byte| !byte.is_ascii_whitespace());
+                    if before.is_some_and(|before| !matches!(kept[before], b'[' | b'{' | b',' | b':')) {
+                        kept.truncate(end);
+                    }
+                }
+            }
+            (_, b'"') => quoted = !quoted,
+            _ => {}
+        }
+        kept.push(*first);
+    }
+    kept
+}
+
+fn depth(data: &[u8]) -> usize {
+    let opens = |byte: &&u8| matches!(**byte, b'[' | b'{');
+    if data.iter().filter(opens).take(DEPTH + 1).count() <= DEPTH {
+        return 0;
+    }
+    let (mut now, mut most, mut quoted, mut escaped) = (0_usize, 0, false, false);
+    for byte in data {
+        match (quoted, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (_, b'"') => quoted = !quoted,
+            (false, b'[' | b'{') => {
+                now += 1;
+                most = most.max(now);
+            }
+            (false, b']' | b'}') => now = now.saturating_sub(1),
+            _ => {}
+        }
+    }
+    most
+}
+
+/// Metadata of a stream that a projection writes, before its first record: where its history was cut
+/// off before, it stays so.
+pub(super) fn emitted(truncate_before: Option<u64>) -> Vec<u8> {
+    let before = truncate_before.filter(|before| *before > 0);
+    let before = before.map(|before| format!(r#""$tb":{before},"#)).unwrap_or_default();
+    format!(r#"{{{before}"$acl":{{"$r":"$all","$mr":"$all"}}}}"#).into_bytes()
+}
+
+/// A record that a node writes about itself: its stream, its type, whether it is JSON, its data, its
+/// metadata.
+pub(super) type Own = (String, &'static str, bool, Vec<u8>, Vec<u8>);
+
+/// What a node writes into an empty log before anything else.
+pub(super) fn beginning() -> Own {
+    let data = br#"{"$maxAge":2592000,"$acl":{"$r":"$ops","$w":[],"$d":[],"$mr":[],"$mw":[]}}"#;
+    (metadata_of("$scavenges"), METADATA, true, data.to_vec(), Vec::new())
+}
+
+/// What a node writes when it runs projections for the first time: all of them are registered, these
+/// are started.
+pub(super) fn registration(started: &[SystemProjection]) -> Vec<Own> {
+    let mut written = vec![(
+        REGISTRATION.to_owned(),
+        "$ProjectionsInitialized",
+        false,
+        Vec::new(),
+        Vec::new(),
+    )];
+    for projection in SystemProjection::REGISTERED {
+        let name = projection.name().as_bytes().to_vec();
+        written.push((REGISTRATION.to_owned(), "$ProjectionCreated", false, name, Vec::new()));
+    }
+    let updated = |projection: SystemProjection, enabled| {
+        let stream = format!("{OF_PROJECTION}{}", projection.name());
+        (
+            stream,
+            "$ProjectionUpdated",
+            true,
+            definition(projection, enabled),
+            Vec::new(),
+        )
+    };
+    written.extend(SystemProjection::REGISTERED.map(|projection| updated(projection, false)));
+    let starts = SystemProjection::STARTED
+        .into_iter()
+        .filter(|one| started.contains(one));
+    written.extend(starts.map(|projection| updated(projection, true)));
+    if started.contains(&SystemProjection::ByEventType) {
+        let version = SystemProjection::ByEventType.version();
+        let metadata = format!(r#"{{"$v":"{version}","$c":0,"$p":-1}}"#).into_bytes();
+        written.push((metadata_of(TYPES), METADATA, true, emitted(None), Vec::new()));
+        written.push((
+            TYPES.to_owned(),
+            "$Checkpoint",
+            true,
+            br#"{"$c":0,"$p":-1}"#.to_vec(),
+            metadata,
+        ));
+    }
+    written
+}
+
+/// What a projection's own stream says of it.
+fn definition(projection: SystemProjection, enabled: bool) -> Vec<u8> {
+    let (class, query) = projection.source();
+    let mut said = serde_json::json!({
+        "handlerType": format!("native:EventStore.Projections.Core.Standard.{class}"),
+        "query": query,
+        "mode": "Continuous",
+        "emitEnabled": true,
+        "checkpointsDisabled": false,
+        "trackEmittedStreams": false,
+        "epoch": -1,
+        "version": i32::from(enabled),
+        "runAs": { "name": "$system" },
+        "checkpointHandledThreshold": 4000,
+        "checkpointUnhandledBytesThreshold": 10_000_000,
+        "pendingEventsThreshold": 5000,
+        "maxWriteBatchLength": 500,
+        "maxAllowedWritesInFlight": -1,
+        "projectionSubsystemVersion": 4,
+    });
+    if enabled {
+        said["enabled"] = true.into();
+    }
+    said.to_string().into_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,9 +499,10 @@ mod tests {
         Seen {
             stream,
             revision,
-            event_type,
+            event_type: Some(event_type),
             metadata: b"",
             deletes,
+            link: None,
         }
     }
 
@@ -151,11 +518,35 @@ mod tests {
         assert_eq!(category("loan-", "E", false).as_deref(), Some("$ce-loan"));
         assert_eq!(category("-1", "E", false), None);
         assert_eq!(category("loan", "E", false), None);
-        assert_eq!(category("$ce-loan", LINK, false), None);
+        assert_eq!(category("$ce-loan", "$>", false), None);
         assert_eq!(category("$$loan-1", METADATA, false), None);
         assert_eq!(category("$$loan-1", METADATA, true).as_deref(), Some("$ce-loan"));
         assert_eq!(category("$$$ce-loan", METADATA, true), None);
         assert_eq!(category("loan-1", TOMBSTONE, false).as_deref(), Some("$ce-loan"));
+    }
+
+    #[test]
+    fn a_link_is_carried_by_those_that_are_shown_links() {
+        let to = Bytes::from_static(b"1@b");
+        let link = Seen {
+            link: Some(&to),
+            ..seen("a-1", 0, "E", false)
+        };
+        let carried = SystemProjection::ALL.map(|projection| project(projection, &link));
+        let projected = |into: &str, written| {
+            let into = into.to_owned();
+            Some(Projected { into, written })
+        };
+        assert_eq!(
+            carried,
+            [
+                projected("$ce-a", Written::LinkTo(to.clone())),
+                None,
+                projected("$streams", Written::Link),
+                projected("$category-a", Written::Reference),
+                None
+            ]
+        );
     }
 
     #[test]
@@ -166,15 +557,13 @@ mod tests {
             let into = into.to_owned();
             Some(Projected { into, written })
         };
+        let described = || Written::LinkTo(Bytes::from_static(b"3@a"));
         assert_eq!(of("a", "E", false), linked("$et-E", Written::Link));
         assert_eq!(of("a", "$mine", false), linked("$et-$mine", Written::Link));
         assert_eq!(of("a", TOMBSTONE, false), linked("$et-$deleted", Written::Link));
-        assert_eq!(
-            of("$$a", METADATA, false),
-            linked("$et-$metadata", Written::LinkIn("a"))
-        );
-        assert_eq!(of("$$a", METADATA, true), linked("$et-$deleted", Written::LinkIn("a")));
-        for (stream, event_type) in [("a", LINK), ("$a", "E"), ("$$$a", METADATA)] {
+        assert_eq!(of("$$a", METADATA, false), linked("$et-$metadata", described()));
+        assert_eq!(of("$$a", METADATA, true), linked("$et-$deleted", described()));
+        for (stream, event_type) in [("$a", "E"), ("$$$a", METADATA)] {
             assert_eq!(of(stream, event_type, false), None, "{stream}");
         }
     }
@@ -208,5 +597,113 @@ mod tests {
         assert_eq!(by(br#"{"$correlationId":1}"#).as_deref(), Some("$bc-1"));
         assert_eq!(by(br#"{"$correlationId":null}"#), None);
         assert_eq!(by(b"{"), None);
+    }
+
+    /// A cause at position 320 with the id 1.
+    fn cause<'a>(stream: &'a str, event_type: &'a str, metadata: &'a [u8], deletes: bool) -> Cause<'a> {
+        Cause {
+            position: 320,
+            stream,
+            event_type: Some(event_type),
+            created: 17_000_000_001_234_567,
+            id: Some(Uuid::from_u128(1)),
+            metadata,
+            deletes,
+        }
+    }
+
+    #[test]
+    fn what_is_written_says_what_caused_it() {
+        let told = |projection: SystemProjection, cause: &Cause<'_>| String::from_utf8(cause.told(projection)).unwrap();
+        let by = r#""$causedBy":"00000000-0000-0000-0000-000000000001""#;
+        let plain = cause("a-1", "E", b"", false);
+        assert_eq!(
+            SystemProjection::ALL.map(|projection| told(projection, &plain)),
+            [
+                format!(r#"{{"$v":"3:-1:1:4","$c":320,"$p":320,"$o":"a-1",{by}}}"#),
+                format!(r#"{{"$v":"4:-1:1:4","$c":320,"$p":320,{by}}}"#),
+                format!(r#"{{"$v":"1:-1:1:4","$c":320,"$p":320,{by}}}"#),
+                format!(r#"{{"$v":"2:-1:1:4","$c":320,"$p":320,{by}}}"#),
+                format!(
+                    r#"{{"$v":"5:-1:1:4","$c":320,"$p":320,"$eventTimestamp":"2023-11-14T22:13:20.123456Z",{by}}}"#
+                ),
+            ]
+        );
+        for (stream, event_type) in [("$$a-1", METADATA), ("a-1", TOMBSTONE)] {
+            let gone = cause(stream, event_type, b"", true);
+            assert_eq!(
+                told(SystemProjection::ByCategory, &gone),
+                format!(r#"{{"$v":"3:-1:1:4","$c":320,"$p":320,"$o":"a-1","$deleted":-1,{by}}}"#)
+            );
+            assert_eq!(
+                told(SystemProjection::ByEventType, &gone),
+                format!(r#"{{"$v":"4:-1:1:4","$c":320,"$p":320,"$deleted":-1,{by}}}"#)
+            );
+        }
+        let dead = Cause {
+            id: None,
+            event_type: None,
+            ..cause("a-1", "", b"", false)
+        };
+        assert_eq!(
+            told(SystemProjection::ByCategory, &dead),
+            r#"{"$v":"3:-1:1:4","$c":320,"$p":320,"$o":"a-1"}"#
+        );
+        let correlated = cause("a-1", "E", br#"{"x":1,"$correlationId":"c\"1"}"#, false);
+        assert_eq!(
+            told(SystemProjection::Streams, &correlated),
+            format!(r#"{{"$v":"1:-1:1:4","$c":320,"$p":320,{by},"$correlationId":"c\"1"}}"#)
+        );
+        for nothing in [
+            &br#"{"$correlationId":null}"#[..],
+            br#"{"$correlationId":""}"#,
+            b"$correlationId",
+            b"\xff",
+        ] {
+            assert_eq!(correlation(nothing), None);
+        }
+        let odd = cause("a\u{2028}\"ö-1", "E", b"", false);
+        assert!(told(SystemProjection::ByCategory, &odd).contains(r#""$o":"a\u2028\"ö-1""#));
+    }
+
+    #[test]
+    fn a_streams_name_tells_which_projection_writes_it() {
+        for projection in SystemProjection::ALL {
+            let mut seen = seen("a-1", 0, "E", false);
+            seen.metadata = br#"{"$correlationId":"c"}"#;
+            let into = into(projection, &seen).unwrap();
+            assert_eq!(SystemProjection::writing(&into), Some(projection), "{into}");
+        }
+        assert_eq!(SystemProjection::writing("$projections-$all"), None);
+    }
+
+    #[test]
+    fn json_is_what_the_projections_take_for_it() {
+        for json in [
+            "{}",
+            " [1] ",
+            "null",
+            "[1,]",
+            "// a\n{\"a\": \"//\", /* b */ \"b\": [\"\\\",]\",],} // c",
+        ] {
+            assert!(is_json(json.as_bytes()), "{json}");
+        }
+        for none in [
+            "",
+            " ",
+            "{",
+            "{} x",
+            "{}{}",
+            "[,]",
+            "[1,,]",
+            "{\"a\":,}",
+            "/* a",
+            "\u{feff}{}",
+        ] {
+            assert!(!is_json(none.as_bytes()), "{none}");
+        }
+        let nested = |deep| "[".repeat(deep) + &"]".repeat(deep);
+        assert!(is_json(nested(DEPTH).as_bytes()) && !is_json(nested(DEPTH + 1).as_bytes()));
+        assert!(is_json(format!("\"{}\"", "[".repeat(100)).as_bytes()));
     }
 }

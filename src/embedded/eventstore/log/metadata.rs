@@ -109,7 +109,7 @@ impl Acl {
 }
 
 /// The same metadata with its `$tb` at this revision; none for what is no object, which deletes nothing.
-pub(super) fn revived(data: &[u8], first: u64) -> Option<Vec<u8>> {
+pub(super) fn revived(data: &[u8], first: i64) -> Option<Vec<u8>> {
     let mut map: Map<String, Value> = serde_json::from_slice(data).ok()?;
     map.insert("$tb".to_owned(), first.into());
     Some(Value::Object(map).to_string().into_bytes())

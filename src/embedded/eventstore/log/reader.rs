@@ -13,12 +13,14 @@ use uuid::Uuid;
 
 use super::{
     filter::Matcher,
-    schema::columns,
+    links::{Cause, SystemProjection},
+    metadata::Metadata,
+    schema::{COLUMNS, records, records_with_sources},
     stream::{self, Stream},
     writer::now,
 };
 use crate::embedded::eventstore::persistent::counts_as_skipped;
-use crate::embedded::eventstore::record::{DELETED, LINK, Record, Resolved};
+use crate::embedded::eventstore::record::{DELETED, LINK, METADATA, REFERENCE, Record, Resolved};
 
 /// Bytes of data after which a page ends: what a reader holds in memory at once.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -58,6 +60,8 @@ pub(crate) struct StreamPage {
     pub end: bool,
     /// The first revision that can be read; the next to be written, when there is none.
     pub first: u64,
+    /// The first revision that the metadata let be read, age apart; it may be far beyond the last.
+    pub least: u64,
     /// The last revision.
     pub last: u64,
 }
@@ -184,6 +188,7 @@ impl<'a> Reader<'a> {
             next: 0,
             end: true,
             first,
+            least: if unseen { 0 } else { stream.first() },
             last,
         };
         match ask.direction {
@@ -220,13 +225,8 @@ impl<'a> Reader<'a> {
             "SELECT revision FROM events WHERE stream = ?1 AND revision >= ?2 AND created >= ?3
              ORDER BY revision LIMIT 1",
         )?;
-        let young = statement.query_row(params![stream.id, first, self.oldest(age)], |row| row.get(0));
+        let young = statement.query_row(params![stream.id, first, oldest(self.now, age)], |row| row.get(0));
         Ok(young.optional()?.unwrap_or(stream.next))
-    }
-
-    fn oldest(&self, max_age: u64) -> i64 {
-        let age = i64::try_from(max_age).unwrap_or(i64::MAX).saturating_mul(SECOND);
-        self.now.saturating_sub(age)
     }
 
     fn forwards(&mut self, ask: &StreamAsk, stream: &Stream, page: &mut StreamPage) -> rusqlite::Result<()> {
@@ -235,20 +235,25 @@ impl<'a> Reader<'a> {
         if from > page.last {
             return Ok(());
         }
-        let mut statement = self.connection.prepare_cached(concat!(
-            "SELECT ",
-            columns!(),
-            " FROM events e WHERE e.stream = ?1 AND e.revision >= ?2 AND e.revision < ?3 ORDER BY e.revision LIMIT ?4"
-        ))?;
+        macro_rules! forwards {
+            () => {
+                "WHERE e.stream = ?1 AND e.revision >= ?2 AND e.revision < ?3 ORDER BY e.revision LIMIT ?4"
+            };
+        }
+        let sources = written_by_projections(&stream.name);
+        let mut statement = self.connection.prepare_cached(if sources {
+            concat!(records_with_sources!(), forwards!())
+        } else {
+            concat!(records!(), forwards!())
+        })?;
         // A stream read never shows a tombstone, whose revision lies beyond `next`.
         let limit = i64::try_from(ask.count).unwrap_or(i64::MAX);
         let mut rows = statement.query(params![stream.id, from, stream.next, limit])?;
         let mut bytes = 0;
         while let Some(row) = rows.next()? {
-            let record = self.record(row)?;
-            bytes += record.data.len() + record.metadata.len();
-            page.next = record.revision + 1;
-            let resolved = self.resolve(record, row, ask.resolve_links)?;
+            let resolved = self.resolved(row, sources, ask.resolve_links)?;
+            bytes += size(&resolved);
+            page.next = resolved.original().map_or(page.next, |record| record.revision + 1);
             page.records.push(resolved);
             if bytes >= PAGE_BYTES {
                 break;
@@ -264,20 +269,25 @@ impl<'a> Reader<'a> {
         if from < page.first {
             return Ok(());
         }
-        let mut statement = self.connection.prepare_cached(concat!(
-            "SELECT ",
-            columns!(),
-            " FROM events e WHERE e.stream = ?1 AND e.revision >= ?2 AND e.revision <= ?3 ORDER BY e.revision DESC LIMIT ?4"
-        ))?;
+        macro_rules! backwards {
+            () => {
+                "WHERE e.stream = ?1 AND e.revision >= ?2 AND e.revision <= ?3 ORDER BY e.revision DESC LIMIT ?4"
+            };
+        }
+        let sources = written_by_projections(&stream.name);
+        let mut statement = self.connection.prepare_cached(if sources {
+            concat!(records_with_sources!(), backwards!())
+        } else {
+            concat!(records!(), backwards!())
+        })?;
         let limit = i64::try_from(ask.count).unwrap_or(i64::MAX);
         let mut rows = statement.query(params![stream.id, page.first, from, limit])?;
         let mut bytes = 0;
         let mut reached = None;
         while let Some(row) = rows.next()? {
-            let record = self.record(row)?;
-            bytes += record.data.len() + record.metadata.len();
-            reached = Some(record.revision);
-            let resolved = self.resolve(record, row, ask.resolve_links)?;
+            let resolved = self.resolved(row, sources, ask.resolve_links)?;
+            bytes += size(&resolved);
+            reached = resolved.original().map(|record| record.revision);
             page.records.push(resolved);
             if bytes >= PAGE_BYTES {
                 break;
@@ -295,19 +305,23 @@ impl<'a> Reader<'a> {
 
     /// A page of `$all`.
     pub(super) fn all(&mut self, ask: &AllAsk) -> rusqlite::Result<AllPage> {
-        let forwards = concat!(
-            "SELECT ",
-            columns!(),
-            " FROM events e WHERE e.position >= ?1 ORDER BY e.position LIMIT ?2"
-        );
-        let backwards = concat!(
-            "SELECT ",
-            columns!(),
-            " FROM events e WHERE e.position < ?1 ORDER BY e.position DESC LIMIT ?2"
-        );
-        let mut statement: CachedStatement<'_> = self.connection.prepare_cached(match ask.direction {
-            Direction::Forwards => forwards,
-            Direction::Backwards => backwards,
+        macro_rules! forwards {
+            () => {
+                "WHERE e.position >= ?1 ORDER BY e.position LIMIT ?2"
+            };
+        }
+        macro_rules! backwards {
+            () => {
+                "WHERE e.position < ?1 ORDER BY e.position DESC LIMIT ?2"
+            };
+        }
+        // What a filter leaves out needs no source.
+        let sources = ask.matcher.is_none();
+        let mut statement: CachedStatement<'_> = self.connection.prepare_cached(match (ask.direction, sources) {
+            (Direction::Forwards, true) => concat!(records_with_sources!(), forwards!()),
+            (Direction::Forwards, false) => concat!(records!(), forwards!()),
+            (Direction::Backwards, true) => concat!(records_with_sources!(), backwards!()),
+            (Direction::Backwards, false) => concat!(records!(), backwards!()),
         })?;
         let from = i64::try_from(ask.from).unwrap_or(i64::MAX);
         let window = i64::try_from(ask.window).unwrap_or(i64::MAX);
@@ -354,9 +368,8 @@ impl<'a> Reader<'a> {
                 }
                 Verdict::Unseen => continue,
             }
-            let record = self.record(row)?;
-            bytes += record.data.len() + record.metadata.len();
-            let resolved = self.resolve(record, row, ask.resolve_links)?;
+            let resolved = self.resolved(row, sources, ask.resolve_links)?;
+            bytes += size(&resolved);
             page.records.push(resolved);
             page.skipped = 0;
         }
@@ -379,64 +392,122 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The record of a row that lists [`columns`].
-    fn record(&self, row: &Row<'_>) -> rusqlite::Result<Record> {
-        let position: u64 = row.get(0)?;
-        let stream: i64 = row.get(1)?;
-        let target: Option<i64> = row.get(9)?;
-        let bytes = |index: usize| -> rusqlite::Result<Option<Bytes>> {
-            Ok(row.get_ref(index)?.as_blob_or_null()?.map(Bytes::copy_from_slice))
+    /// The record of a row, whose source may stand behind it, and what it points at when it is a link
+    /// and links are to be followed.
+    fn resolved(&mut self, row: &Row<'_>, sources: bool, resolve_links: bool) -> rusqlite::Result<Resolved> {
+        let Some(source) = row.get::<_, Option<u64>>(9)? else {
+            let record = self.plain(row, 0)?;
+            return self.follow(record, resolve_links);
         };
-        let data = match (bytes(7)?, target) {
-            (Some(data), _) => data,
-            (None, Some(target)) => {
-                let revision: u64 = row.get(10)?;
-                format!("{revision}@{}", self.stream_name(target)?).into()
-            }
-            (None, None) => Bytes::new(),
+        if sources {
+            return self.caused(row, row, COLUMNS, resolve_links);
+        }
+        let connection = self.connection;
+        let mut statement = connection.prepare_cached(concat!(records!(), "WHERE e.position = ?1"))?;
+        let mut rows = statement.query([source])?;
+        let source = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        self.caused(row, source, 0, resolve_links)
+    }
+
+    /// A projection's own record: what it says follows from its source, the record that caused it.
+    fn caused(
+        &mut self,
+        row: &Row<'_>,
+        source: &Row<'_>,
+        at: usize,
+        resolve_links: bool,
+    ) -> rusqlite::Result<Resolved> {
+        let (position, stream): (u64, i64) = (row.get(0)?, row.get(1)?);
+        let into = self.stream_name(stream)?;
+        let event_type = self.type_name(row.get(4)?)?;
+        let (from, revision): (i64, u64) = (source.get(at + 1)?, source.get(at + 2)?);
+        let name = self.stream_name(from)?;
+        let source_type = self.type_name(source.get(at + 4)?)?;
+        let json: bool = source.get(at + 5)?;
+        let cause = Cause {
+            position: source.get(at)?,
+            stream: &name,
+            event_type: Some(&source_type),
+            created: source.get(at + 6)?,
+            id: source.get::<_, Option<[u8; 16]>>(at + 3)?.map(Uuid::from_bytes),
+            metadata: if json { blob(source, at + 8)? } else { &[] },
+            // Of metadata, a projection links only to what deletes.
+            deletes: &*source_type == METADATA,
         };
-        let id = match row.get::<_, Option<[u8; 16]>>(3)? {
+        let metadata = SystemProjection::writing(&into).map(|projection| cause.told(projection));
+        let data: Bytes = if &*event_type == REFERENCE {
+            Bytes::copy_from_slice(name.as_bytes())
+        } else {
+            pointer(revision, &name).into()
+        };
+        let link = Record {
+            stream: into,
+            revision: row.get(2)?,
+            id: link_id(position, stream),
+            event_type,
+            json: row.get(5)?,
+            data,
+            metadata: metadata.unwrap_or_default().into(),
+            commit: position,
+            prepare: position,
+            created: row.get(6)?,
+        };
+        if !resolve_links || &*link.event_type != LINK {
+            return Ok(Resolved {
+                event: Some(Arc::new(link)),
+                link: None,
+            });
+        }
+        let oldest = self.readable(from, Some(revision))?;
+        let event = match oldest {
+            Some((_, oldest)) if cause.created >= oldest => Some(Arc::new(self.plain(source, at)?)),
+            _ => None,
+        };
+        Ok(Resolved {
+            event,
+            link: Some(Arc::new(link)),
+        })
+    }
+
+    /// The record of a row as it was written.
+    fn plain(&self, row: &Row<'_>, at: usize) -> rusqlite::Result<Record> {
+        let (position, stream): (u64, i64) = (row.get(at)?, row.get(at + 1)?);
+        let id = match row.get::<_, Option<[u8; 16]>>(at + 3)? {
             Some(id) => Uuid::from_bytes(id),
             None => link_id(position, stream),
         };
         Ok(Record {
             stream: self.stream_name(stream)?,
-            revision: row.get(2)?,
+            revision: row.get(at + 2)?,
             id,
-            event_type: self.type_name(row.get(4)?)?,
-            json: row.get(5)?,
-            data,
-            metadata: bytes(8)?.unwrap_or_default(),
+            event_type: self.type_name(row.get(at + 4)?)?,
+            json: row.get(at + 5)?,
+            data: Bytes::copy_from_slice(blob(row, at + 7)?),
+            metadata: Bytes::copy_from_slice(blob(row, at + 8)?),
             commit: position,
             prepare: position,
-            created: row.get(6)?,
+            created: row.get(at + 6)?,
         })
     }
 
-    /// Follows a link, when it is one and links are to be followed.
-    fn resolve(&mut self, record: Record, row: &Row<'_>, resolve_links: bool) -> rusqlite::Result<Resolved> {
+    /// Follows a link by what it says, when it is one and links are to be followed.
+    fn follow(&mut self, record: Record, resolve_links: bool) -> rusqlite::Result<Resolved> {
         let record = Arc::new(record);
-        if !resolve_links || &*record.event_type != LINK {
-            return Ok(Resolved {
-                event: Some(record),
-                link: None,
-            });
-        }
-        let own: Option<i64> = row.get(9)?;
-        let target = match own {
-            // A link whose data is another link's points where that one points.
-            Some(target) if row.get_ref(7)?.as_blob_or_null()?.is_none() => Some((target, Some(row.get(10)?))),
-            _ => match pointed_at(&record.data) {
-                Pointed::At(revision, name) => self.id_of(name)?.map(|id| (id, revision)),
-                Pointed::Nowhere => None,
-                // What is no link's data is not followed.
-                Pointed::NoLink => {
-                    return Ok(Resolved {
-                        event: Some(record),
-                        link: None,
-                    });
-                }
-            },
+        let pointed = if resolve_links && &*record.event_type == LINK {
+            pointed_at(&record.data)
+        } else {
+            Pointed::NoLink
+        };
+        let target = match pointed {
+            Pointed::At(revision, name) => self.id_of(name)?.map(|id| (id, revision)),
+            Pointed::Nowhere => None,
+            // What is no link's data is not followed.
+            Pointed::NoLink => {
+                return Ok(Resolved {
+                    event: Some(record),
+                    link: None,
+                });
+            }
         };
         let event = match target {
             Some((stream, revision)) => self.target(stream, revision)?.map(Arc::new),
@@ -448,39 +519,44 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The record that a link points at, while it can be read.
-    fn target(&mut self, id: i64, revision: Option<u64>) -> rusqlite::Result<Option<Record>> {
+    /// Whether a stream's metadata let this revision, or its last, be read, and since when it must have
+    /// been written.
+    fn readable(&mut self, id: i64, revision: Option<u64>) -> rusqlite::Result<Option<(u64, i64)>> {
         let stream = match self.streams.entry(id) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(Stream::by_id(self.connection, id)?),
         };
         let revision = revision.unwrap_or_else(|| stream.next.saturating_sub(1));
-        if stream.tombstoned || stream.missing() || revision < stream.first() || revision == DELETED {
+        let gone = stream.tombstoned || stream.missing() || revision < stream.first() || revision == DELETED;
+        let max_age = stream.metadata.max_age;
+        let oldest = max_age.map_or(i64::MIN, |age| oldest(self.now, age));
+        Ok((!gone).then_some((revision, oldest)))
+    }
+
+    /// The record that a link points at, while it can be read.
+    fn target(&mut self, id: i64, revision: Option<u64>) -> rusqlite::Result<Option<Record>> {
+        let Some((revision, oldest)) = self.readable(id, revision)? else {
             return Ok(None);
-        }
-        let oldest = stream.metadata.max_age;
-        let mut statement = self.connection.prepare_cached(concat!(
-            "SELECT ",
-            columns!(),
-            " FROM events e WHERE e.stream = ?1 AND e.revision = ?2"
-        ))?;
-        let found = statement
-            .query_row(params![id, revision], |row| self.record(row))
-            .optional()?;
-        Ok(found.filter(|record| oldest.is_none_or(|age| record.created >= self.oldest(age))))
+        };
+        let found = self.at(id, revision)?;
+        Ok(found.filter(|record| record.created >= oldest))
+    }
+
+    /// The record at a revision, whether it can be read or not.
+    fn at(&mut self, id: i64, revision: u64) -> rusqlite::Result<Option<Record>> {
+        let connection = self.connection;
+        let mut statement =
+            connection.prepare_cached(concat!(records!(), "WHERE e.stream = ?1 AND e.revision = ?2"))?;
+        let mut rows = statement.query(params![id, revision])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let Resolved { event, .. } = self.resolved(row, false, false)?;
+        Ok(event.map(Arc::unwrap_or_clone))
     }
 
     /// The tombstone of a stream.
-    pub(super) fn tombstone(&self, name: &str) -> rusqlite::Result<Option<Record>> {
+    pub(super) fn tombstone(&mut self, name: &str) -> rusqlite::Result<Option<Record>> {
         let Some(id) = self.id_of(name)? else { return Ok(None) };
-        let mut statement = self.connection.prepare_cached(concat!(
-            "SELECT ",
-            columns!(),
-            " FROM events e WHERE e.stream = ?1 AND e.revision = ?2"
-        ))?;
-        statement
-            .query_row(params![id, DELETED], |row| self.record(row))
-            .optional()
+        self.at(id, DELETED)
     }
 
     fn id_of(&self, name: &str) -> rusqlite::Result<Option<i64>> {
@@ -515,12 +591,18 @@ impl<'a> Reader<'a> {
     }
 
     /// A stream's metadata; none: nothing was ever said.
-    pub(super) fn metadata(&self, name: &str) -> rusqlite::Result<super::metadata::Metadata> {
+    pub(super) fn metadata(&self, name: &str) -> rusqlite::Result<Metadata> {
         Ok(match stream::newest_metadata(self.connection, name)? {
-            Some((data, json)) => super::metadata::Metadata::parse(&data, json),
-            None => super::metadata::Metadata::default(),
+            Some((data, json)) => Metadata::parse(&data, json),
+            None => Metadata::default(),
         })
     }
+}
+
+/// Since when a record must have been written that is read now and kept for so many seconds.
+pub(super) fn oldest(now: i64, max_age: u64) -> i64 {
+    let age = i64::try_from(max_age).unwrap_or(i64::MAX).saturating_mul(SECOND);
+    now.saturating_sub(age)
 }
 
 fn named(
@@ -536,6 +618,22 @@ fn named(
     Ok(name)
 }
 
+/// Where a projection may write: users' streams, and those about streams, never have a source.
+fn written_by_projections(stream: &str) -> bool {
+    stream.starts_with('$') && !stream.starts_with(stream::META)
+}
+
+/// The bytes that a record and what it points at hold.
+fn size(resolved: &Resolved) -> usize {
+    let both = [&resolved.event, &resolved.link].into_iter().flatten();
+    both.map(|record| record.data.len() + record.metadata.len()).sum()
+}
+
+/// The bytes of a column, nothing where there are none.
+fn blob<'r>(row: &'r Row<'_>, index: usize) -> rusqlite::Result<&'r [u8]> {
+    Ok(row.get_ref(index)?.as_blob_or_null()?.unwrap_or_default())
+}
+
 /// Records that EventStoreDB leaves out of `$all`: what groups on `$all` write about themselves.
 fn hidden(stream: &str) -> bool {
     stream == "$epoch-information"
@@ -544,9 +642,14 @@ fn hidden(stream: &str) -> bool {
             .is_some_and(|rest| rest.ends_with("-checkpoint") || rest.ends_with("-parked"))
 }
 
+/// What a link's data says.
+pub(super) fn pointer(revision: u64, stream: &str) -> String {
+    format!("{revision}@{stream}")
+}
+
 /// Where a link's data points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pointed<'a> {
+pub(super) enum Pointed<'a> {
     /// At a revision of a stream, or, without one, at its last.
     At(Option<u64>, &'a str),
     /// At no event that could be.
@@ -555,7 +658,7 @@ enum Pointed<'a> {
     NoLink,
 }
 
-fn pointed_at(data: &[u8]) -> Pointed<'_> {
+pub(super) fn pointed_at(data: &[u8]) -> Pointed<'_> {
     let Ok(data) = std::str::from_utf8(data) else {
         return Pointed::NoLink;
     };

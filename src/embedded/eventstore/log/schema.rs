@@ -5,8 +5,9 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
-/// The layout of the tables; another number in the file is another version's file.
-const LAYOUT: i64 = 1;
+/// The layout of the tables. 2: a projection's record says where the record stands that caused it, and
+/// what it says of it is put together when it is read; a log begins as EventStoreDB's does.
+const LAYOUT: i64 = 2;
 /// What the file says it is (`application_id`): "pjES" in ASCII.
 const APPLICATION: i64 = 0x706a_4553;
 /// Pages of 4 KiB that the write-ahead log may grow to before it is folded back: 32 MiB, so that an
@@ -19,13 +20,25 @@ const READER_CACHE_KIB: i64 = 4 * 1024;
 /// Prepared statements kept by a connection: all that there are.
 const STATEMENTS: usize = 64;
 
-/// A record's columns in the order in which every query lists them.
-macro_rules! columns {
+/// Records, and the columns in the order in which every query lists them.
+macro_rules! records {
     () => {
-        "e.position, e.stream, e.revision, e.id, e.type, e.json, e.created, e.data, e.metadata, e.target, e.target_revision"
+        "SELECT e.position, e.stream, e.revision, e.id, e.type, e.json, e.created, e.data, e.metadata, e.source \
+         FROM events e "
     };
 }
-pub(super) use columns;
+/// The same, each with the columns of the record that caused it behind its own: for where there are
+/// many of those, for it costs less than to look for them one by one.
+macro_rules! records_with_sources {
+    () => {
+        "SELECT e.position, e.stream, e.revision, e.id, e.type, e.json, e.created, e.data, e.metadata, e.source, \
+         s.position, s.stream, s.revision, s.id, s.type, s.json, s.created, s.data, s.metadata \
+         FROM events e LEFT JOIN events s ON s.position = e.source "
+    };
+}
+/// How many columns a record has, its source apart.
+pub(super) const COLUMNS: usize = 10;
+pub(super) use {records, records_with_sources};
 
 /// Opens the connection that writes, and makes the tables where there are none.
 pub(super) fn writer(path: &Path, durable: bool) -> Result<Connection, Problem> {
@@ -34,8 +47,11 @@ pub(super) fn writer(path: &Path, durable: bool) -> Result<Connection, Problem> 
     let application: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let layout: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let empty: bool = connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
-    if !empty && (application, layout) != (APPLICATION, LAYOUT) {
+    if !empty && application != APPLICATION {
         return Err(Problem::Foreign);
+    }
+    if !empty && layout != LAYOUT {
+        return Err(Problem::Layout { found: layout });
     }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // FULL: the write-ahead log is synced at every commit. A log that ends with its process needs none.
@@ -63,8 +79,7 @@ pub(super) fn writer(path: &Path, durable: bool) -> Result<Connection, Problem> 
                  created INTEGER NOT NULL,
                  data BLOB,
                  metadata BLOB,
-                 target INTEGER,
-                 target_revision INTEGER
+                 source INTEGER
              );
              CREATE UNIQUE INDEX events_of ON events (stream, revision);
              COMMIT;",
@@ -94,6 +109,15 @@ pub(super) enum Problem {
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
     /// A file of something else.
-    #[error("it is no log of this version; choose an empty folder")]
+    #[error("it is no log of an embedded EventStoreDB; choose an empty folder")]
     Foreign,
+    /// A file of another version.
+    #[error(
+        "it has layout {found} and this version reads layout {LAYOUT}; choose an empty folder, or start the version \
+         that wrote it and copy its streams with a client"
+    )]
+    Layout {
+        /// What the file says.
+        found: i64,
+    },
 }

@@ -5,7 +5,7 @@
 //! one commit; a record and the links to it are there together or not at all.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
+    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
     sync::{Arc, mpsc},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -18,8 +18,9 @@ use uuid::Uuid;
 use super::{
     Shared,
     accepted::{Accepted, Due, Judged},
-    links::{self, Projected, Seen, SystemProjection},
+    links::{self, Cause, Projected, Seen, SystemProjection},
     metadata::{self, Metadata},
+    reader::{Pointed, oldest, pointed_at, pointer},
     rules::{self, Decision, Expected, Standing, Written},
     stream::{self, Stream},
 };
@@ -33,6 +34,9 @@ const BATCH_BYTES: usize = 8 * 1024 * 1024;
 const STREAMS: usize = 50_000;
 /// Recent event ids remembered for `Any`; EventStoreDB keeps about 8 MiB of them, this is the same.
 const RECENT: usize = 100_000;
+/// Metadata streams remembered as written since the log was opened; EventStoreDB's index writer
+/// remembers the last revisions of as many streams.
+const DESCRIBED: usize = 100_000;
 /// What a record takes in `$all` beside its own bytes; positions are offsets in EventStoreDB, too.
 const OVERHEAD: u64 = 64;
 /// The first record's position; 0 means the start of everything.
@@ -168,6 +172,57 @@ impl Recent {
     }
 }
 
+/// Metadata streams written since the log was opened. EventStoreDB judges an append to one by what it
+/// remembers of it, so a tombstone of the stream that it describes comes too late for those.
+#[derive(Default)]
+struct Described {
+    names: HashSet<Arc<str>>,
+    order: VecDeque<Arc<str>>,
+}
+
+impl Described {
+    fn note(&mut self, name: &Arc<str>) {
+        if self.names.insert(Arc::clone(name)) {
+            self.order.push_back(Arc::clone(name));
+        }
+        while self.order.len() > DESCRIBED {
+            if let Some(oldest) = self.order.pop_front() {
+                self.names.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// A record that the projections are still to be told of.
+struct Told {
+    stream: Arc<str>,
+    revision: u64,
+    position: u64,
+    created: i64,
+    event: NewEvent,
+}
+
+/// What a projection is shown in a record's place.
+struct Shown {
+    event_type: Option<Arc<str>>,
+    id: Option<Uuid>,
+    json: bool,
+    data: Bytes,
+    metadata: Bytes,
+    /// Of a link, what a link to the same says.
+    link: Option<Bytes>,
+}
+
+/// What a projection writes.
+struct Emitted<'a> {
+    projection: SystemProjection,
+    told: &'a Told,
+    shown: &'a Shown,
+    deletes: bool,
+    into: Arc<str>,
+    written: links::Written,
+}
+
 pub(super) struct Writer {
     connection: Connection,
     shared: Arc<Shared>,
@@ -175,6 +230,9 @@ pub(super) struct Writer {
     streams: HashMap<Arc<str>, Stream>,
     types: HashMap<Arc<str>, i64>,
     recent: Recent,
+    described: Described,
+    /// Written, and not yet told to the projections.
+    told: Vec<Told>,
     /// Where the next record goes.
     position: u64,
     /// Where the last record is.
@@ -231,21 +289,50 @@ impl Writer {
             )
             .optional()?;
         let position = last.map_or(FIRST, |(position, bytes)| position + bytes + OVERHEAD);
-        shared.set_head(last.map(|(position, _)| position), position);
-        Ok(Self {
+        let mut writer = Self {
             connection,
             shared,
             projections: projections.into(),
             streams: HashMap::new(),
             types: HashMap::new(),
             recent: Recent::default(),
+            described: Described::default(),
+            told: Vec::new(),
             position,
             last: last.map_or(0, |(position, _)| position),
             visible: position,
             touched: HashMap::new(),
             accepted,
             unanswered: VecDeque::new(),
-        })
+        };
+        writer.introduce()?;
+        writer.shared.set_head(Some(writer.last), writer.position);
+        Ok(writer)
+    }
+
+    /// Writes what a node writes by itself: into an empty log, and when it runs projections first.
+    fn introduce(&mut self) -> rusqlite::Result<()> {
+        self.begin()?;
+        let mut own = Vec::new();
+        if self.position == FIRST {
+            own.push(links::beginning());
+        }
+        if !self.projections.is_empty() && Stream::by_name(&self.connection, links::REGISTRATION)?.is_none() {
+            own.extend(links::registration(&self.projections));
+        }
+        for (stream, event_type, json, data, metadata) in own {
+            let event = NewEvent {
+                id: Uuid::new_v4(),
+                event_type: event_type.into(),
+                json,
+                data: data.into(),
+                metadata: metadata.into(),
+            };
+            self.write(&stream.into(), &event)?;
+        }
+        self.touched.clear();
+        self.visible = self.position;
+        self.connection.execute_batch("COMMIT")
     }
 
     /// Writes until it is told to stop.
@@ -415,6 +502,8 @@ impl Writer {
         self.types.clear();
         self.recent = Recent::default();
         self.position = self.visible;
+        self.described = Described::default();
+        self.told.clear();
     }
 
     fn append(&mut self, name: &Arc<str>, expected: Expected, events: &[NewEvent]) -> rusqlite::Result<Done> {
@@ -445,6 +534,7 @@ impl Writer {
         if let Some((name, first)) = revived {
             self.revive(&name, first)?;
         }
+        self.project()?;
         Ok(Done::Written(appended))
     }
 
@@ -463,15 +553,17 @@ impl Writer {
 
     /// The softly deleted stream that an append to this one revives, and where it will begin: the
     /// stream itself, or the one whose metadata it is.
-    fn deleted_by_metadata(&mut self, stream: &Stream) -> rusqlite::Result<Option<(Arc<str>, u64)>> {
+    fn deleted_by_metadata(&mut self, stream: &Stream) -> rusqlite::Result<Option<(Arc<str>, i64)>> {
         if stream.metadata.deletes() {
-            return Ok(Some((Arc::clone(&stream.name), stream.next)));
+            return Ok(Some((Arc::clone(&stream.name), stream.next as i64)));
         }
         let Some(name) = stream::described_by(&stream.name) else {
             return Ok(None);
         };
         let described = match Stream::by_name(&self.connection, name)? {
-            Some(described) => described.metadata.deletes().then_some(described.next),
+            // What comes after a tombstone's revision is .NET's smallest `long`.
+            Some(described) if described.tombstoned => described.metadata.deletes().then_some(i64::MIN),
+            Some(described) => described.metadata.deletes().then_some(described.next as i64),
             // A stream may have metadata before it has events.
             None => stream::newest_metadata(&self.connection, name)?
                 .is_some_and(|(data, json)| Metadata::parse(&data, json).deletes())
@@ -495,6 +587,7 @@ impl Writer {
         } else {
             self.describe(name, format!("{{\"$tb\":{DELETED}}}").into_bytes())?
         };
+        self.project()?;
         Ok(Done::Written(Appended {
             revision: None,
             position: Some(position),
@@ -527,17 +620,18 @@ impl Writer {
         };
         let position = self.insert(stream.id, DELETED, &event)?;
         stream.tombstoned = true;
-        // The stream's metadata is gone with it.
+        // The stream's metadata is gone with it; of a metadata stream, what is remembered of it, too.
         self.streams.remove(stream::metadata_of(name).as_str());
+        self.described.names.remove(name);
+        self.tell(&stream, DELETED, position, event);
         self.streams.insert(Arc::clone(name), stream);
         self.touched.insert(Arc::clone(name), u64::MAX);
-        self.project(name, DELETED, &event, false)?;
         Ok(position)
     }
 
     /// A softly deleted stream that is written to again begins where it had ended: its metadata is
     /// written once more, behind what revived it.
-    fn revive(&mut self, name: &str, first: u64) -> rusqlite::Result<()> {
+    fn revive(&mut self, name: &str, first: i64) -> rusqlite::Result<()> {
         let said = stream::newest_metadata(&self.connection, name)?;
         let said = said.map(|(data, _)| data).unwrap_or_default();
         if let Some(metadata) = metadata::revived(&said, first) {
@@ -559,7 +653,7 @@ impl Writer {
         Ok(position)
     }
 
-    /// Writes one event and the links to it: its revision and position.
+    /// Writes one event, which the projections are to be told of: its revision and position.
     fn write(&mut self, name: &Arc<str>, event: &NewEvent) -> rusqlite::Result<(u64, u64)> {
         let mut stream = self.stream(name)?;
         let revision = stream.next;
@@ -567,71 +661,197 @@ impl Writer {
         stream.next = revision + 1;
         self.advance(name, stream.next, stream.id)?;
         self.recent.note(stream.id, event.id, revision);
+        self.tell(&stream, revision, position, event.clone());
         self.streams.insert(Arc::clone(name), stream);
-        let mut deletes = false;
         if let Some(described) = stream::described_by(name) {
-            let metadata = Metadata::parse(&event.data, event.json);
-            deletes = metadata.deletes();
+            self.described.note(name);
             // Read anew, metadata and all, when it is needed next.
             self.streams.remove(described);
-            if deletes {
+            if Metadata::parse(&event.data, event.json).deletes() {
                 self.touched.insert(described.into(), u64::MAX);
             }
         }
-        self.project(name, revision, event, deletes)?;
         Ok((revision, position))
     }
 
-    fn project(&mut self, name: &str, revision: u64, event: &NewEvent, deletes: bool) -> rusqlite::Result<()> {
-        if self.projections.is_empty() {
+    /// Notes what the projections are to be told of, if it may concern them.
+    fn tell(&mut self, stream: &Stream, revision: u64, position: u64, event: NewEvent) {
+        if !self.projections.is_empty() && links::concerns_users(&stream.name) {
+            self.told.push(Told {
+                stream: Arc::clone(&stream.name),
+                revision,
+                position,
+                created: now(),
+                event,
+            });
+        }
+    }
+
+    /// Writes what the projections make of what was written, in the order in which EventStoreDB's write
+    /// it: each of the streams that they write gets its first link at once, and what else comes for it
+    /// waits for that; before that wait, streams that are new are described, and get all of theirs after
+    /// the others. What comes to life again is described anew behind its first link.
+    fn project(&mut self) -> rusqlite::Result<()> {
+        if self.told.is_empty() {
             return Ok(());
         }
-        let seen = Seen {
-            stream: name,
-            revision,
-            event_type: &event.event_type,
-            metadata: &event.metadata,
-            deletes,
-        };
-        for projection in Arc::clone(&self.projections).iter() {
-            let Some(Projected { into, written }) = links::project(*projection, &seen) else {
-                continue;
+        let told = std::mem::take(&mut self.told);
+        let mut shown = Vec::with_capacity(told.len());
+        for told in &told {
+            shown.push(self.shown(told)?);
+        }
+        let projections = Arc::clone(&self.projections);
+        let seen = told
+            .iter()
+            .zip(&shown)
+            .filter_map(|(told, shown)| Some((told, shown.as_ref()?)));
+        let emitted = seen.flat_map(|(told, shown)| projections.iter().filter_map(|one| emit(*one, told, shown)));
+        let (mut first, mut rest, mut new) = (Vec::new(), Vec::new(), Vec::new());
+        // The streams in the order in which they come, and whether they are new.
+        let mut streams: HashMap<Arc<str>, (usize, bool)> = HashMap::new();
+        for emitted in emitted {
+            let count = streams.len();
+            let (place, is_new, is_first) = match streams.entry(Arc::clone(&emitted.into)) {
+                Entry::Occupied(known) => (known.get().0, known.get().1, false),
+                Entry::Vacant(unseen) => {
+                    let is_new = self.stream(&emitted.into)?.next == 0;
+                    unseen.insert((count, is_new));
+                    (count, is_new, true)
+                }
             };
-            let into = into.into();
-            match written {
-                links::Written::Link => {
-                    // A link to a link is written as that link's own data, as EventStoreDB's projections do.
-                    let data = (&*event.event_type == LINK).then_some(&event.data[..]);
-                    let target = self.stream(&name.into())?.id;
-                    self.projected(&into, LINK, data, Some((target, revision)))?;
-                }
-                links::Written::LinkIn(stream) => {
-                    let data = format!("{revision}@{stream}");
-                    self.projected(&into, LINK, Some(data.as_bytes()), None)?;
-                }
-                links::Written::Reference => self.projected(&into, REFERENCE, Some(name.as_bytes()), None)?,
+            match (is_new, is_first) {
+                (true, _) => new.push((place, emitted)),
+                (false, true) => first.push(emitted),
+                (false, false) => rest.push((place, emitted)),
             }
+        }
+        for emitted in first {
+            let stream = self.stream(&emitted.into)?;
+            self.projected(&emitted)?;
+            if stream.metadata.deletes() && !stream.tombstoned {
+                self.revive(&emitted.into, stream.next as i64)?;
+            }
+        }
+        // Links of one stream are written together.
+        rest.sort_by_key(|(place, _)| *place);
+        new.sort_by_key(|(place, _)| *place);
+        for described in new.chunk_by(|(one, _), (other, _)| one == other) {
+            let into = &described[0].1.into;
+            let stream = self.stream(into)?;
+            if !stream.tombstoned {
+                self.describe(into, links::emitted(stream.metadata.truncate_before))?;
+            }
+        }
+        for (_, emitted) in rest.iter().chain(&new) {
+            self.projected(emitted)?;
         }
         Ok(())
     }
 
-    /// Writes a projection's own record: of a link, at which stream's which revision it points.
-    fn projected(
-        &mut self,
-        into: &Arc<str>,
-        event_type: &str,
-        data: Option<&[u8]>,
-        target: Option<(i64, u64)>,
-    ) -> rusqlite::Result<()> {
+    /// What the projections are shown of a record; nothing when it is none of theirs.
+    fn shown(&mut self, told: &Told) -> rusqlite::Result<Option<Shown>> {
+        let event = &told.event;
+        let mut shown = Shown {
+            event_type: Some(Arc::clone(&event.event_type)),
+            id: Some(event.id),
+            json: event.json,
+            data: event.data.clone(),
+            metadata: event.metadata.clone(),
+            link: None,
+        };
+        if &*event.event_type == LINK {
+            match self.pointed(&event.data)? {
+                // What is no link's data is carried as it stands.
+                Target::NoLink => shown.link = Some(event.data.clone()),
+                Target::Gone => return Ok(None),
+                Target::Unreadable => {
+                    shown = Shown {
+                        event_type: None,
+                        id: None,
+                        json: false,
+                        data: Bytes::new(),
+                        metadata: Bytes::new(),
+                        link: Some(Bytes::from_static(UNREADABLE)),
+                    };
+                }
+                Target::Event(target) => shown = target,
+            }
+        }
+        Ok((!shown.json || links::is_json(&shown.data)).then_some(shown))
+    }
+
+    /// What a link's data points at, as it stands now.
+    fn pointed(&mut self, data: &[u8]) -> rusqlite::Result<Target> {
+        let (revision, name) = match pointed_at(data) {
+            Pointed::NoLink => return Ok(Target::NoLink),
+            Pointed::Nowhere | Pointed::At(_, "") => return Ok(Target::Unreadable),
+            Pointed::At(revision, name) => (revision, name),
+        };
+        let Some(stream) = Stream::by_name(&self.connection, name)? else {
+            return Ok(Target::Gone);
+        };
+        if stream.tombstoned || stream.missing() {
+            return Ok(Target::Gone);
+        }
+        let revision = revision.unwrap_or(stream.next - 1);
+        if revision < stream.first() || revision >= stream.next {
+            return Ok(Target::Unreadable);
+        }
+        let mut statement = self.connection.prepare_cached(
+            "SELECT e.id, t.name, e.json, e.created, e.data, e.metadata FROM events e, types t
+             WHERE e.stream = ?1 AND e.revision = ?2 AND t.id = e.type",
+        )?;
+        let found = statement.query_row(params![stream.id, revision], |row| {
+            let id: Option<[u8; 16]> = row.get(0)?;
+            let event_type: String = row.get(1)?;
+            let (data, metadata): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.get(4)?, row.get(5)?);
+            let data = Bytes::from(data.unwrap_or_default());
+            let link = if event_type == LINK {
+                data.clone()
+            } else {
+                pointer(revision, name).into()
+            };
+            let shown = Shown {
+                event_type: Some(event_type.into()),
+                id: id.map(Uuid::from_bytes),
+                json: row.get(2)?,
+                data,
+                metadata: metadata.unwrap_or_default().into(),
+                link: Some(link),
+            };
+            Ok((row.get::<_, i64>(3)?, shown))
+        });
+        let oldest = stream.metadata.max_age.map_or(i64::MIN, |age| oldest(now(), age));
+        Ok(match found.optional()? {
+            Some((created, shown)) if created >= oldest => Target::Event(shown),
+            _ => Target::Unreadable,
+        })
+    }
+
+    /// Writes a projection's own record: by the record that caused it, when what it says follows from
+    /// that; else in full.
+    fn projected(&mut self, emitted: &Emitted<'_>) -> rusqlite::Result<()> {
+        let Emitted { told, shown, into, .. } = emitted;
         let stream = self.stream(into)?;
         if stream.tombstoned {
             return Ok(());
         }
+        let (event_type, says) = match &emitted.written {
+            links::Written::LinkTo(to) => (LINK, Some(to.clone())),
+            links::Written::Link if shown.link.is_some() => (LINK, Some(pointer(told.revision, &told.stream).into())),
+            links::Written::Link => (LINK, None),
+            links::Written::Reference if shown.link.is_some() => {
+                (REFERENCE, Some(Bytes::copy_from_slice(told.stream.as_bytes())))
+            }
+            links::Written::Reference => (REFERENCE, None),
+        };
+        let metadata = says.as_ref().map(|_| emitted.metadata());
+        let source = says.is_none().then_some(told.position);
         let of_type = self.event_type(event_type)?;
         let position = self.position;
-        let bytes = data.map_or(0, <[u8]>::len) as u64;
+        let bytes = says.as_ref().map_or(0, Bytes::len) + metadata.as_ref().map_or(0, Vec::len);
         let mut insert = self.connection.prepare_cached(
-            "INSERT INTO events (position, stream, revision, type, json, created, data, target, target_revision)
+            "INSERT INTO events (position, stream, revision, type, json, created, data, metadata, source)
              VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8)",
         )?;
         insert.execute(params![
@@ -640,13 +860,13 @@ impl Writer {
             stream.next,
             of_type,
             now(),
-            data,
-            target.map(|(stream, _)| stream),
-            target.map(|(_, revision)| revision)
+            says.as_deref(),
+            metadata,
+            source
         ])?;
         drop(insert);
         self.last = position;
-        self.position += OVERHEAD + bytes;
+        self.position += OVERHEAD + bytes as u64;
         let next = stream.next + 1;
         self.advance(into, next, stream.id)?;
         if let Some(cached) = self.streams.get_mut(into) {
@@ -702,7 +922,7 @@ impl Writer {
         if let Some(stream) = self.streams.get(name) {
             return Ok(stream.clone());
         }
-        let stream = if let Some(stream) = Stream::by_name(&self.connection, name)? {
+        let mut stream = if let Some(stream) = Stream::by_name(&self.connection, name)? {
             stream
         } else {
             let mut insert = self
@@ -714,6 +934,9 @@ impl Writer {
             // Metadata may have been there before the stream.
             Stream::by_name(&self.connection, name)?.unwrap_or_else(|| Stream::new(id, Arc::clone(name)))
         };
+        if stream.tombstoned && self.described.names.contains(name) {
+            stream.tombstoned = false;
+        }
         self.streams.insert(Arc::clone(name), stream.clone());
         Ok(stream)
     }
@@ -742,6 +965,58 @@ fn standing(stream: &Stream) -> Standing {
         tombstoned: stream.tombstoned,
         deleted: stream.metadata.deletes(),
         described: stream.described,
+    }
+}
+
+/// What a link's data points at.
+enum Target {
+    /// It is no link's data.
+    NoLink,
+    /// No stream, or a deleted one: EventStoreDB's projections pass over the link.
+    Gone,
+    /// No event that can be read, of a stream that can.
+    Unreadable,
+    Event(Shown),
+}
+
+/// What EventStoreDB's projections carry a link as whose event cannot be read: no revision, no stream.
+const UNREADABLE: &[u8] = b"-1@";
+
+/// What a projection writes of what it is shown.
+fn emit<'a>(projection: SystemProjection, told: &'a Told, shown: &'a Shown) -> Option<Emitted<'a>> {
+    let describes = stream::described_by(&told.stream).is_some() && shown.event_type.as_deref() == Some(METADATA);
+    let deletes = describes && Metadata::parse(&shown.data, true).deletes();
+    let seen = Seen {
+        stream: &told.stream,
+        revision: told.revision,
+        event_type: shown.event_type.as_deref(),
+        metadata: &shown.metadata,
+        deletes,
+        link: shown.link.as_ref(),
+    };
+    let Projected { into, written } = links::project(projection, &seen)?;
+    Some(Emitted {
+        projection,
+        told,
+        shown,
+        deletes,
+        into: into.into(),
+        written,
+    })
+}
+
+impl Emitted<'_> {
+    fn metadata(&self) -> Vec<u8> {
+        let cause = Cause {
+            position: self.told.position,
+            stream: &self.told.stream,
+            event_type: self.shown.event_type.as_deref(),
+            created: self.told.created,
+            id: self.shown.id,
+            metadata: if self.shown.json { &self.shown.metadata } else { &[] },
+            deletes: self.deletes,
+        };
+        cause.told(self.projection)
     }
 }
 

@@ -160,11 +160,13 @@ impl Groups {
             Err(other) => return Err(other),
         }
         self.check(&config).await?;
-        self.store_config(running.configs().chain([&config]))
-            .await
-            .map_err(|error| failed(&stream, &group, &error))?;
-        running.seen.insert(stream);
+        // It runs before its settings are written: from the end of `$all`, those are news to it.
         let made = self.open(config).await?;
+        if let Err(error) = self.store_config(running.configs().chain([&made.config])).await {
+            made.stop().await;
+            return Err(failed(&stream, &group, &error));
+        }
+        running.seen.insert(stream);
         running.groups.push(made);
         Ok(())
     }
@@ -182,14 +184,25 @@ impl Groups {
             settings,
         };
         self.check(&config).await?;
-        let all = running.configs().enumerate();
-        let all = all.map(|(n, old)| if n == at { &config } else { old });
-        self.store_config(all)
-            .await
-            .map_err(|error| failed(&stream, group, &error))?;
+        let before = running.groups[at].config.clone();
         running.groups.remove(at).stop().await;
-        let changed = self.open(config).await?;
+        // As when it is made, it runs before its settings are written.
+        let changed = match self.open(config).await {
+            Ok(changed) => changed,
+            Err(error) => {
+                // What the configuration says goes on.
+                let before = self.open(before).await?;
+                running.groups.insert(at, before);
+                return Err(error);
+            }
+        };
         running.groups.insert(at, changed);
+        if let Err(error) = self.store_config(running.configs()).await {
+            running.groups.remove(at).stop().await;
+            let before = self.open(before).await?;
+            running.groups.insert(at, before);
+            return Err(failed(&stream, group, &error));
+        }
         Ok(())
     }
 
@@ -229,11 +242,13 @@ impl Groups {
     async fn store_config<'a>(&self, groups: impl Iterator<Item = &'a GroupConfig>) -> Result<(), WriteError> {
         let record = config::record(groups, &chrono::Utc::now().to_rfc3339());
         let stream = names::CONFIG_STREAM;
-        let revision = self.store.append(stream.to_owned(), vec![record]).await?;
-        if revision == 0 {
+        let newest = self.store.newest(stream.to_owned()).await;
+        // What cannot be read is written to all the same, and says by itself what is wrong.
+        if matches!(newest, Ok(None)) {
             let keep = vec![names::keep_newest()];
             self.store.append(names::metadata_of(stream), keep).await?;
         }
+        self.store.append(stream.to_owned(), vec![record]).await?;
         Ok(())
     }
 

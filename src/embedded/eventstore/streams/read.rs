@@ -18,7 +18,7 @@ use crate::embedded::eventstore::{
     access::{Identity, Right},
     encode::{Encoder, Encoding, Positions},
     faults::End,
-    log::{AllAsk, BRIEF, Direction, Matcher, StreamAsk, StreamRead},
+    log::{AllAsk, BRIEF, Direction, Matcher, StreamAsk, StreamPage, StreamRead},
     node::Node,
     record::{Filter, Resolved},
     reset, status,
@@ -337,12 +337,9 @@ async fn read_stream(
                 StreamRead::Deleted => Err(status::stream_deleted(&ask.stream))?,
                 StreamRead::Page(page) => {
                     if compatible && first_page && ask.direction == Direction::Forwards {
-                        // Said where EventStoreDB's own first page, which looks at few, finds nothing.
-                        let begins = if start > page.last { page.last + 1 } else { page.first };
-                        let looked_at = start.saturating_add(count.min(FIRST_PAGE));
-                        if begins != start && (start > page.last || begins >= looked_at) {
+                        for first in firsts(start, count, &page) {
                             yield message(&ReadResp {
-                                first_stream_position: Some(begins),
+                                first_stream_position: Some(first),
                                 ..ReadResp::default()
                             });
                         }
@@ -368,6 +365,34 @@ async fn read_stream(
             read = node.log.stream(ask.clone()).await;
         }
     }))
+}
+
+/// The first positions that a read forwards is told before its events: where EventStoreDB's pages, which
+/// look at few revisions each, find nothing, each says where the next begins.
+fn firsts(start: u64, count: u64, page: &StreamPage) -> Vec<u64> {
+    let look = count.min(FIRST_PAGE);
+    let (mut from, mut told) = (start, Vec::new());
+    loop {
+        let beyond = from.saturating_add(look);
+        // A page that ends before what count and `$tb` leave; then one behind the last event, or with
+        // none that is young enough; then one that ends before the first young enough.
+        let (next, end) = if beyond <= page.least {
+            (page.least, false)
+        } else if from.max(page.least) > page.last || page.first > page.last {
+            (page.last + 1, true)
+        } else if beyond <= page.first {
+            (page.first, false)
+        } else {
+            return told;
+        };
+        if next != from {
+            told.push(next);
+        }
+        if end {
+            return told;
+        }
+        from = next;
+    }
 }
 
 fn read_all(node: Arc<Node>, mut ask: AllAsk, from: From, count: u64, mut encoder: Encoder) -> Replies {
@@ -714,6 +739,50 @@ mod tests {
         };
         assert_eq!(all_start(&position(u64::MAX, u64::MAX)).ok(), Some(From::End));
         assert!(all_start(&position(1, 2)).is_err());
+    }
+
+    #[test]
+    fn a_read_is_told_where_the_pages_begin_that_find_nothing() {
+        let told = |start, count, (first, least, last)| {
+            let page = StreamPage {
+                records: Vec::new(),
+                next: 0,
+                end: true,
+                first,
+                least,
+                last,
+            };
+            firsts(start, count, &page)
+        };
+        // Seven events; none truncated, five, all, more than all; all expired.
+        let (whole, five, all, more, old) = ((0, 0, 6), (5, 5, 6), (7, 7, 6), (50, 50, 6), (7, 0, 6));
+        for (start, count, stream, expected) in [
+            (0, 10, whole, &[][..]),
+            (7, 10, whole, &[]),
+            (8, 10, whole, &[7]),
+            (0, 10, five, &[]),
+            (0, 5, five, &[5]),
+            (0, 6, five, &[]),
+            (7, 10, five, &[]),
+            (0, 10, all, &[7]),
+            (6, 10, all, &[7]),
+            (7, 10, all, &[]),
+            (8, 10, all, &[7]),
+            (0, 10, more, &[50, 7]),
+            (7, 10, more, &[50, 7]),
+            (0, 10, old, &[7]),
+            (7, 10, old, &[]),
+            (8, 10, old, &[7]),
+            // A page holds 32 at most; what is too old is looked for from where the metadata let begin.
+            (0, 1_000, (60, 60, 99), &[60]),
+            (30, 1_000, (60, 60, 99), &[]),
+            (0, 1_000, (60, 0, 99), &[60]),
+            (0, 1_000, (60, 40, 99), &[40]),
+            (0, 1_000, (90, 40, 99), &[40, 90]),
+            (u64::MAX - 1, 10, whole, &[7]),
+        ] {
+            assert_eq!(told(start, count, stream), expected, "{start} {count} {stream:?}");
+        }
     }
 
     #[test]
