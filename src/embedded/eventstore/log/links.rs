@@ -58,16 +58,6 @@ impl SystemProjection {
         Self::ByCorrelationId,
     ];
 
-    fn name(self) -> &'static str {
-        match self {
-            Self::ByCategory => "$by_category",
-            Self::ByEventType => "$by_event_type",
-            Self::Streams => "$streams",
-            Self::StreamByCategory => "$stream_by_category",
-            Self::ByCorrelationId => "$by_correlation_id",
-        }
-    }
-
     /// The `$v` of what it writes: its number, no epoch, its version once it was started, and the
     /// version of the projections themselves.
     fn version(self) -> &'static str {
