@@ -30,6 +30,13 @@ pub trait Command<A: Aggregate>: Send + Sync {
     /// Why it is turned away.
     type Error: std::error::Error + Send + Sync + 'static;
 
+    /// What kind of command it is: a constant, which must not change with the code's names. It is
+    /// written beside the events, so that a command id that is used again for another kind of
+    /// command is told as that. Empty (the default): ids are compared alone.
+    fn name(&self) -> &str {
+        ""
+    }
+
     /// The events that carry the command out on `state`, none when there is nothing to do.
     ///
     /// Runs again after every lost race, hence `&self`, synchronous and free of side effects.

@@ -4,6 +4,12 @@
 //! the expected one. After a lost race it reads only what is missing, folds it on, and decides
 //! again. Uncontended and cached that is one round trip, whatever the stream's length; not cached,
 //! two; a rejection one more, because only an append or a read at the leader confirms a state.
+//! (Not cached, one event is read beside the append: it shows that the snapshot is this stream's.
+//! So it is beside every append where a stream's new life starts anew, [`Settings::restarts`].)
+//!
+//! A call that is dropped at any await may have appended, or may append yet: what it sent goes on.
+//! It leaves nothing behind that the next one would be wrong to start from. With a command id the
+//! same command can be executed again, and lands at most once.
 //!
 //! The shell around [`attempt`], which has the rules: here is what waits.
 
@@ -15,9 +21,12 @@ use uuid::Uuid;
 
 use crate::{
     aggregate::{Aggregate, Command},
-    journal::{Journal, JournalError, Presence, ReadLimit},
-    projection::{Compiled, OnLostHistory, run::COMMANDS_KEPT},
-    replica::Landed,
+    journal::{Journal, JournalError, Presence, ReadLimit, Slice},
+    projection::{
+        Compiled, OnLostHistory,
+        run::{COMMANDS_KEPT, origin_of},
+    },
+    replica::{Landed, Sort},
 };
 
 pub mod attempt;
@@ -33,11 +42,23 @@ pub use attempt::{Committed, OnDeleted};
 pub use error::CommandError;
 pub use snapshots::{NoSnapshots, Replicas, SnapshotEvents};
 
-use attempt::{Action, Attempt, AttemptRules, Finished, Identity, Reply, longest_wait};
+use attempt::{Action, Append, Attempt, AttemptRules, Finished, Identity, Reply, longest_wait};
 use base::{Base, CatchUp, CatchUpRules, Fed};
 use cache::Cache;
 use observe::{Observation, Observer, Origin, Unobserved};
 use snapshots::{Snapshot, Snapshots};
+
+/// Before the first look for an append that may be under way already: a commit's time, with room.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+/// Between the later ones, doubling up to here: the server gives up on such an append in 2 s.
+const LAST_LOOK: Duration = Duration::from_millis(400);
+/// Longer than any wait: a clock cannot be asked for all of `Duration::MAX`.
+const FOR_EVER: Duration = Duration::from_hours(24 * 365);
+
+/// A time-out's end; of one beyond all reason, a year from now.
+pub(crate) fn after(begun: Instant, timeout: Duration) -> Instant {
+    begun + timeout.min(FOR_EVER)
+}
 
 /// How a repository carries out commands.
 #[derive(Clone, Debug)]
@@ -56,7 +77,9 @@ pub struct Settings {
     pub page: ReadLimit,
     /// What a command on a softly deleted stream finds. Seen where the stream is looked at: a
     /// command that is decided on a snapshot from before the deletion, unmarked as yet, is
-    /// appended at that snapshot's revision, and revives the stream as EventStoreDB allows.
+    /// appended at that snapshot's revision, and revives the stream as EventStoreDB allows: a
+    /// deletion does not move the revision, and no look before an append is free of a race. So
+    /// `Refuse` refuses what a look or a read saw deleted, no more.
     pub on_deleted: OnDeleted,
     /// Whether a stream that was deleted and lives again is folded from its first readable event:
     /// the projection's policy for revived streams is `restart`. [`OnDeleted::Restart`] implies it.
@@ -117,6 +140,10 @@ pub struct Context {
     pub correlation_id: Option<String>,
     /// What caused it; its own id when `None`.
     pub causation_id: Option<String>,
+    /// The caller's fingerprint of its request (a digest of an HTTP body, say): stored beside the
+    /// events, and compared when the same command id comes again. Another one is
+    /// [`CommandError::KeyReused`].
+    pub fingerprint: Option<String>,
     /// Another deadline than the settings'.
     pub deadline: Option<Duration>,
 }
@@ -209,10 +236,15 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 "execute a command: the aggregate's id is empty".to_owned(),
             )));
         }
-        let deadline = begun + context.deadline.unwrap_or(self.settings.deadline);
+        let deadline = after(begun, context.deadline.unwrap_or(self.settings.deadline));
         let command_id = context.command_id.unwrap_or_else(Uuid::now_v7);
         let identity = Identity {
             command: command_id,
+            execution: Uuid::new_v4(),
+            sort: Sort {
+                name: Some(command.name()).filter(|name| !name.is_empty()).map(Into::into),
+                fingerprint: context.fingerprint.map(Into::into),
+            },
             correlation: context.correlation_id.unwrap_or_else(|| command_id.to_string()),
             causation: context.causation_id.unwrap_or_else(|| command_id.to_string()),
             at: Utc::now(),
@@ -231,17 +263,14 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 break;
             }
             let appending = matches!(action, Action::Append(..));
-            let reply = timeout_at(
-                deadline,
-                self.perform::<C>(&stream, command_id, action, deadline, &mut seen),
-            )
-            .await;
+            let performed = Box::pin(self.perform::<C>(&stream, command_id, action, deadline, &mut seen));
+            let reply = timeout_at(deadline, performed).await;
             if let Ok(reply) = reply {
                 attempt.apply(reply);
             } else {
                 if appending {
                     let late = JournalError::OutcomeUnknown("no reply before the command's deadline".to_owned());
-                    attempt.apply(Reply::Appended(Err(late)));
+                    attempt.apply(Reply::Appended(Err(late), None));
                 }
                 attempt.expire();
             }
@@ -301,16 +330,56 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             Action::Read(from) => Reply::Read(self.journal.read(stream, from, self.settings.page).await),
             Action::Refresh => Reply::Refreshed(self.refresh(stream, seen).await.map(Box::new)),
             Action::Look => Reply::Stands(self.journal.look(stream).await),
-            Action::Append(expected, events) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                Reply::Appended(self.journal.append(stream, expected, events, left).await)
-            }
+            // On the heap: the stores' futures are large, and this one holds two of them.
+            Action::Append(append) => Box::pin(self.append(stream, append, deadline)).await,
             Action::Wait(pause) => {
                 // Full jitter: those who lost the same race must not meet again.
                 tokio::time::sleep(pause.longest().mul_f64(fastrand::f64())).await;
                 Reply::Waited
             }
             Action::Done => Reply::Waited,
+        }
+    }
+
+    async fn append<E: std::error::Error + 'static>(
+        &self,
+        stream: &Arc<str>,
+        append: Append,
+        deadline: Instant,
+    ) -> Reply<E> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let (place, look, verify) = (append.place(), append.look, append.verify);
+        let answer = Box::pin(self.journal.append(stream, append.expected, append.events, left));
+        let one = ReadLimit {
+            events: 1,
+            ..self.settings.page
+        };
+        match (look, verify) {
+            (Some(from), _) => tokio::select! {
+                biased;
+                outcome = answer => Reply::Appended(outcome, None),
+                slice = Box::pin(self.look_for(stream, from, place)) => Reply::Read(Ok(slice)),
+            },
+            (None, Some(at)) => {
+                let (outcome, slice) = tokio::join!(answer, Box::pin(self.journal.read(stream, at, one)));
+                Reply::Appended(outcome, Some(slice))
+            }
+            (None, None) => Reply::Appended(answer.await, None),
+        }
+    }
+
+    /// Reads the stream now and then, until something stands at `place` or above.
+    async fn look_for(&self, stream: &Arc<str>, from: u64, place: u64) -> Slice {
+        let mut pause = FIRST_LOOK;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_LOOK);
+            let read = self.journal.read(stream, from, self.settings.page).await;
+            if let Ok(slice) = read
+                && slice.events.last().is_some_and(|event| event.revision >= place)
+            {
+                return slice;
+            }
         }
     }
 
@@ -388,6 +457,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         let mut reading = CatchUp::new(Base::initial(&*self.fold, lineage), Some(command), rules);
         let mut waits = 0;
         let mut refreshed = false;
+        let mut unfoldable = false;
         loop {
             let slice = match self.journal.read(stream, reading.from(), self.settings.page).await {
                 Ok(slice) => slice,
@@ -405,7 +475,14 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 Err(error) => return Err(CommandError::Journal(error)),
             };
             let before = reading.folded;
-            let fed = reading.feed(&*self.fold, slice)?;
+            let fed = match reading.feed(&*self.fold, slice) {
+                // What was looked for was found before: what comes behind it is no matter.
+                Err(_) if reading.found.is_some() => {
+                    unfoldable = true;
+                    break;
+                }
+                fed => fed?,
+            };
             self.see(seen, Observation::Replayed(reading.folded - before));
             match fed {
                 // A second read is dearer than the table's newest word, which an eventually consistent
@@ -433,7 +510,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 Fed::UpToDate | Fed::Nothing(_) | Fed::Diverged | Fed::Shorter => break,
             }
         }
-        let confirmed = reading.hole.is_none();
+        let confirmed = reading.hole.is_none() && !unfoldable;
         let CatchUp { mut base, found, .. } = reading;
         if let Some(found) = found
             && let (Some(first), Some(last)) = (found.events.first(), found.events.last())
@@ -442,6 +519,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             // Older than the window, and seen all the same.
             let landed = Landed {
                 command,
+                sort: origin_of(first).map(|origin| origin.sort).unwrap_or_default(),
                 first: first.revision,
                 last: last.revision,
             };
@@ -467,7 +545,13 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         } = finished;
         let replaces = discarded || begun_anew;
         let Some(mut base) = base else {
-            if let (Some(cache), true) = (&self.cache, replaces || answer.is_err()) {
+            // An outage says nothing of the state that is cached; a deletion, or events that do not
+            // fold, do.
+            let wrong = matches!(
+                answer,
+                Err(CommandError::Deleted { .. } | CommandError::State(_) | CommandError::OutcomeUnknown { .. })
+            );
+            if let (Some(cache), true) = (&self.cache, replaces || wrong) {
                 cache.forget(Some(stream));
             }
             return answer;

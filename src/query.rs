@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     command::{
+        after,
         attempt::longest_wait,
         base::{Base, CatchUp, CatchUpError, CatchUpRules, Fed, Lineage},
         observe::{Discard, Observation, Observer, Unobserved},
@@ -359,7 +360,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
                 token: token.stream.clone(),
             });
         }
-        let until = Instant::now() + timeout;
+        let until = after(Instant::now(), timeout);
         let mut polls = 0;
         let behind = loop {
             // The first read is the cheap one; once it is late, no read may be stale on top.
@@ -415,7 +416,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         until: Option<Moment>,
         replayed: &mut usize,
     ) -> Result<Option<Answer>, QueryError> {
-        let deadline = Instant::now() + self.limits.deadline;
+        let deadline = after(Instant::now(), self.limits.deadline);
         let base = self.snapshot(stream, until, false).await?;
         let base = self.bring_up_to_date(stream, base, until, deadline, replayed).await?;
         let freshness = if until.is_some() {

@@ -61,11 +61,33 @@ impl Quarantine {
     }
 }
 
-/// A command that landed: its id and the revisions of its events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a command was, as its events' metadata and the window of commands say it. Either is
+/// compared only where both sides have it: what older code wrote has neither.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Sort {
+    /// Its name ([`crate::aggregate::Command::name`]).
+    #[serde(default, rename = "command", skip_serializing_if = "Option::is_none")]
+    pub name: Option<Arc<str>>,
+    /// The caller's fingerprint of its request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<Arc<str>>,
+}
+
+impl Sort {
+    /// Whether the two say that they are different commands.
+    pub fn differs(&self, other: &Self) -> bool {
+        let differ = |a: &Option<Arc<str>>, b: &Option<Arc<str>>| a.is_some() && b.is_some() && a != b;
+        differ(&self.name, &other.name) || differ(&self.fingerprint, &other.fingerprint)
+    }
+}
+
+/// A command that landed: its id, what it was and the revisions of its events.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Landed {
     /// The command's id.
     pub command: Uuid,
+    /// What it was.
+    pub sort: Sort,
     /// The revision of its first event.
     pub first: Revision,
     /// The revision of its last event.

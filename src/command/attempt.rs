@@ -25,9 +25,9 @@ use crate::{
     journal::{Appended, Expected, Hole, JournalError, NewEvent, Presence, Slice, Standing},
     projection::{
         Fold, OnLostHistory, State,
-        run::{command_of, fold_run},
+        run::{command_of, fold_run, origin_of},
     },
-    replica::{Header, Landed},
+    replica::{Header, Landed, Sort},
 };
 
 mod answer;
@@ -36,7 +36,7 @@ pub use answer::Committed;
 
 mod parts;
 
-pub use parts::{Action, AttemptRules, Identity, OnDeleted, Pause, Reply, event_id, longest_wait};
+pub use parts::{Action, Append, AttemptRules, Identity, OnDeleted, Pause, Reply, event_id, longest_wait};
 
 use parts::metadata;
 
@@ -48,6 +48,10 @@ struct Pending {
     base: Version,
     events: Vec<NewEvent>,
 }
+
+/// Events that are folded from a stream's first on to answer a repetition with the state as it was
+/// then: a read of so many costs a round trip, not much more.
+const WORTH_FOLDING: Revision = 1_000;
 
 /// What is not known of an append that was tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,6 +122,8 @@ pub struct Attempt<'a, A: Aggregate, C: Command<A>> {
     hint: Option<Version>,
     /// Times that the pending append was sent since nothing explains its conflict.
     rounds: u32,
+    /// The append brought a deleted stream to life.
+    revived: bool,
     pending: Option<Pending>,
     doubt: Doubt,
     parent: Option<(Revision, Uuid)>,
@@ -152,6 +158,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             hole: None,
             hint: None,
             rounds: 0,
+            revived: false,
             pending: None,
             doubt: Doubt::None,
             parent: None,
@@ -171,7 +178,12 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             Phase::Refresh(_) => Action::Refresh,
             Phase::Look => Action::Look,
             Phase::Append => match &self.pending {
-                Some(pending) => Action::Append(pending.expected, pending.events.clone()),
+                Some(pending) => Action::Append(Append {
+                    expected: pending.expected,
+                    events: pending.events.clone(),
+                    verify: self.to_verify(),
+                    look: self.in_doubt().then(|| self.reading().from()),
+                }),
                 // Events to append are set with the phase.
                 None => Action::Load,
             },
@@ -184,7 +196,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
     pub fn apply(&mut self, reply: Reply<C::Error>) {
         if matches!(
             reply,
-            Reply::Read(Ok(_)) | Reply::Stands(Ok(_)) | Reply::Appended(Ok(_))
+            Reply::Read(Ok(_)) | Reply::Stands(Ok(_)) | Reply::Appended(Ok(_), _)
         ) {
             self.trouble = None;
         }
@@ -198,7 +210,12 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             (Phase::Recall(landed, events), Reply::Read(Ok(slice))) => self.recalled(landed, events, slice),
             (Phase::Refresh(reading), Reply::Refreshed(base)) => self.refreshed(reading, base),
             (Phase::Look, Reply::Stands(Ok(standing))) => self.stands(&standing),
-            (Phase::Append, Reply::Appended(outcome)) => self.appended(outcome),
+            (Phase::Append, Reply::Appended(outcome, beside)) => self.appended(outcome, beside),
+            // The answer was not waited for any longer.
+            (Phase::Append, Reply::Read(Ok(slice))) => {
+                self.doubt = self.doubt.max(Doubt::Lost);
+                self.read(Box::new(self.reading()), slice);
+            }
             (phase, Reply::Read(Err(error)) | Reply::Stands(Err(error))) => self.failed(phase, error),
             // A reply to something that was not asked changes nothing.
             (phase, _) => self.phase = phase,
@@ -257,12 +274,22 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         self.phase = Phase::Done(Box::new(answer));
     }
 
+    fn reading(&self) -> CatchUp {
+        CatchUp::new(self.base.clone(), Some(self.identity.command), self.rules.catch_up)
+    }
+
     fn catch_up(&self) -> Phase<A, C::Error> {
-        Phase::CatchUp(Box::new(CatchUp::new(
-            self.base.clone(),
-            Some(self.identity.command),
-            self.rules.catch_up,
-        )))
+        Phase::CatchUp(Box::new(self.reading()))
+    }
+
+    /// The base's event, when nobody in this process has seen that it is the stream's; and where a
+    /// stream's new life starts anew, the last event that was seen of it, which a deletion since
+    /// would have taken. Of a deleted stream nothing can be seen.
+    fn to_verify(&self) -> Option<Revision> {
+        let unseen = !self.base.verified || self.rules.catch_up.restarts;
+        let version = self.base.header.version;
+        let version = version.filter(|_| unseen && !self.reviving && self.hole.is_none());
+        version.map(|version| self.base.seen.unwrap_or(version))
     }
 
     fn wait_then(&mut self, next: Phase<A, C::Error>) {
@@ -290,6 +317,9 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
 
     fn deleted(&mut self, tombstoned: bool) {
         self.confirmed = false;
+        if self.in_doubt() {
+            return self.give_up();
+        }
         self.done(Err(CommandError::Deleted {
             stream: self.stream.to_string(),
             tombstoned,
@@ -329,10 +359,12 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
     /// Has the command landed already, as far as the base knows? Else it is decided.
     fn look_up(&mut self) {
         let command = self.identity.command;
-        let known = self.base.header.commands.iter().find(|l| l.command == command).copied();
+        let known = self.base.header.commands.iter().find(|l| l.command == command).cloned();
         match known {
-            Some(landed) if self.base.header.version > Some(landed.last) => {
-                // Its state is behind the base: fold the stream anew, up to it.
+            Some(landed) if self.reused(&landed.sort) => {}
+            // Its state is behind the base: fold the stream anew, up to it, where one read does that.
+            // Further on its events are read where they stand, and the state in hand goes with them.
+            Some(landed) if self.base.header.version > Some(landed.last) && landed.last < WORTH_FOLDING => {
                 let start = Base::initial(self.fold, Lineage::Foreign);
                 let reading = CatchUp::new(start, Some(command), self.rules.catch_up);
                 self.phase = Phase::Replay(Box::new(reading), landed);
@@ -340,6 +372,23 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             Some(landed) => self.phase = Phase::Recall(landed, Vec::new()),
             None => self.decide(),
         }
+    }
+
+    /// Another command landed with this one's id: ends with that.
+    fn reused(&mut self, landed: &Sort) -> bool {
+        let reused = landed.differs(&self.identity.sort);
+        if reused {
+            let named = landed
+                .name
+                .as_ref()
+                .filter(|name| self.identity.sort.name.as_ref() != Some(name));
+            let landed = named.map_or("with another fingerprint".to_owned(), |name| format!("`{name}`"));
+            self.done(Err(CommandError::KeyReused {
+                command_id: self.identity.command,
+                landed,
+            }));
+        }
+        reused
     }
 
     fn in_doubt(&self) -> bool {
@@ -376,7 +425,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         let fed = reading.feed(self.fold, slice);
         self.observed.push(Observation::Replayed(reading.folded - before));
         match fed {
-            Err(error) => self.done(Err(error.into())),
+            Err(error) => self.unfoldable(reading.found.take(), error),
             // Not while an append is looked for: a fresher state would step over it.
             Ok(Fed::More) if !self.refreshed && !self.in_doubt() && reading.found.is_none() => {
                 self.refreshed = true;
@@ -407,6 +456,17 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         }
     }
 
+    /// The stream does not fold to its end. A command that was found before is answered all the
+    /// same, and one that may stand behind is not known to have failed.
+    fn unfoldable(&mut self, found: Option<Found>, error: CatchUpError) {
+        self.confirmed = false;
+        match found {
+            Some(found) => self.answer_found(found),
+            None if self.in_doubt() => self.give_up(),
+            None => self.done(Err(error.into())),
+        }
+    }
+
     /// Where an append in doubt may stand nothing can be read: the base was started over beyond
     /// it, or it would stand in a hole.
     fn out_of_sight(&self) -> bool {
@@ -423,6 +483,9 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
 
     fn lost_history(&mut self, hole: Hole) {
         self.confirmed = false;
+        if self.in_doubt() {
+            return self.give_up();
+        }
         self.done(Err(CommandError::State(CatchUpError::LostHistory {
             stream: self.stream.to_string(),
             first: hole.first(),
@@ -581,6 +644,8 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
                     events,
                     attempts: self.attempts,
                     repeated: false,
+                    first: self.base.header.first,
+                    revived: false,
                 };
                 self.done(Ok(answer));
             }
@@ -595,14 +660,22 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             problem,
         };
         let mut new = Vec::with_capacity(events.len());
+        let metadata = metadata::<A::Event>(&self.identity);
         for (index, event) in events.iter().enumerate() {
             match codec::encode(event) {
                 Ok(body) => new.push(NewEvent {
-                    id: event_id(self.identity.command, &self.stream, index),
+                    id: event_id(
+                        self.identity.command,
+                        &self.stream,
+                        index,
+                        &body.kind,
+                        &body.data,
+                        &metadata,
+                    ),
                     kind: body.kind,
                     json: true,
                     data: body.data,
-                    metadata: metadata::<A::Event>(&self.identity),
+                    metadata: metadata.clone(),
                 }),
                 Err(error) => {
                     let error = unwritable(error.to_string());
@@ -641,12 +714,24 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         pending.events.iter().zip(first..).map(raw).collect()
     }
 
-    fn appended(&mut self, outcome: Result<Appended, JournalError>) {
+    fn appended(&mut self, outcome: Result<Appended, JournalError>, beside: Option<Result<Slice, JournalError>>) {
+        let to_verify = self.to_verify();
         let Some(pending) = self.pending.take() else {
             return self.expire();
         };
         match outcome {
-            Ok(appended) => self.landed(pending, appended),
+            Ok(appended) => match to_verify {
+                Some(_) if self.verifies(beside) => self.landed(pending, appended),
+                Some(_) => {
+                    // It landed, on a state that is not known to be the stream's: what it came to
+                    // is read from the stream.
+                    self.attempts += 1;
+                    self.doubt = self.doubt.max(Doubt::Lost);
+                    self.pending = Some(pending);
+                    self.phase = self.catch_up();
+                }
+                None => self.landed(pending, appended),
+            },
             Err(JournalError::WrongExpected { current }) => {
                 self.observed.push(if self.rounds == 0 {
                     Observation::Conflict
@@ -675,6 +760,32 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
                 self.failed(Phase::Append, error);
             }
         }
+    }
+
+    /// Whether what was read beside an append says that the base is the stream's.
+    fn verifies(&mut self, beside: Option<Result<Slice, JournalError>>) -> bool {
+        let Some(Ok(slice)) = beside else { return false };
+        let header = &self.base.header;
+        let own = header.event.as_ref().map(|event| event.id);
+        match slice.events.first() {
+            Some(first) if Some(first.revision) == header.version && Some(first.id) == own => {
+                self.base.verified = true;
+            }
+            Some(first) if Some(first.revision) == header.version => {
+                self.observed.push(Observation::Discarded(Discard::Diverged));
+                self.base = Base::initial(self.fold, Lineage::Foreign);
+            }
+            Some(first) if Some(first.revision) == self.base.seen => {}
+            // Deleted, truncated, gone: read on, by the rules for that.
+            _ => {
+                self.revived |= slice.presence == Presence::Absent;
+                if self.rules.catch_up.restarts {
+                    self.base = Base::initial(self.fold, Lineage::Foreign);
+                }
+                return false;
+            }
+        }
+        self.base.verified && self.base.header.version.is_some()
     }
 
     fn landed(&mut self, pending: Pending, appended: Appended) {
@@ -708,6 +819,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         let base = (self.base.header.clone(), self.base.state.clone());
         let folded = fold_run(self.fold, base, &raw, self.rules.catch_up.keep_commands);
         self.base.bytes += raw.iter().map(|e| e.data.len()).sum::<usize>();
+        self.base.seen = self.base.header.version.filter(|_| self.rules.catch_up.restarts);
         self.base.header = folded.header;
         self.base.state = folded.state;
         if self.reviving || self.hole.is_some() {
@@ -715,6 +827,8 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             self.base.lineage = Lineage::Foreign;
             self.base.header.deleted = false;
         }
+        // A stream that was taken to be new had a life before.
+        self.revived |= self.reviving || (pending.expected == Expected::NoStream && first > 0);
         self.confirmed = folded.stopped.is_none();
         let after = (self.base.header.clone(), self.base.state.clone());
         self.answer(&raw, after, last, false);

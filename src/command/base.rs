@@ -43,6 +43,10 @@ pub struct Base {
     pub state: State,
     /// How it relates to the replica table.
     pub lineage: Lineage,
+    /// This process folded it from the stream, or saw the stream's event at its version to be its.
+    pub verified: bool,
+    /// The last event that a read has shown of it, where that is not the one at its version.
+    pub seen: Option<Revision>,
     /// About its size in bytes, for a cache.
     pub bytes: usize,
 }
@@ -54,6 +58,8 @@ impl Base {
             header: Header::new(),
             state: fold.initial(),
             lineage,
+            verified: true,
+            seen: None,
             bytes: 0,
         }
     }
@@ -202,6 +208,8 @@ impl CatchUp {
                 _ => {}
             }
             self.verified = true;
+            self.base.verified = true;
+            self.base.seen = None;
         }
         // Indices shift with each run that is taken, from the front.
         let holes: Vec<_> = slice.holes(self.base.header.version).collect();

@@ -30,6 +30,16 @@ pub enum CommandError<E: Error + 'static> {
         /// The command's id.
         command_id: Uuid,
     },
+    /// The command's id was used before, for another command: nothing was appended.
+    #[error(
+        "execute command {command_id}: its id was used before for another command, {landed}; draw a new id for a new command"
+    )]
+    KeyReused {
+        /// The id.
+        command_id: Uuid,
+        /// What landed with it.
+        landed: String,
+    },
     /// The aggregate's stream is deleted.
     #[error("use `{stream}`: it is deleted{}", if *.tombstoned { " for good" } else { "" })]
     Deleted {
@@ -73,7 +83,11 @@ impl<E: Error + 'static> CommandError<E> {
             Self::Contended { .. } | Self::OutcomeUnknown { .. } => true,
             Self::Journal(error) => error.is_transient(),
             Self::Replica(error) => error.is_transient(),
-            Self::Rejected(_) | Self::Deleted { .. } | Self::State(_) | Self::Unwritable { .. } => false,
+            Self::Rejected(_)
+            | Self::KeyReused { .. }
+            | Self::Deleted { .. }
+            | Self::State(_)
+            | Self::Unwritable { .. } => false,
         }
     }
 
@@ -83,6 +97,7 @@ impl<E: Error + 'static> CommandError<E> {
             Self::Rejected(_) => "rejected",
             Self::Contended { .. } => "contended",
             Self::OutcomeUnknown { .. } => "outcome_unknown",
+            Self::KeyReused { .. } => "key_reused",
             Self::Deleted { .. } => "deleted",
             Self::State(_) => "state",
             Self::Unwritable { .. } => "unwritable",

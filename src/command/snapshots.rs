@@ -77,6 +77,7 @@ pub fn base_of(fold: &dyn Fold, replica: Replica) -> Result<Base, String> {
         let header = Header {
             deleted: replica.header.deleted,
             generation: replica.header.generation,
+            quarantine: replica.header.quarantine,
             ..Header::new()
         };
         return Ok(Base {
@@ -89,6 +90,8 @@ pub fn base_of(fold: &dyn Fold, replica: Replica) -> Result<Base, String> {
         header: replica.header,
         state,
         lineage,
+        verified: false,
+        seen: None,
         bytes: replica.bytes,
     })
 }

@@ -5,6 +5,7 @@ mod corners;
 mod early;
 mod faults;
 mod kit;
+mod once;
 mod queries;
 mod repeated;
 mod sources;

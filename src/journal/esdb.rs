@@ -44,6 +44,9 @@ pub use settings::{DEFAULT_IDLE_RENEW, DEFAULT_OPERATION_TIMEOUT, EsdbSettings, 
 #[cfg(feature = "daemon")]
 pub use subscription::GroupSubscription;
 
+/// As long as an append may be told to wait: no server does for so long.
+const LONGEST: Duration = Duration::from_hours(24);
+
 /// EventStoreDB. Cheap to clone; clones share one connection.
 #[derive(Clone)]
 pub struct EventStore {
@@ -254,7 +257,8 @@ impl Journal for EventStore {
                 Expected::NoStream => ExpectedRevision::NoStream,
                 Expected::Exact(revision) => ExpectedRevision::Exact(revision),
             })
-            .deadline(deadline)
+            // The header has eight digits for it.
+            .deadline(deadline.min(LONGEST))
             .requires_leader(true);
         let events: Vec<EventData> = events
             .iter()

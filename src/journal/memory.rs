@@ -36,6 +36,8 @@ pub enum AppendFault {
     /// It is accepted, dies after this long with everything that was accepted behind it, and
     /// nobody can tell.
     Dies(Duration),
+    /// It is accepted and committed after this long, and its reply is lost at once.
+    LateAndLost(Duration),
 }
 
 /// What was asked of the store, for tests that count round trips.
@@ -505,7 +507,7 @@ impl Journal for MemoryJournal {
             _ => {}
         }
         let (wait, dies) = match fault {
-            Some(AppendFault::Late(wait)) => (wait, false),
+            Some(AppendFault::Late(wait) | AppendFault::LateAndLost(wait)) => (wait, false),
             Some(AppendFault::Dies(wait)) => (wait, true),
             _ => (Duration::ZERO, false),
         };
@@ -539,6 +541,9 @@ impl Journal for MemoryJournal {
             }
             judged
         };
+        if matches!(fault, Some(AppendFault::LateAndLost(_))) {
+            return lost();
+        }
         let done = match judged {
             Judged::Done(appended) => appended,
             Judged::Accepted(appended, committed) => match tokio::time::timeout(deadline, committed).await {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Change, Fold, FoldError, State};
 use crate::{
     event::RawEvent,
-    replica::{Header, Landed, LastEvent},
+    replica::{Header, Landed, LastEvent, Sort},
 };
 
 /// The metadata member that names the command that an event carries out.
@@ -86,11 +86,12 @@ fn advance(header: &mut Header, event: &RawEvent, keep: usize) {
     if keep == 0 {
         return;
     }
-    let Some(command) = command_of(event) else { return };
+    let Some(origin) = origin_of(event) else { return };
     match header.commands.last_mut() {
-        Some(last) if last.command == command => last.last = event.revision,
+        Some(last) if last.command == origin.command => last.last = event.revision,
         _ => header.commands.push(Landed {
-            command,
+            command: origin.command,
+            sort: origin.sort,
             first: event.revision,
             last: event.revision,
         }),
@@ -99,10 +100,33 @@ fn advance(header: &mut Header, event: &RawEvent, keep: usize) {
     header.commands.drain(..surplus);
 }
 
+/// The metadata member that names the execution of a command that appended an event: one call.
+pub const EXECUTION_ID: &str = "executionId";
+
+/// Which command an event carries out, as its metadata says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The command's id.
+    pub command: Uuid,
+    /// The call that appended it; unknown of what older code wrote.
+    pub execution: Option<Uuid>,
+    /// What the command was.
+    pub sort: Sort,
+}
+
 /// The command that an event's metadata names.
-pub fn command_of(event: &RawEvent) -> Option<Uuid> {
+pub fn origin_of(event: &RawEvent) -> Option<Origin> {
     #[derive(Deserialize)]
     struct Named {
+        #[serde(rename = "commandId")]
+        command: Option<Uuid>,
+        #[serde(rename = "executionId", default)]
+        execution: Option<Uuid>,
+        #[serde(flatten)]
+        sort: Sort,
+    }
+    #[derive(Deserialize)]
+    struct Bare {
         #[serde(rename = "commandId")]
         command: Option<Uuid>,
     }
@@ -111,9 +135,32 @@ pub fn command_of(event: &RawEvent) -> Option<Uuid> {
         .metadata
         .windows(COMMAND_ID.len())
         .any(|window| window == COMMAND_ID.as_bytes());
-    named
-        .then(|| serde_json::from_slice::<Named>(&event.metadata).ok()?.command)
-        .flatten()
+    if !named {
+        return None;
+    }
+    // Somebody else's members of the same names may be anything.
+    let named = serde_json::from_slice(&event.metadata).or_else(|_| {
+        serde_json::from_slice(&event.metadata).map(|Bare { command }| Named {
+            command,
+            execution: None,
+            sort: Sort::default(),
+        })
+    });
+    let Named {
+        command,
+        execution,
+        sort,
+    } = named.ok()?;
+    Some(Origin {
+        command: command?,
+        execution,
+        sort,
+    })
+}
+
+/// The id of the command that an event's metadata names.
+pub fn command_of(event: &RawEvent) -> Option<Uuid> {
+    origin_of(event).map(|origin| origin.command)
 }
 
 #[cfg(test)]
@@ -203,6 +250,7 @@ mod tests {
         let landed = run(&events, 2).header.commands;
         let expected = [(2, 3, 3), (3, 4, 4)].map(|(id, first, last)| Landed {
             command: Uuid::from_u128(id),
+            sort: Sort::default(),
             first,
             last,
         });

@@ -57,6 +57,10 @@ pub mod attribute {
     pub const COMMAND_FIRST: &str = "first";
     /// N, in a command: the revision of its last event.
     pub const COMMAND_LAST: &str = "last";
+    /// S in [`COMMANDS`]: the command's name, if it has one.
+    pub const COMMAND_NAME: &str = "name";
+    /// S in [`COMMANDS`]: the caller's fingerprint of its request, if it gave one.
+    pub const COMMAND_FINGERPRINT: &str = "fingerprint";
     /// N: the revision of the event that cannot be folded, only while quarantined.
     pub const QUARANTINED_AT: &str = "quarantined_at";
     /// S: why.
@@ -336,7 +340,12 @@ fn header_bytes(header: &Header, stream: &str, projection: &str) -> usize {
     let event = header.event.as_ref().map_or(0, |event| {
         a::EVENT_ID.len() + ID + a::EVENT_TYPE.len() + event.kind.len() + a::EVENT_AT.len() + TIME
     });
-    let commands = a::COMMANDS.len() + 3 + header.commands.len() * COMMAND;
+    let sorts = header.commands.iter().map(|landed| {
+        let part =
+            |name: &str, text: &Option<std::sync::Arc<str>>| text.as_ref().map_or(0, |t| 2 + name.len() + t.len());
+        part(a::COMMAND_NAME, &landed.sort.name) + part(a::COMMAND_FINGERPRINT, &landed.sort.fingerprint)
+    });
+    let commands = a::COMMANDS.len() + 3 + header.commands.len() * COMMAND + sorts.sum::<usize>();
     let fixed = a::KEY.len()
         + a::PROJECTION.len()
         + projection.len()

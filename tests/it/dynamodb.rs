@@ -10,7 +10,7 @@ use projector::{
     event::Version,
     projection::{Encoded, StoredState},
     replica::{
-        Demand, Header, Landed, LastEvent, Put, PutOutcome, Quarantine, Replica, ReplicaStore,
+        Demand, Header, Landed, LastEvent, Put, PutOutcome, Quarantine, Replica, ReplicaStore, Sort,
         dynamodb::{AttemptOutcome, DynamoTable, Operation, Tables},
         item::{self, Body, KeyKind, Promoted, Rules, attribute},
     },
@@ -153,6 +153,10 @@ async fn a_replica_reads_back_as_it_was_put() {
     full.commands = (0..3)
         .map(|n| Landed {
             command: Uuid::from_u128(n),
+            sort: Sort {
+                name: (n > 0).then(|| "withdraw".into()),
+                fingerprint: (n > 1).then(|| "f00".into()),
+            },
             first: n as u64,
             last: n as u64 + 2,
         })

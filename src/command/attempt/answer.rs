@@ -29,8 +29,14 @@ pub struct Committed<A: Aggregate> {
     pub events: Vec<A::Event>,
     /// Appends that it took, lost races counted; 0 for an empty decision or a repetition.
     pub attempts: u32,
-    /// The command had landed before this execution.
+    /// Another call had carried the command out: this one wrote nothing.
     pub repeated: bool,
+    /// The revision of the first event in `state`: above 0 where the history before it is gone.
+    pub first: Revision,
+    /// The append brought a deleted stream to life, as far as was seen: always where the command
+    /// found it deleted. A command on a state from before a deletion that nobody has marked yet
+    /// revives the stream as EventStoreDB allows, which a read beside the append may see or miss.
+    pub revived: bool,
 }
 
 impl<A: Aggregate> Committed<A> {

@@ -13,7 +13,8 @@ use crate::{
     },
     event::{Event, Revision},
     journal::{Appended, Expected, JournalError, NewEvent, Slice, Standing},
-    projection::run::COMMAND_ID,
+    projection::run::{COMMAND_ID, EXECUTION_ID},
+    replica::Sort,
 };
 
 /// What a command finds when its aggregate's stream is deleted softly.
@@ -45,6 +46,10 @@ pub struct AttemptRules {
 pub struct Identity {
     /// The command's id.
     pub command: Uuid,
+    /// This call's: drawn for it.
+    pub execution: Uuid,
+    /// What the command is.
+    pub sort: Sort,
     /// What it belongs to; EventStoreDB's `$correlationId`.
     pub correlation: String,
     /// What caused it; EventStoreDB's `$causationId`.
@@ -65,11 +70,36 @@ pub enum Action {
     /// Look how the stream stands.
     Look,
     /// Append.
-    Append(Expected, Vec<NewEvent>),
+    Append(Append),
     /// Wait, with jitter.
     Wait(Pause),
     /// Nothing: [`super::Attempt::finish`] has the answer.
     Done,
+}
+
+/// An append to make, and what to read beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// Where the stream is expected to stand.
+    pub expected: Expected,
+    /// What to append.
+    pub events: Vec<NewEvent>,
+    /// The base's event, unseen as yet: to be read at the same time, one event from here.
+    pub verify: Option<Revision>,
+    /// It may be under way already, and the server answers no append that is: the stream is to be
+    /// read from here, now and then, until the answer comes or there is something at or above
+    /// [`Self::place`].
+    pub look: Option<Revision>,
+}
+
+impl Append {
+    /// Where the first of its events would stand, as far as its expectation says.
+    pub fn place(&self) -> Revision {
+        match self.expected {
+            Expected::NoStream => 0,
+            Expected::Exact(at) => at + 1,
+        }
+    }
 }
 
 /// What is waited for, and the how manieth time.
@@ -104,26 +134,37 @@ pub enum Reply<E: std::error::Error + 'static> {
     Read(Result<Slice, JournalError>),
     /// A look's.
     Stands(Result<Standing, JournalError>),
-    /// An append's.
-    Appended(Result<Appended, JournalError>),
+    /// An append's, and what was read beside it to verify the base, if that was asked for. The
+    /// append's look at the stream, where it was quicker, is a [`Self::Read`].
+    Appended(Result<Appended, JournalError>, Option<Result<Slice, JournalError>>),
     /// The wait is over.
     Waited,
 }
 
-/// The id of a command's event: the same for every process that executes the command.
-pub fn event_id(command: Uuid, stream: &str, index: usize) -> Uuid {
-    Uuid::new_v5(&command, format!("{stream}/{index}").as_bytes())
+/// The id of a command's event. It covers everything that is stored of the event, the execution in
+/// its metadata included: only the same call's own repetition of an append has the same ids, so an
+/// idempotent success is that call's own, and another's append of the same command is a conflict.
+pub fn event_id(command: Uuid, stream: &str, index: usize, kind: &str, data: &[u8], metadata: &[u8]) -> Uuid {
+    // Lengths keep the parts apart.
+    let head = format!("{stream}/{index}/{kind}/{}/", data.len());
+    Uuid::new_v5(&command, &[head.as_bytes(), data, metadata].concat())
 }
 
 pub(super) fn metadata<E: Event>(identity: &Identity) -> Bytes {
-    serde_json::json!({
+    let mut metadata = serde_json::json!({
         "$correlationId": identity.correlation,
         "$causationId": identity.causation,
         COMMAND_ID: identity.command,
+        EXECUTION_ID: identity.execution,
         "schema": E::SCHEMA,
-    })
-    .to_string()
-    .into()
+    });
+    if let Some(name) = &identity.sort.name {
+        metadata["command"] = (**name).into();
+    }
+    if let Some(fingerprint) = &identity.sort.fingerprint {
+        metadata["fingerprint"] = (**fingerprint).into();
+    }
+    metadata.to_string().into()
 }
 
 /// The most that the nth wait may last, before jitter: doubling, because each further loss says

@@ -2,7 +2,7 @@
 
 use super::{
     Aggregate, Attempt, CatchUp, CatchUpError, Command, CommandError, Committed, Discard, Fed, Found, Header, Landed,
-    Observation, Phase, Presence, RawEvent, Revision, Slice, State, codec, command_of, fold_run,
+    Observation, Phase, Presence, RawEvent, Revision, Slice, State, codec, command_of, fold_run, origin_of,
 };
 
 impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
@@ -10,10 +10,26 @@ impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
         let Some(last) = found.events.last().map(|e| e.revision) else {
             return self.resume();
         };
-        self.observed.push(Observation::Repeated);
-        // Lost in this very attempt, and found: that is no repetition but the outcome.
-        let repeated = !self.in_doubt();
+        // Of this very call, and found: that is no repetition but the outcome.
+        let Some(repeated) = self.repeats(&found.events) else {
+            return;
+        };
         self.answer(&found.events, found.after, last, repeated);
+    }
+
+    /// Whether these events of the command's id are another call's; `None` when they are another
+    /// command's, and the answer says so.
+    fn repeats(&mut self, events: &[RawEvent]) -> Option<bool> {
+        let origin = events.first().and_then(origin_of);
+        let own = origin.as_ref().and_then(|o| o.execution) == Some(self.identity.execution);
+        if own {
+            return Some(false);
+        }
+        if origin.is_some_and(|origin| self.reused(&origin.sort)) {
+            return None;
+        }
+        self.observed.push(Observation::Repeated);
+        Some(true)
     }
 
     /// Answers with `events`, which end at `last`, and the state after them.
@@ -24,12 +40,12 @@ impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
                 Ok(recorded) => decoded.push(recorded.event),
                 Err(error) => {
                     let (stream, revision) = (self.stream.to_string(), event.revision);
-                    return self.done(Err(CatchUpError::Unfoldable {
+                    let error = CatchUpError::Unfoldable {
                         stream,
                         revision,
                         error,
-                    }
-                    .into()));
+                    };
+                    return self.unfoldable(None, error);
                 }
             }
         }
@@ -48,15 +64,20 @@ impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
             events: decoded,
             attempts: if repeated { 0 } else { self.attempts.max(1) },
             repeated,
+            first: header.first,
+            revived: self.revived && !repeated,
         }));
     }
 
     /// Answers with a command whose events cannot be read any more, if the base knows it.
     pub(super) fn answer_from_memory(&mut self) -> bool {
         let command = self.identity.command;
-        let Some(landed) = self.base.header.commands.iter().find(|l| l.command == command).copied() else {
+        let Some(landed) = self.base.header.commands.iter().find(|l| l.command == command).cloned() else {
             return false;
         };
+        if self.reused(&landed.sort) {
+            return true;
+        }
         self.observed.push(Observation::Repeated);
         let after = (self.base.header.clone(), self.base.state.clone());
         self.answer(&[], after, landed.last, !self.in_doubt());
@@ -123,8 +144,10 @@ impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
             }
             .into()));
         }
-        self.observed.push(Observation::Repeated);
+        let Some(repeated) = self.repeats(&events) else {
+            return;
+        };
         let last = events.last().map_or(landed.last, |e| e.revision).max(landed.last);
-        self.answer(&events, (folded.header, folded.state), last, !self.in_doubt());
+        self.answer(&events, (folded.header, folded.state), last, repeated);
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     event::next_after,
     journal::{Expected, Journal, JournalError, NewEvent, ReadLimit},
     projection::{Fold, StoredState},
-    replica::{Header, Landed, LastEvent, StoreError},
+    replica::{Header, Landed, LastEvent, Sort, StoreError},
 };
 
 /// The event type of a snapshot.
@@ -106,6 +106,9 @@ struct Stored {
     event_type: String,
     event_at: DateTime<Utc>,
     commands: Vec<(Uuid, u64, u64)>,
+    /// What each of them was; older code knows nothing of it.
+    #[serde(default)]
+    sorts: Vec<Sort>,
     state: Box<RawValue>,
 }
 
@@ -114,7 +117,8 @@ impl Stored {
         let text = self.state.get().as_bytes().to_vec();
         let bytes = text.len();
         let state = fold.decode(&StoredState::Json(text), None).map_err(|e| e.to_string())?;
-        let commands = self.commands.into_iter();
+        let sorts = self.sorts.into_iter().chain(std::iter::repeat_with(Sort::default));
+        let commands = self.commands.into_iter().zip(sorts);
         let header = Header {
             version: Some(self.version),
             first: self.first,
@@ -124,7 +128,12 @@ impl Stored {
                 at: self.event_at,
             }),
             commands: commands
-                .map(|(command, first, last)| Landed { command, first, last })
+                .map(|((command, first, last), sort)| Landed {
+                    command,
+                    sort,
+                    first,
+                    last,
+                })
                 .collect(),
             ..Header::new()
         };
@@ -132,6 +141,8 @@ impl Stored {
             header,
             state,
             lineage: Lineage::Foreign,
+            verified: false,
+            seen: None,
             bytes,
         })
     }
@@ -154,6 +165,7 @@ impl Stored {
                 .iter()
                 .map(|l| (l.command, l.first, l.last))
                 .collect(),
+            sorts: base.header.commands.iter().map(|l| l.sort.clone()).collect(),
             state: RawValue::from_string(state).map_err(|e| e.to_string())?,
         }))
     }

@@ -67,6 +67,14 @@ pub(super) enum Do {
 impl Command<Account> for Do {
     type Error = Short;
 
+    fn name(&self) -> &str {
+        match self {
+            Self::Deposit(_) | Self::Split(..) => "deposit",
+            Self::Withdraw(_) => "withdraw",
+            Self::Nothing | Self::Rate(_) | Self::Count => "",
+        }
+    }
+
     fn decide(&self, account: &Account) -> Result<Vec<Entry>, Short> {
         Ok(match *self {
             Self::Deposit(cents) => vec![Entry::Deposited { cents }],

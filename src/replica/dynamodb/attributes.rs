@@ -14,7 +14,7 @@ use crate::{
     event::Version,
     projection::StoredState,
     replica::{
-        Header, Landed, LastEvent, Put, Quarantine, Replica,
+        Header, Landed, LastEvent, Put, Quarantine, Replica, Sort,
         item::{
             self, Body, Key, attribute as a,
             number::{Decimal, is_plain_integer},
@@ -112,11 +112,18 @@ pub(super) fn item(put: &Put, projection: &str, schema: u32, projected_at: DateT
 }
 
 fn command(landed: &Landed) -> AttributeValue {
-    AttributeValue::M(HashMap::from([
+    let mut map = HashMap::from([
         (a::COMMAND_ID.to_owned(), text(landed.command.to_string())),
         (a::COMMAND_FIRST.to_owned(), number(landed.first)),
         (a::COMMAND_LAST.to_owned(), number(landed.last)),
-    ]))
+    ]);
+    let Sort { name, fingerprint } = &landed.sort;
+    for (key, said) in [(a::COMMAND_NAME, name), (a::COMMAND_FINGERPRINT, fingerprint)] {
+        if let Some(said) = said {
+            map.insert(key.to_owned(), text(said.to_string()));
+        }
+    }
+    AttributeValue::M(map)
 }
 
 fn value(document: &Document) -> AttributeValue {
@@ -231,6 +238,14 @@ impl Reader {
         }
     }
 
+    fn optional_text(&mut self, name: &str) -> Result<Option<String>, NotOurs> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(AttributeValue::S(text)) => Ok(Some(text)),
+            Some(_) => Err(wrong(name, "a text")),
+        }
+    }
+
     fn integer(&mut self, name: &str) -> Result<i64, NotOurs> {
         match self.take(name) {
             Some(AttributeValue::N(text)) => canonical(&text).parse().map_err(|_| wrong(name, "an integer")),
@@ -289,6 +304,10 @@ fn landed(value: AttributeValue) -> Result<Landed, NotOurs> {
     let id = map.text(a::COMMAND_ID)?;
     Ok(Landed {
         command: uuid(a::COMMAND_ID, &id)?,
+        sort: Sort {
+            name: map.optional_text(a::COMMAND_NAME)?.map(Into::into),
+            fingerprint: map.optional_text(a::COMMAND_FINGERPRINT)?.map(Into::into),
+        },
         first: map.unsigned(a::COMMAND_FIRST)?,
         last: map.unsigned(a::COMMAND_LAST)?,
     })

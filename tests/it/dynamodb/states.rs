@@ -163,6 +163,10 @@ async fn the_largest_states_that_we_let_through_fit() {
     full.commands = vec![
         Landed {
             command: Uuid::from_u128(u128::MAX),
+            sort: Sort {
+                name: Some("a-name-of-some-length".into()),
+                fingerprint: Some("f".repeat(64).into()),
+            },
             first: u64::MAX / 2,
             last: u64::MAX / 2
         };
