@@ -35,7 +35,7 @@ pub(super) struct Args {
     #[arg(long = "user", value_name = "NAME:PASSWORD[:GROUP,...]")]
     users: Vec<Named>,
     /// Which system projections run: none, as EventStoreDB comes; standard, all five, as it is tested
-    /// with; or some by name, as $by_category,$by_event_type.
+    /// with; or some by name, as `$by_category,$by_event_type`.
     #[arg(long, value_name = "none|standard|NAMES", default_value = "standard", value_parser = projections)]
     projections: Projections,
 }

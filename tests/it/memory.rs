@@ -85,7 +85,7 @@ async fn groups_share_what_they_hold() {
     }
     until("every group holds the event", async || {
         let all = client
-            .list_persistent_subscriptions_for_stream("s", &Default::default())
+            .list_persistent_subscriptions_for_stream("s", &eventstore::ListPersistentSubscriptionsOptions::default())
             .await;
         all.is_ok_and(|all| all.len() == GROUPS && all.iter().all(|one| one.stats.read_buffer_count == 1))
     })

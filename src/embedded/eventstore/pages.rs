@@ -229,9 +229,8 @@ where
     let Some(expected) = said(&headers, EXPECTED).map_or(Some(Expected::Any), expected) else {
         return bad("ES-ExpectedVersion header in wrong format.");
     };
-    let identity = match node.users.identify(said(&headers, "authorization")) {
-        Ok(identity) => identity,
-        Err(_) => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
+    let Ok(identity) = node.users.identify(said(&headers, "authorization")) else {
+        return text(StatusCode::UNAUTHORIZED, "Unauthorized");
     };
     if let Err(refused) = node.check(&identity, Right::Write, &stream).await {
         return match refused.code() {

@@ -17,7 +17,7 @@ use projector::embedded::eventstore::{Options, User, Users};
 /// Failing as a whole, an answer has no headers before its trailers: the call itself fails, not its stream.
 #[tokio::test]
 async fn what_fails_before_its_first_message_fails_in_the_trailers_alone() {
-    let (_server, raw) = server().await;
+    let (server, raw) = server().await;
     put(&raw, "gone", 1..3).await;
     let gone = AppendOptions::new("gone", Expect::Any);
     raw.delete("Tombstone", gone).await.unwrap();
@@ -35,7 +35,7 @@ async fn what_fails_before_its_first_message_fails_in_the_trailers_alone() {
         assert_eq!(said(&status, "exception"), Some("stream-deleted"));
         assert_eq!(said(&status, "stream-name"), Some("gone"));
     }
-    let consumer = client_of(&_server.connection_string());
+    let consumer = client_of(&server.connection_string());
     let options = eventstore::SubscribeToPersistentSubscriptionOptions::default();
     let none = consumer
         .subscribe_to_persistent_subscription("s", "none", &options)

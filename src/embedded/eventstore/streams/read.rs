@@ -104,19 +104,19 @@ fn confirmation() -> Bytes {
 }
 
 /// The server's clock.
-fn now() -> Option<Time> {
+fn now() -> Time {
     let now = Utc::now();
-    Some(Time {
+    Time {
         seconds: now.timestamp(),
         nanos: now.timestamp_subsec_nanos() as i32,
-    })
+    }
 }
 
 /// To a stream: it has been told up to this revision, if to any.
 fn caught_up(revision: Option<u64>) -> Bytes {
     message(&ReadResp {
         caught_up: Some(CaughtUp {
-            at: now(),
+            at: Some(now()),
             revision: revision.map(|revision| revision as i64),
             position: None,
         }),
@@ -128,7 +128,7 @@ fn caught_up(revision: Option<u64>) -> Bytes {
 fn caught_up_at(place: Option<Reached>) -> Bytes {
     message(&ReadResp {
         caught_up: Some(CaughtUp {
-            at: now(),
+            at: Some(now()),
             revision: None,
             position: place.map(|Reached { commit, prepare }| Position { commit, prepare }),
         }),
@@ -142,7 +142,7 @@ fn checkpoint(place: Reached) -> Bytes {
         checkpoint: Some(Checkpoint {
             commit,
             prepare,
-            at: now(),
+            at: Some(now()),
         }),
         ..ReadResp::default()
     })
