@@ -150,6 +150,7 @@ impl std::fmt::Debug for DynamoDb {
 }
 
 /// Nothing stops people from writing a password into an address.
+#[allow(clippy::ref_option, reason = "serde calls it with a reference to the field")]
 fn address_alone<S: serde::Serializer>(endpoint: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
     endpoint.as_deref().map(without_user_info).serialize(serializer)
 }
