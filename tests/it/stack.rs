@@ -181,3 +181,38 @@ async fn with_users_only_they_are_let_in() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_projections_that_run_are_those_that_are_named() {
+    use crate::support::eventstore::{append, client_of, read};
+    for (said, streams) in [
+        ("none", [0, 0]),
+        ("standard", [2, 2]),
+        ("by_event_type", [0, 2]),
+        ("$by_category,$streams", [2, 0]),
+    ] {
+        let arguments = [
+            "stack",
+            "--eventstore-port",
+            "0",
+            "--dynamodb-port",
+            "0",
+            "--projections",
+            said,
+        ];
+        let mut stack = World::default().spawn(&arguments);
+        let printed = stack.printed("PROJECTOR__DYNAMODB__ENDPOINT=").await;
+        let connection = printed
+            .lines()
+            .find_map(|line| line.strip_prefix("PROJECTOR__EVENTSTORE__CONNECTION="));
+        let client = client_of(connection.unwrap());
+        append(&client, "a-1", 2).await;
+        for (stream, links) in ["$ce-a", "$et-Counted"].into_iter().zip(streams) {
+            let shown = read(&client, stream, false).await;
+            assert_eq!(shown.map_or(0, |events| events.len()), links, "{said}: {stream}");
+        }
+    }
+    let done = World::default().run(&["stack", "--projections", "$by_color"]).await;
+    assert_eq!(done.code, 64, "{done:?}");
+    assert!(done.err.contains("$by_category"), "{}", done.err);
+}

@@ -13,6 +13,7 @@ mod ends;
 mod faults;
 mod links;
 mod metadata;
+mod projections;
 mod reads;
 mod restarts;
 mod security;

@@ -59,6 +59,16 @@ pub(super) fn supported() -> SupportedMethods {
                     ("restartsubsystem", &[]),
                 ],
             ),
+            service(
+                "event_store.client.projections.projections",
+                &[
+                    ("statistics", &[]),
+                    ("disable", &[]),
+                    ("enable", &[]),
+                    ("reset", &[]),
+                    ("restartsubsystem", &[]),
+                ],
+            ),
             service("event_store.client.gossip.gossip", &[("read", &[])]),
             service("event_store.client.monitoring.monitoring", &[("stats", &[])]),
             service(

@@ -81,7 +81,7 @@ impl Identity {
         }
     }
 
-    fn admin(&self) -> bool {
+    pub(super) fn admin(&self) -> bool {
         self.is(ADMINS)
     }
 

@@ -12,6 +12,7 @@ mod stream;
 mod writer;
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -27,6 +28,7 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use self::links::SystemProjection;
+pub(super) use self::writer::Projecting;
 use self::{
     accepted::{Accepted, CommitFaults},
     reader::{Names, Reader},
@@ -104,6 +106,8 @@ struct Shared {
     /// Where the next record will be.
     end: AtomicU64,
     changes: watch::Sender<u64>,
+    /// How projections stand, and where those that were switched off left off.
+    projecting: Mutex<HashMap<SystemProjection, (Projecting, u64)>>,
     /// The next revision of streams written lately; [`u64::MAX`]: look.
     heads: Cache<Arc<str>, u64>,
     names: Names,
@@ -112,6 +116,10 @@ struct Shared {
 }
 
 impl Shared {
+    fn stands(&self, projection: SystemProjection, how: Projecting, at: u64) {
+        lock(&self.projecting).insert(projection, (how, at));
+    }
+
     fn set_head(&self, head: Option<u64>, end: u64) {
         self.head.store(head.unwrap_or(EMPTY), Ordering::Release);
         self.end.store(end, Ordering::Release);
@@ -188,6 +196,7 @@ impl Log {
             head: AtomicU64::new(EMPTY),
             end: AtomicU64::new(0),
             changes: watch::Sender::new(0),
+            projecting: Mutex::new(projections.iter().map(|one| (*one, (Projecting::Running, 0))).collect()),
             heads: Cache::new(HEADS),
             names: Names::new(),
             readers: Mutex::new(readers),
@@ -324,6 +333,22 @@ impl Log {
     /// The last record's position; none while there is no record.
     pub(crate) fn head(&self) -> Option<u64> {
         Some(self.shared.head.load(Ordering::Acquire)).filter(|head| *head != EMPTY)
+    }
+
+    /// Switches a system projection; what it missed is there when this returns.
+    pub(super) async fn switch(&self, projection: SystemProjection, to: Projecting) -> Result<(), WriteError> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Switch(projection, to, reply));
+        answer.await.unwrap_or(Err(WriteError::Stopped))
+    }
+
+    /// How a system projection stands, and up to where it has seen the log.
+    pub(super) fn projecting(&self, projection: SystemProjection) -> (Projecting, Option<u64>) {
+        match lock(&self.shared.projecting).get(&projection) {
+            Some((Projecting::Running, _)) => (Projecting::Running, self.head()),
+            Some((how, at)) => (*how, Some(*at)),
+            None => (Projecting::Stopped, None),
+        }
     }
 
     /// Changes with every commit.

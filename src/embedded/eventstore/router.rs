@@ -18,6 +18,7 @@ use super::{
     node::Node,
     pages,
     persistent::grpc::PersistentSubscriptions,
+    projections::{self, PROJECTIONS},
     status,
     streams::Streams,
     wire::{Empty, StatsReq},
@@ -97,11 +98,12 @@ impl Router {
         {
             return status::answer(problem);
         }
-        request.extensions_mut().insert(identity);
+        request.extensions_mut().insert(identity.clone());
         let node = Arc::clone(&self.node);
         let response: Result<Response<BoxBody>, Infallible> = match (service, method) {
             (Streams::NAME, _) => self.streams.call(request).await,
             (PersistentSubscriptions::NAME, _) => self.groups.call(request).await,
+            (PROJECTIONS, method) => projections::answer(node, identity, method, request).await,
             (FEATURES, "GetSupportedMethods") => {
                 let answer = tower::service_fn(|_: Call<Empty>| async { Ok(Reply::new(about::supported())) });
                 Ok(Grpc::new(ProstCodec::default()).unary(answer, request).await)

@@ -4,6 +4,8 @@
 //! Invariant: what is answered as written is committed and visible; appends that wait together share
 //! one commit; a record and the links to it are there together or not at all.
 
+mod switch;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
     sync::{Arc, mpsc},
@@ -15,6 +17,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+pub(in super::super) use self::switch::Projecting;
 use super::{
     Shared,
     accepted::{Accepted, Due, Judged},
@@ -125,6 +128,8 @@ pub(super) enum Command {
     Retime,
     /// What is accepted and not committed is lost, as with a leader that dies.
     LoseAccepted,
+    /// A projection is switched on or off; answered when that is so, and what it missed is visible.
+    Switch(SystemProjection, Projecting, oneshot::Sender<Result<(), WriteError>>),
     /// Nothing is written after this.
     Stop,
 }
@@ -227,6 +232,8 @@ pub(super) struct Writer {
     connection: Connection,
     shared: Arc<Shared>,
     projections: Arc<[SystemProjection]>,
+    /// Where those that were switched off left off.
+    stopped: HashMap<SystemProjection, u64>,
     streams: HashMap<Arc<str>, Stream>,
     types: HashMap<Arc<str>, i64>,
     recent: Recent,
@@ -293,6 +300,7 @@ impl Writer {
             connection,
             shared,
             projections: projections.into(),
+            stopped: HashMap::new(),
             streams: HashMap::new(),
             types: HashMap::new(),
             recent: Recent::default(),
@@ -371,6 +379,13 @@ impl Writer {
                 Command::Stop => {
                     self.commit(batch, Instant::now());
                     return false;
+                }
+                Command::Switch(projection, to, reply) => {
+                    // What came before it is projected as things stood.
+                    self.commit(batch, Instant::now());
+                    let switched = self.switch(projection, to);
+                    // Who no longer waits finds it switched all the same.
+                    let _unheard = reply.send(switched.map_err(|error| WriteError::Storage(error.to_string())));
                 }
                 Command::Retime => self.accepted.retime(),
                 Command::LoseAccepted => {
