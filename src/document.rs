@@ -9,6 +9,7 @@ pub mod de;
 pub(crate) mod discreet;
 pub mod json;
 pub mod ser;
+pub(crate) mod whole;
 
 /// One value of a state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

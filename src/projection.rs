@@ -13,8 +13,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     aggregate::Aggregate,
-    document::{Document, de, ser},
+    document::{Document, de, ser, whole},
     event::{Event, RawEvent, Recorded, codec},
+    replica::item::number::as_read_back,
 };
 
 mod merge;
@@ -267,7 +268,11 @@ impl<P: Projection> Fold for Compiled<P> {
         let view = state
             .get_mut::<P::View>()
             .expect("a state is only ever handed to the fold that made it");
-        guarded(|| P::project(view, event))
+        let change = guarded(|| P::project(view, event))?;
+        if change == Change::Put {
+            guarded(|| read_back(view))?;
+        }
+        Ok(change)
     }
 
     fn encode(&self, state: &State) -> Result<Encoded, FoldError> {
@@ -282,6 +287,22 @@ impl<P: Projection> Fold for Compiled<P> {
             StoredState::Json(text) => serde_json::from_slice(text).map_err(|e| StateError(e.to_string()))?,
         };
         Ok(State::new(view))
+    }
+}
+
+/// What the table would change of a view on its way is changed now, before the next event sees it:
+/// a float without a fraction comes back to an untyped field as an integer. A view that cannot be
+/// written stays as it is; the put says so.
+fn read_back<T: Serialize + DeserializeOwned>(view: &mut T) {
+    if !whole::holds_whole_float(view) {
+        return;
+    }
+    let Ok(mut document) = ser::to_document(view) else {
+        return;
+    };
+    as_read_back(&mut document);
+    if let Ok(again) = de::from_document(&document) {
+        *view = again;
     }
 }
 

@@ -9,6 +9,7 @@ use super::{Change, Encoded, Fold, FoldError, Source, State, StateError, StoredS
 use crate::{
     document::{Document, json},
     event::RawEvent,
+    replica::item::number::as_read_back,
 };
 
 /// Merges each JSON object body into the state.
@@ -63,10 +64,12 @@ impl Fold for MergePatch {
             return Ok(Change::Keep);
         }
         let text = std::str::from_utf8(&event.data).map_err(|e| FoldError::Decode(format!("`{}`: {e}", event.kind)))?;
-        let patch = json::parse(text).map_err(|e| FoldError::Decode(format!("`{}`: {e}", event.kind)))?;
+        let mut patch = json::parse(text).map_err(|e| FoldError::Decode(format!("`{}`: {e}", event.kind)))?;
         if !matches!(&patch, Document::Map(members) if !members.is_empty()) {
             return Ok(Change::Keep);
         }
+        // As the table gives them back, so that it makes no difference where a state came from.
+        as_read_back(&mut patch);
         let state: &mut Document = state
             .get_mut()
             .expect("a state is only ever handed to the fold that made it");

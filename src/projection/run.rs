@@ -258,3 +258,168 @@ mod tests {
         assert_eq!(run(&events[..2], 2).header.commands[0].last, 1);
     }
 }
+
+#[cfg(test)]
+mod read_back {
+    //! A state that stayed in memory and one that was read from its table between any two events
+    //! are the same, and so is all that is folded on them.
+
+    use bytes::Bytes;
+    use chrono::DateTime;
+    use proptest::prelude::*;
+    use serde::{Deserialize, Serialize};
+    use serde_json::Value;
+
+    use super::*;
+    use crate::{
+        document::json,
+        event::Recorded,
+        projection::{Compiled, MergePatch, Projection, StoredState},
+        replica::item::{self, Body, number::as_read_back},
+    };
+
+    /// Folds what it has seen into what it makes next, by how the numbers look to it.
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    struct Seen {
+        last: Value,
+        floats: u64,
+        integers: u64,
+        sum: f64,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    enum Told {
+        Told(Value),
+    }
+    impl crate::event::Event for Told {}
+
+    fn count(value: &Value, seen: &mut (u64, u64, f64)) {
+        match value {
+            Value::Number(number) if number.is_f64() => {
+                seen.0 += 1;
+                seen.2 += number.as_f64().unwrap();
+            }
+            Value::Number(_) => seen.1 += 1,
+            Value::Array(items) => items.iter().for_each(|item| count(item, seen)),
+            Value::Object(members) => members.values().for_each(|value| count(value, seen)),
+            _ => {}
+        }
+    }
+
+    struct Counts;
+    impl Projection for Counts {
+        const NAME: &'static str = "counts";
+        type Event = Told;
+        type View = Seen;
+        fn project(view: &mut Seen, event: Recorded<Told>) -> Change {
+            let mut seen = (0, 0, 0.0);
+            count(&view.last, &mut seen);
+            view.floats += seen.0;
+            view.integers += seen.1;
+            // Bounded, so that every sum is a number that the table holds.
+            view.sum = (view.sum + seen.2) % 1_000.0 + 0.0;
+            let Told::Told(value) = event.event;
+            view.last = value;
+            Change::Put
+        }
+    }
+
+    fn event(revision: u64, body: &str) -> RawEvent {
+        RawEvent {
+            stream: "s-1".into(),
+            revision,
+            id: Uuid::from_u128(u128::from(revision)),
+            kind: "Told".into(),
+            json: true,
+            data: Bytes::copy_from_slice(body.as_bytes()),
+            metadata: Bytes::new(),
+            created: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    /// The state as its table gives it back.
+    fn through_the_table(fold: &dyn Fold, header: &Header, state: &State) -> State {
+        let rules = item::Rules::new(fold.name());
+        let body = item::prepare(fold.encode(state).unwrap(), &rules, "s-1", header).unwrap();
+        let (view, kept) = body.stored().unwrap();
+        let given = |stored| match stored {
+            StoredState::Document(mut document) => {
+                // One text for each number: what DynamoDB's number type does.
+                if matches!(body, Body::Native { .. }) {
+                    as_read_back(&mut document);
+                }
+                StoredState::Document(document)
+            }
+            json @ StoredState::Json(_) => json,
+        };
+        fold.decode(&given(view.unwrap()), kept.map(given).as_ref()).unwrap()
+    }
+
+    fn number() -> impl Strategy<Value = String> {
+        prop_oneof![
+            any::<i64>().prop_map(|n| n.to_string()),
+            any::<u64>().prop_map(|n| n.to_string()),
+            (-1_000_i64..1_000).prop_map(|n| format!("{n}.0")),
+            (-1_000_i64..1_000, 0_u32..100).prop_map(|(n, cents)| format!("{n}.{cents:02}")),
+            (1_u32..1_000, -20_i32..20).prop_map(|(n, power)| format!("{n}e{power}")),
+            (1_u32..1_000, 0_i32..20).prop_map(|(n, power)| format!("{n}.50E+{power}")),
+            Just("0.0".to_owned()),
+            Just("1e200".to_owned()),
+        ]
+    }
+
+    fn value() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            4 => number(),
+            1 => Just("null".to_owned()),
+            1 => any::<bool>().prop_map(|b| b.to_string()),
+            1 => "[a-z]{0,4}".prop_map(|text| format!("\"{text}\"")),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(","))),
+                prop::collection::btree_map("[a-d]", inner, 0..4).prop_map(|members| {
+                    let members: Vec<_> = members
+                        .iter()
+                        .map(|(key, value)| format!("\"{key}\":{value}"))
+                        .collect();
+                    format!("{{{}}}", members.join(","))
+                }),
+            ]
+        })
+    }
+
+    fn the_same(fold: &dyn Fold, bodies: &[String], read: &[bool]) -> Result<(), TestCaseError> {
+        let events: Vec<_> = bodies.iter().zip(0..).map(|(body, n)| event(n, body)).collect();
+        let whole = fold_run(fold, (Header::new(), fold.initial()), &events, 0);
+        prop_assert!(whole.stopped.is_none(), "{:?}", whole.stopped);
+        let (mut header, mut state) = (Header::new(), fold.initial());
+        for (event, read) in events.iter().zip(read) {
+            let folded = fold_run(fold, (header, state), std::slice::from_ref(event), 0);
+            (header, state) = (folded.header, folded.state);
+            if *read {
+                state = through_the_table(fold, &header, &state);
+            }
+        }
+        let text = |state: &State| {
+            let mut view = fold.encode(state).unwrap().view;
+            as_read_back(&mut view);
+            json::to_string(&view)
+        };
+        prop_assert_eq!(text(&whole.state), text(&state));
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn folding_from_memory_and_from_the_table_is_the_same(
+            bodies in prop::collection::vec(value(), 1..8),
+            read in prop::collection::vec(any::<bool>(), 8),
+        ) {
+            the_same(&Compiled::<Counts>::new("test"), &bodies, &read)?;
+            let patches: Vec<_> = bodies.iter().map(|body| format!("{{\"a\":{body}}}")).collect();
+            let fold = MergePatch::new("patch", 1, "category:s".parse().unwrap(), "test");
+            the_same(&fold, &patches, &read)?;
+        }
+    }
+}

@@ -4,6 +4,8 @@
 
 use std::{borrow::Cow, fmt::Write};
 
+use crate::document::Document;
+
 /// DynamoDB keeps 38 significant digits and refuses more ("Supported data types", Number).
 const MAX_DIGITS: usize = 38;
 /// The greatest power of ten before the decimal point: 9.99…E+125.
@@ -13,6 +15,24 @@ const MIN_EXPONENT: i64 = -130;
 /// Beyond this many places a number is written with an exponent; below it plainly, as DynamoDB
 /// itself gives it back, so that a state reads back as the same text.
 const PLAIN_PLACES: i64 = 40;
+
+/// The numbers of a state as they come back from the table: one text for each. Those that its
+/// number type does not hold stay as they are; a state with one of them is stored as JSON.
+pub(crate) fn as_read_back(document: &mut Document) {
+    match document {
+        Document::Number(text) => {
+            if let Some(number) = Decimal::parse(text).filter(Decimal::fits) {
+                let canonical = number.canonical();
+                if *canonical != **text {
+                    *text = canonical.into();
+                }
+            }
+        }
+        Document::List(items) => items.iter_mut().for_each(as_read_back),
+        Document::Map(members) => members.values_mut().for_each(as_read_back),
+        Document::Null | Document::Bool(_) | Document::String(_) => {}
+    }
+}
 
 /// A decimal number: `digits[0].digits[1..] × 10^exponent`.
 #[derive(Clone, Debug, PartialEq, Eq)]
