@@ -30,6 +30,10 @@ use crate::projection::{Filter, Source};
 /// Events of `$all` read at once: some pages of the server, well below its message limits.
 const PAGE: usize = 500;
 
+/// Bytes of bodies after which a page ends early: events are of any size, and every page is held as a
+/// whole.
+const PAGE_BYTES: usize = 4 << 20;
+
 /// Events of `$all` that one call looks through, matching or not: a second or so of reading.
 const LOOK_THROUGH: usize = 50_000;
 
@@ -242,7 +246,7 @@ impl EventStore {
         let mut from = StreamPosition::End;
         let mut looked = 0;
         loop {
-            let page = self.all_page(from, false, PAGE).await?;
+            let (page, _) = self.all_page(from, false, PAGE).await?;
             looked += page.len();
             let fresh = matches!(from, StreamPosition::End);
             let more = search.take(&page, fresh, matcher);
@@ -328,8 +332,7 @@ impl EventStore {
         let mut entries = Vec::new();
         let mut looked = 0;
         loop {
-            let page = self.all_page(from, true, PAGE).await?;
-            let full = page.len() >= PAGE;
+            let (page, full) = self.all_page(from, true, PAGE).await?;
             let mut skipped = None;
             for record in page {
                 let commit = record.position.commit;
@@ -411,12 +414,13 @@ impl EventStore {
         }
     }
 
+    /// A page of `$all`, and whether it ended before the log did.
     async fn all_page(
         &self,
         from: StreamPosition<Position>,
         forwards: bool,
         count: usize,
-    ) -> Result<Vec<RecordedEvent>, JournalError> {
+    ) -> Result<(Vec<RecordedEvent>, bool), JournalError> {
         let step = self.factory.operation_timeout;
         let options = ReadAllOptions::default().position(from);
         let options = if forwards {
@@ -428,11 +432,19 @@ impl EventStore {
         self.factory
             .call(None, |client| async move {
                 let mut read = within(step, client.read_all(options)).await?;
-                let mut records = Vec::new();
+                let (mut records, mut bytes) = (Vec::new(), 0);
                 while let Some(entry) = within(step, read.next()).await? {
-                    records.extend(entry.event.or(entry.link));
+                    let Some(record) = entry.event.or(entry.link) else {
+                        continue;
+                    };
+                    bytes += record.data.len() + record.custom_metadata.len();
+                    records.push(record);
+                    if bytes >= PAGE_BYTES {
+                        return Ok((records, true));
+                    }
                 }
-                Ok(records)
+                let full = records.len() >= count;
+                Ok((records, full))
             })
             .await
             .map_err(|failure| self.explain(failure, Doing::ReadAll))

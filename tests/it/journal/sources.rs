@@ -212,3 +212,37 @@ async fn a_category_is_told_as_the_servers_own_projection_tells_it() {
     });
     assert!(stalled("a").await.is_some());
 }
+
+#[tokio::test]
+async fn a_page_of_large_events_ends_by_its_bytes() {
+    let node = Node::start().await;
+    let store = store(&node);
+    write(&store, "a-1", 0..1).await;
+    node.log(|log| {
+        let body = format!("\"{}\"", "x".repeat(500_000));
+        for _ in 0..20 {
+            log.push("b-1", "Counted", body.as_bytes(), true);
+        }
+    });
+    write(&store, "a-2", 1..2).await;
+    let pages = async |ask: &dyn Fn() -> futures::future::BoxFuture<'static, usize>| {
+        let before = node.calls("Streams/Read").len();
+        let found = ask().await;
+        (found, node.calls("Streams/Read").len() - before)
+    };
+    let (here, there) = (store.clone(), store.clone());
+    let (found, read) = pages(&move || {
+        let store = here.clone();
+        Box::pin(async move { store.entries(&prefix("a-"), None, 10).await.unwrap().len() })
+    })
+    .await;
+    assert_eq!(found, 2);
+    assert!(read >= 3, "10 MB came in {read} pages");
+    let (found, read) = pages(&move || {
+        let store = there.clone();
+        Box::pin(async move { usize::from(store.head(&prefix("c-")).await.unwrap().is_some()) })
+    })
+    .await;
+    assert_eq!(found, 0);
+    assert!(read >= 3, "10 MB came in {read} pages");
+}
