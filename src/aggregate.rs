@@ -13,6 +13,8 @@ pub trait Aggregate: Default + Clone + Serialize + DeserializeOwned + Send + Syn
     const CATEGORY: &'static str;
     /// Raised when `apply` or the state's shape changes; replicas of another schema are no snapshots.
     const SCHEMA: u32 = 1;
+    /// Opt-in: the revision of `apply`'s code; see [`crate::projection::Projection::REVISION`].
+    const REVISION: Option<u32> = None;
     /// Its events.
     type Event: Event;
 

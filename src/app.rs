@@ -259,7 +259,7 @@ pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon,
         let (health, metrics, close) = (health.clone(), metrics.clone(), close.clone());
         background.spawn(async move {
             let ask = || async {
-                match probed.marks().await {
+                match probed.in_use().await {
                     // Refused is answered.
                     Ok(_)
                     | Err(StoreError::Setup { .. } | StoreError::Throttled { .. } | StoreError::Corrupt { .. }) => {

@@ -52,6 +52,10 @@ pub trait Projection: Send + Sync + 'static {
     const NAME: &'static str;
     /// Raised when the fold or the view's shape changes.
     const SCHEMA: u32 = 1;
+    /// Opt-in: the revision of the fold's code, raised whenever it may fold an event differently or
+    /// read a state that it could not read. Quarantine marks are then tried again by another revision
+    /// and not by every other executable. `None`: the executable stands for the code.
+    const REVISION: Option<u32> = None;
     /// The events that it understands.
     type Event: Event;
     /// The replica's state.
@@ -74,6 +78,7 @@ pub trait Projection: Send + Sync + 'static {
 impl<A: Aggregate> Projection for A {
     const NAME: &'static str = A::CATEGORY;
     const SCHEMA: u32 = A::SCHEMA;
+    const REVISION: Option<u32> = A::REVISION;
     type Event = A::Event;
     type View = A;
 
@@ -223,10 +228,11 @@ pub struct Compiled<P> {
 }
 
 impl<P: Projection> Compiled<P> {
-    /// `fingerprint` tells builds apart; the application's version or image digest.
+    /// `fingerprint` tells builds apart: the application's version or image digest. A projection that
+    /// states its [`Projection::REVISION`] goes by that instead.
     pub fn new(fingerprint: impl Into<Arc<str>>) -> Self {
         Self {
-            fingerprint: fingerprint.into(),
+            fingerprint: P::REVISION.map_or_else(|| fingerprint.into(), |own| format!("revision {own}").into()),
             projection: std::marker::PhantomData,
         }
     }

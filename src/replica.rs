@@ -4,7 +4,7 @@
 //! generation and older, and an administrative write demands exactly what it read. A refusal
 //! hands back what is stored, which then is the base.
 
-use std::{future::Future, sync::Arc};
+use std::{fmt, future::Future, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -30,6 +30,117 @@ pub struct LastEvent {
     pub at: DateTime<Utc>,
 }
 
+/// The builds that have failed on a mark, oldest first: none of them tries it again by itself, so
+/// that builds side by side leave each other's marks alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fingerprints(Vec<Arc<str>>);
+
+impl Fingerprints {
+    /// Builds that one mark remembers; more do not run side by side, and all must fit beside the
+    /// mark's reason on an item that was full before.
+    const KEPT: usize = 8;
+    /// Bytes of the older ones, for the same reason.
+    const BYTES: usize = 400;
+
+    /// These, oldest first.
+    pub fn new(all: impl IntoIterator<Item = Arc<str>>) -> Self {
+        let mut own = Self::default();
+        for one in all {
+            own = own.with(&one);
+        }
+        own
+    }
+
+    /// Whether this build has failed on the mark.
+    pub fn contains(&self, fingerprint: &str) -> bool {
+        self.0.iter().any(|one| **one == *fingerprint)
+    }
+
+    /// The same with one more, as the newest. Nobody's (an empty one) changes nothing.
+    #[must_use]
+    pub fn with(&self, fingerprint: &str) -> Self {
+        let mut all = self.0.clone();
+        if !fingerprint.is_empty() {
+            all.retain(|one| **one != *fingerprint);
+            all.push(fingerprint.into());
+        }
+        let older = |all: &[Arc<str>]| all.iter().rev().skip(1).map(|one| one.len()).sum::<usize>();
+        while all.len() > Self::KEPT || older(&all) > Self::BYTES {
+            all.remove(0);
+        }
+        Self(all)
+    }
+
+    /// The build that made the mark as it stands; empty for nobody.
+    pub fn newest(&self) -> &str {
+        self.0.last().map_or("", |one| one)
+    }
+
+    /// All of them, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.0.iter()
+    }
+}
+
+impl From<&str> for Fingerprints {
+    fn from(one: &str) -> Self {
+        Self::default().with(one)
+    }
+}
+
+impl From<String> for Fingerprints {
+    fn from(one: String) -> Self {
+        one.as_str().into()
+    }
+}
+
+impl fmt::Display for Fingerprints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, one) in self.0.iter().enumerate() {
+            write!(f, "{}{one}", if index == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+/// What a mark says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MarkKind {
+    /// An event cannot be folded, or the stored state cannot be read. Other code tries again.
+    Quarantined,
+    /// Stream and replica have diverged. It stands before every revision until an operator acts.
+    Diverged,
+    /// The stored item is not readable as one. It stands before every revision until it is mended.
+    Corrupt,
+    /// The stream may not be read. It stands before every revision and is tried again now and then.
+    Denied,
+}
+
+impl MarkKind {
+    /// The word that begins such a mark's reason, and stands in its note.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Quarantined => "quarantined",
+            Self::Diverged => "diverged",
+            Self::Corrupt => "unreadable item",
+            Self::Denied => "denied",
+        }
+    }
+
+    /// The kind whose word this is.
+    pub fn of(word: &str) -> Option<Self> {
+        [Self::Quarantined, Self::Diverged, Self::Corrupt, Self::Denied]
+            .into_iter()
+            .find(|kind| kind.word() == word)
+    }
+}
+
+impl fmt::Display for MarkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
 /// A durable mark: the event after the replica's version cannot be folded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quarantine {
@@ -37,27 +148,52 @@ pub struct Quarantine {
     pub at: Revision,
     /// Why, for people.
     pub reason: String,
-    /// The fingerprint of the code that could not.
-    pub by: Arc<str>,
+    /// The fingerprints of the code that could not.
+    pub by: Fingerprints,
 }
 
-/// How the reason of a mark begins that says that stream and replica have diverged.
-const DIVERGED: &str = "diverged: ";
-
 impl Quarantine {
-    /// The mark of a replica whose stream is not the one that it was folded from. It stands before
-    /// every revision.
-    pub fn diverged(what: &str, stream: &str, by: Arc<str>) -> Self {
-        let reason = format!(
-            "{DIVERGED}{what}; a store was restored or reset: check that the event store is the right one, \
-             then rebuild with `projector redrive --from-start {stream}`"
-        );
-        Self { at: 0, reason, by }
+    fn before_all(kind: MarkKind, what: &str, by: Fingerprints) -> Self {
+        Self {
+            at: 0,
+            reason: format!("{kind}: {what}"),
+            by,
+        }
     }
 
-    /// Whether the mark says so.
+    /// The mark of a replica whose stream is not the one that it was folded from. It stands before
+    /// every revision.
+    pub fn diverged(what: &str, stream: &str, by: Fingerprints) -> Self {
+        let what = format!(
+            "{what}; a store was restored or reset: check that the event store is the right one, \
+             then rebuild with `projector redrive --from-start {stream}`."
+        );
+        Self::before_all(MarkKind::Diverged, &what, by)
+    }
+
+    /// The mark of an item that is not readable as a replica. It stands before every revision.
+    pub fn corrupt(problem: &str, stream: &str, by: Fingerprints) -> Self {
+        let what = format!("{problem}; fold it anew with `projector redrive --from-start {stream}`.");
+        Self::before_all(MarkKind::Corrupt, &what, by)
+    }
+
+    /// The mark of a stream that may not be read. It stands before every revision.
+    pub fn denied(problem: &str, by: Fingerprints) -> Self {
+        let what = format!("failed to {problem}; it is tried again every few minutes.");
+        Self::before_all(MarkKind::Denied, &what, by)
+    }
+
+    /// What it says.
+    pub fn kind(&self) -> MarkKind {
+        self.reason
+            .split_once(": ")
+            .and_then(|(word, _)| MarkKind::of(word))
+            .unwrap_or(MarkKind::Quarantined)
+    }
+
+    /// Whether it says that stream and replica have diverged.
     pub fn is_diverged(&self) -> bool {
-        self.reason.starts_with(DIVERGED)
+        self.kind() == MarkKind::Diverged
     }
 }
 
@@ -167,6 +303,32 @@ pub enum Demand {
         /// The version read.
         version: Version,
     },
+    /// An administrative write on an item that lacks a version or a generation, so that no other
+    /// demand can be met by it: that it still does.
+    Broken,
+}
+
+/// What can be read of an item that is not wholly one of ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Broken {
+    /// Its version, where it has one.
+    pub version: Option<Version>,
+    /// Its generation, where it has one.
+    pub generation: Option<u64>,
+    /// Its mark, where it has one.
+    pub quarantine: Option<Quarantine>,
+    /// Whether its stream is said to be deleted.
+    pub deleted: bool,
+}
+
+impl Broken {
+    /// What an administrative write on it demands.
+    pub fn demand(&self) -> Demand {
+        match (self.generation, self.version) {
+            (Some(generation), Some(version)) => Demand::Exactly { generation, version },
+            _ => Demand::Broken,
+        }
+    }
 }
 
 /// A replica to put, its state already in the form that is stored (see [`item`]).
@@ -218,7 +380,9 @@ pub enum StoreError {
         remedy: String,
     },
     /// The stored item is not one of ours or not readable as one.
-    #[error("read the item `{stream}` of table `{table}`: {problem}; delete the item or run `projector rebuild`")]
+    #[error(
+        "read the item `{stream}` of table `{table}`: {problem}; fold it anew with `projector redrive --from-start {stream}`"
+    )]
     Corrupt {
         /// The table.
         table: String,
@@ -226,6 +390,8 @@ pub enum StoreError {
         stream: String,
         /// What is wrong.
         problem: String,
+        /// What can be read of it all the same.
+        found: Box<Broken>,
     },
 }
 
@@ -262,10 +428,12 @@ impl StoreError {
 pub struct Marked {
     /// Its stream.
     pub stream: Arc<str>,
-    /// Whether it has diverged, else it is quarantined.
-    pub diverged: bool,
-    /// The fingerprint of the code that left the mark.
-    pub by: Arc<str>,
+    /// What the mark says.
+    pub kind: MarkKind,
+    /// The fingerprints of the code that has failed on it.
+    pub by: Fingerprints,
+    /// The generation of the put that made it.
+    pub generation: u64,
 }
 
 /// One table of replicas, of one (projection, schema).
@@ -284,16 +452,26 @@ pub trait ReplicaStore: Clone + Send + Sync + 'static {
     /// them again: the replica's own mark decides.
     fn marks(&self) -> impl Future<Output = Result<Vec<Marked>, StoreError>> + Send;
 
-    /// Notes an aggregate's mark, or that it has none any more.
-    fn note_mark(&self, stream: &str, mark: Option<&Quarantine>)
-    -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Notes an aggregate's mark, before it is made by a put of this generation. It does not make a
+    /// table look used.
+    fn note_mark(
+        &self,
+        stream: &str,
+        mark: &Quarantine,
+        generation: u64,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Whether the table has served its projection before. One that has not, beside a group that
-    /// has a checkpoint, has lost its replicas.
-    fn in_use(&self) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    /// Forgets the note of a mark that was made at this generation or below: what was settled by it
+    /// is stored. A note of a later one stays.
+    fn forget_mark(&self, stream: &str, generation: u64) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Notes that the table serves its projection from now on.
-    fn set_in_use(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Which table this is, when it has served its projection before: another id is another table
+    /// under the same name. One that has not served (`None`), beside a group that has a checkpoint,
+    /// has lost its replicas.
+    fn in_use(&self) -> impl Future<Output = Result<Option<Arc<str>>, StoreError>> + Send;
+
+    /// Notes that the table serves its projection from now on; says which table it is.
+    fn set_in_use(&self) -> impl Future<Output = Result<Arc<str>, StoreError>> + Send;
 
     /// Puts when the demand is met.
     fn put(&self, put: &Put) -> impl Future<Output = Result<PutOutcome, StoreError>> + Send;

@@ -80,17 +80,22 @@ impl ReplicaStore for Checked {
         self.heed(answer)
     }
 
-    async fn note_mark(&self, stream: &str, mark: Option<&Quarantine>) -> Result<(), StoreError> {
-        let answer = self.ensured().await?.note_mark(stream, mark).await;
+    async fn note_mark(&self, stream: &str, mark: &Quarantine, generation: u64) -> Result<(), StoreError> {
+        let answer = self.ensured().await?.note_mark(stream, mark, generation).await;
         self.heed(answer)
     }
 
-    async fn in_use(&self) -> Result<bool, StoreError> {
+    async fn forget_mark(&self, stream: &str, generation: u64) -> Result<(), StoreError> {
+        let answer = self.ensured().await?.forget_mark(stream, generation).await;
+        self.heed(answer)
+    }
+
+    async fn in_use(&self) -> Result<Option<Arc<str>>, StoreError> {
         let answer = self.ensured().await?.in_use().await;
         self.heed(answer)
     }
 
-    async fn set_in_use(&self) -> Result<(), StoreError> {
+    async fn set_in_use(&self) -> Result<Arc<str>, StoreError> {
         let answer = self.ensured().await?.set_in_use().await;
         self.heed(answer)
     }

@@ -143,7 +143,7 @@ fn header(replica: &Replica) -> Vec<(&'static str, Document)> {
             object(vec![
                 ("at", number(i128::from(mark.at))),
                 ("reason", text(&mark.reason)),
-                ("by", text(&mark.by)),
+                ("by", text(&mark.by.to_string())),
             ]),
         ));
     }

@@ -19,7 +19,7 @@ use crate::{
         lane::{Arrival, Lane, Next},
         meter::NoMeter,
     },
-    replica::{Demand, Header, Put, PutOutcome, Quarantine, Replica, ReplicaStore, item::Body},
+    replica::{Demand, Header, Put, PutOutcome, Quarantine, ReplicaStore, StoreError, item::Body},
 };
 
 /// Try a quarantined stream again, and clear its mark when it can be folded now
@@ -52,13 +52,18 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     connections.journal.connect().await?;
     let table = connections.table(&plan, None);
     let stream: Arc<str> = args.stream.as_str().into();
-    let Some(replica) = table.get(&stream, true).await? else {
-        return Err(Failure::new(
-            Exit::No,
-            format!("there is no replica of {stream} in {}", plan.table),
-        ));
+    // What is there, and what an administrative write on it demands.
+    let (mark, stands) = match table.get(&stream, true).await {
+        Ok(Some(replica)) => (replica.header.quarantine.clone(), stands(&replica.header)),
+        Ok(None) => {
+            return Err(Failure::new(
+                Exit::No,
+                format!("there is no replica of {stream} in {}", plan.table),
+            ));
+        }
+        Err(StoreError::Corrupt { found, .. }) if args.from_start => (None, (found.demand(), found.generation)),
+        Err(error) => return Err(error.into()),
     };
-    let mark = replica.header.quarantine.clone();
     if !args.from_start {
         match &mark {
             None => {
@@ -87,7 +92,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let limit = Duration::from_secs(args.timeout);
     let work = async {
         if args.from_start {
-            empty(&table, &stream, replica).await?;
+            empty(&table, &stream, stands).await?;
         }
         drive(&plan, &stores, &stream).await;
         Ok::<_, Failure>(())
@@ -107,7 +112,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             format!("{stream} is still quarantined: {}", mark.reason),
         ));
     }
-    table.note_mark(&stream, None).await?;
+    table.forget_mark(&stream, u64::MAX).await?;
     let version = now.and_then(|header| header.version);
     out::line(format!(
         "{stream} is folded up to {}",
@@ -118,19 +123,34 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What an administrative write demands, and the generation that it raises, where there is one.
+type Stands = (Demand, Option<u64>);
+
+fn stands(header: &Header) -> Stands {
+    let demand = Demand::Exactly {
+        generation: header.generation,
+        version: header.version,
+    };
+    (demand, Some(header.generation))
+}
+
 /// Replaces the replica by one of nothing, under a mark of nobody's: whoever sees it folds on, and
 /// readers see that it is being folded again.
-async fn empty<S: ReplicaStore>(table: &S, stream: &Arc<str>, replica: Replica) -> Result<(), Failure> {
+///
+/// An item that cannot be read is replaced by what can be: where its generation is lost, the clock's
+/// milliseconds stand above any count of administrative writes.
+async fn empty<S: ReplicaStore>(table: &S, stream: &Arc<str>, mut stands: Stands) -> Result<(), Failure> {
     let mark = Quarantine {
         at: 0,
-        reason: "being folded again from the start".into(),
+        reason: "It is being folded again from the start.".into(),
         by: "".into(),
     };
-    table.note_mark(stream, Some(&mark)).await?;
-    let mut stored = replica.header;
     for _ in 0..ATTEMPTS {
+        let (demand, generation) = stands;
+        let generation = generation.unwrap_or_else(|| chrono::Utc::now().timestamp_millis().unsigned_abs()) + 1;
+        table.note_mark(stream, &mark, generation).await?;
         let header = Header {
-            generation: stored.generation + 1,
+            generation,
             quarantine: Some(mark.clone()),
             ..Header::new()
         };
@@ -138,15 +158,14 @@ async fn empty<S: ReplicaStore>(table: &S, stream: &Arc<str>, replica: Replica) 
             stream: stream.clone(),
             header,
             body: Body::Nothing,
-            demand: Demand::Exactly {
-                generation: stored.generation,
-                version: stored.version,
-            },
+            demand,
         };
-        match table.put(&put).await? {
-            PutOutcome::Done => return Ok(()),
-            PutOutcome::Refused(Some(now)) => stored = now.header,
-            PutOutcome::Refused(None) => {
+        match table.put(&put).await {
+            Ok(PutOutcome::Done) => return Ok(()),
+            Ok(PutOutcome::Refused(Some(now))) => stands = self::stands(&now.header),
+            Err(StoreError::Corrupt { found, .. }) => stands = (found.demand(), found.generation),
+            Err(error) => return Err(error.into()),
+            Ok(PutOutcome::Refused(None)) => {
                 return Err(Failure::new(
                     Exit::No,
                     format!("the replica of {stream} was deleted meanwhile"),
@@ -168,7 +187,7 @@ async fn drive<J: crate::journal::Journal, S: ReplicaStore>(plan: &Planned, stor
     });
     let mut lane = Lane::new(stream.clone(), Arc::new(lane_rules(plan, fold)));
     let epoch = Instant::now();
-    lane.deliver(1, Arrival::Moved, false);
+    lane.deliver(1, Arrival::Noted { generation: 0 }, false);
     loop {
         match lane.next(epoch.elapsed()) {
             Next::Do(effect) => {

@@ -42,6 +42,12 @@ pub enum Said {
         /// The revision that the link names; `None` for a deletion.
         revision: Option<Revision>,
     },
+    /// This stream goes on, at a revision that the delivery does not tell: a link of its own, which a
+    /// category carries straight to what it points at, and that is another stream's.
+    Onward {
+        /// The stream.
+        stream: Arc<str>,
+    },
     /// Nothing that concerns a stream of ours (a system event on `$all`, a malformed link).
     Nothing,
 }

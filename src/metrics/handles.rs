@@ -82,7 +82,7 @@ struct Handles {
     writes: [IntCounter; 5],
     quarantines: IntCounter,
     divergences: IntCounter,
-    reconnects: [IntCounter; 6],
+    reconnects: [IntCounter; 8],
     panics: IntCounter,
     cache_hits: IntCounter,
     cache_misses: IntCounter,
@@ -113,12 +113,14 @@ const WRITES: [WriteOutcome; 5] = [
 ];
 
 /// Every reason of a connection's end; the position is the slot of its counter.
-const ENDS: [EndReason; 6] = [
+const ENDS: [EndReason; 8] = [
     EndReason::Disconnected,
     EndReason::StoreOutage,
     EndReason::Watchdog,
     EndReason::Panic,
     EndReason::QuarantineStorm,
+    EndReason::Setup,
+    EndReason::TableAnew,
     EndReason::Stopping,
 ];
 
@@ -148,6 +150,8 @@ fn end_word(reason: EndReason) -> &'static str {
         EndReason::Watchdog => "watchdog",
         EndReason::Panic => "panic",
         EndReason::QuarantineStorm => "quarantine_storm",
+        EndReason::Setup => "setup",
+        EndReason::TableAnew => "table_anew",
         EndReason::Stopping => "stopping",
     }
 }

@@ -19,6 +19,10 @@ pub const COMMAND_ID: &str = "commandId";
 /// busy aggregate takes within the minutes in which callers still repeat a command, at 60 bytes each.
 pub const COMMANDS_KEPT: usize = 32;
 
+/// The type of a record that only points at another stream's event. In an aggregate's own stream it
+/// is what its read shows, unresolved, and changes nothing: what it points at is not this stream's.
+pub const LINK: &str = "$>";
+
 /// What a run of events came to.
 #[derive(Clone, Debug)]
 pub struct Folded {
@@ -40,7 +44,12 @@ pub fn fold_run(fold: &dyn Fold, base: (Header, State), events: &[RawEvent], kee
     let (mut header, mut state) = base.clone();
     let mut changed = false;
     for (index, event) in events.iter().enumerate() {
-        match fold.apply(&mut state, event) {
+        let change = if &*event.kind == LINK {
+            Ok(Change::Keep)
+        } else {
+            fold.apply(&mut state, event)
+        };
+        match change {
             Ok(change) => {
                 changed |= change == Change::Put;
                 advance(&mut header, event, if fold.keeps_commands() { keep } else { 0 });

@@ -82,10 +82,10 @@ impl Kept {
 /// What a header takes beside itself.
 fn beside(header: &Header) -> usize {
     let event = header.event.as_ref().map_or(0, |event| heap(COUNTS + event.kind.len()));
-    let mark = header
-        .quarantine
-        .as_ref()
-        .map_or(0, |mark| heap(mark.reason.capacity()) + heap(COUNTS + mark.by.len()));
+    let mark = header.quarantine.as_ref().map_or(0, |mark| {
+        let by = mark.by.iter().map(|one| COUNTS + heap(COUNTS + one.len()));
+        heap(mark.reason.capacity()) + by.sum::<usize>()
+    });
     event + mark + heap(header.commands.capacity() * size_of::<crate::replica::Landed>())
 }
 
@@ -121,6 +121,11 @@ impl Bases {
         if let Some(kept) = Kept::new(fold, base) {
             self.0.insert(stream, Arc::new(kept));
         }
+    }
+
+    /// Lets all of them go: the table that they were read from is another one now.
+    pub fn clear(&self) {
+        self.0.clear();
     }
 
     /// What they weigh: bytes of memory.

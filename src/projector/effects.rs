@@ -4,6 +4,7 @@
 //! answer; until then the outage is on record, and the session decides how long to hold on.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     journal::{Journal, JournalError},
-    replica::{Put, PutOutcome, Replica, ReplicaStore, StoreError, Throttle},
+    replica::{Put, PutOutcome, ReplicaStore, StoreError, Throttle},
 };
 
 /// First delay before trying again; doubled each time up to [`LONGEST_DELAY`]. Below what a
@@ -42,7 +43,14 @@ struct TroubleInner {
     since: Option<Instant>,
     setup: Option<String>,
     last: Option<String>,
+    /// Keys that were throttled as hot, and when.
+    hot: VecDeque<(Instant, Arc<str>)>,
 }
+
+/// Keys that are hot at once by chance. A table's own limit shows on as many keys as are put.
+const HOT_KEYS: usize = 3;
+/// What is hot at once: about two rounds of a throttled put.
+const HOT_WITHIN: Duration = Duration::from_secs(1);
 
 impl Trouble {
     fn with<T>(&self, f: impl FnOnce(&mut TroubleInner) -> T) -> T {
@@ -84,6 +92,16 @@ impl Trouble {
     /// The newest problem, mended or not.
     pub fn last(&self) -> Option<String> {
         self.with(|t| t.last.clone())
+    }
+
+    /// Notes a key as hot; whether so many are at once that it is not the key.
+    fn is_another(&self, key: &Arc<str>) -> bool {
+        let now = Instant::now();
+        self.with(|t| {
+            t.hot.retain(|(at, hot)| now - *at < HOT_WITHIN && hot != key);
+            t.hot.push_back((now, key.clone()));
+            t.hot.len() > HOT_KEYS
+        })
     }
 
     /// Throttles of the table since the last call.
@@ -137,67 +155,84 @@ impl<J: Journal, S: ReplicaStore> Stores<J, S> {
     /// Carries out an effect on one stream; returns when there is an answer.
     pub async fn carry_out(&self, stream: &Arc<str>, effect: Effect) -> Outcome {
         match effect {
-            Effect::Load { fresh } => Outcome::Loaded(self.load(stream, fresh).await.map(Box::new)),
-            Effect::Read { from, limit } => Outcome::Read(self.ask(|| self.journal.read(stream, from, limit)).await),
-            Effect::Look => Outcome::Looked(self.ask(|| self.journal.look(stream)).await),
-            Effect::Put(put, kind) => Outcome::Put(self.put(&put, kind).await),
-        }
-    }
-
-    /// Loads many replicas at once, where no lane needs the newest.
-    pub async fn load_many(&self, streams: &[Arc<str>]) -> Vec<Option<Replica>> {
-        let mut delays = Delays::new();
-        loop {
-            match self.table.get_many(streams, false).await {
-                Ok(replicas) => {
-                    self.table_trouble.answered();
-                    return replicas;
+            Effect::Load { fresh } => self.load(stream, fresh).await,
+            Effect::Read { from, limit } => {
+                let answer = self.ask(|| self.journal.read(stream, from, limit)).await;
+                answer.map_or_else(Outcome::Denied, Outcome::Read)
+            }
+            Effect::Look => {
+                let answer = self.ask(|| self.journal.look(stream)).await;
+                answer.map_or_else(Outcome::Denied, Outcome::Looked)
+            }
+            Effect::Put(put, kind) => self.put(&put, kind).await,
+            Effect::Forget { generation } => {
+                if let Err(error) = self.table.forget_mark(stream, generation).await {
+                    // It is looked at again, and forgotten then.
+                    warn!(%error, %stream, "the note of a quarantine that has ended stays in the table");
                 }
-                // One bad item must not keep the others from being read.
-                Err(StoreError::Corrupt { .. }) => {
-                    let each = streams.iter().map(|stream| self.load(stream, false));
-                    return futures::future::join_all(each).await;
-                }
-                Err(error) => self.table_failed(&error, &mut delays).await,
+                Outcome::Forgotten
             }
         }
     }
 
-    async fn load(&self, stream: &Arc<str>, fresh: bool) -> Option<Replica> {
+    /// Loads many replicas at once, where no lane needs the newest.
+    pub async fn load_many(&self, streams: &[Arc<str>]) -> Vec<Outcome> {
+        let mut delays = Delays::new();
+        // Large items on a slow line do not come within one attempt's time, however often it is
+        // made: fewer at once do.
+        let mut at_once = streams.len();
+        let mut outcomes = Vec::with_capacity(streams.len());
+        while outcomes.len() < streams.len() {
+            let left = &streams[outcomes.len()..];
+            let batch = &left[..at_once.min(left.len())];
+            match self.table.get_many(batch, false).await {
+                Ok(replicas) => {
+                    self.table_trouble.answered();
+                    outcomes.extend(replicas.into_iter().map(|r| Outcome::Loaded(r.map(Box::new))));
+                }
+                // One bad item must not keep the others from being read.
+                Err(StoreError::Corrupt { .. }) => {
+                    let each = batch.iter().map(|stream| self.load(stream, false));
+                    outcomes.extend(futures::future::join_all(each).await);
+                }
+                Err(error) => {
+                    if matches!(error, StoreError::Unavailable(_)) {
+                        at_once = (at_once / 2).max(1);
+                    }
+                    self.table_failed(&error, &mut delays, None).await;
+                }
+            }
+        }
+        outcomes
+    }
+
+    async fn load(&self, stream: &Arc<str>, fresh: bool) -> Outcome {
         let mut delays = Delays::new();
         loop {
             match self.table.get(stream, fresh).await {
                 Ok(replica) => {
                     self.table_trouble.answered();
-                    return replica;
+                    return Outcome::Loaded(replica.map(Box::new));
                 }
-                Err(error) => self.table_failed(&error, &mut delays).await,
+                Err(StoreError::Corrupt { problem, found, .. }) => {
+                    self.table_trouble.answered();
+                    return Outcome::Corrupt { problem, found };
+                }
+                Err(error) => self.table_failed(&error, &mut delays, None).await,
             }
         }
     }
 
-    /// Marks are noted before they are made and forgotten after they are cleared, so that none is
-    /// ever missing from the notes.
-    async fn put(&self, put: &Put, kind: PutKind) -> PutOutcome {
-        let marks = matches!(kind, PutKind::Quarantine(_) | PutKind::Diverged);
-        if marks {
-            self.note(put).await;
-        }
-        let outcome = self.put_replica(put).await;
-        if !marks && kind != PutKind::Fold && put.header.quarantine.is_none() && outcome == PutOutcome::Done {
-            self.note(put).await;
-        }
-        outcome
-    }
-
-    async fn note(&self, put: &Put) {
-        if let Err(error) = self.table.note_mark(&put.stream, put.header.quarantine.as_ref()).await {
+    /// Marks are noted before they are made and forgotten (see [`Effect::Forget`]) after what was
+    /// settled by them is stored, so that none is ever missing from the notes.
+    async fn put(&self, put: &Put, kind: PutKind) -> Outcome {
+        let marks = matches!(kind, PutKind::Quarantine(_) | PutKind::Diverged | PutKind::Again);
+        if let (true, Some(mark)) = (marks, &put.header.quarantine)
+            && let Err(error) = self.table.note_mark(&put.stream, mark, put.header.generation).await
+        {
             // The mark itself stands on the replica; what is lost is that others hear of it soon.
             warn!(%error, stream = %put.stream, "a quarantine is not noted in the table");
         }
-    }
-
-    async fn put_replica(&self, put: &Put) -> PutOutcome {
         let mut delays = Delays::new();
         loop {
             let began = Instant::now();
@@ -214,18 +249,25 @@ impl<J: Journal, S: ReplicaStore> Stores<J, S> {
             match result {
                 Ok(outcome) => {
                     self.table_trouble.answered();
-                    return outcome;
+                    return Outcome::Put(outcome);
                 }
-                Err(error) => self.table_failed(&error, &mut delays).await,
+                Err(StoreError::Corrupt { problem, found, .. }) => {
+                    self.table_trouble.answered();
+                    return Outcome::Corrupt { problem, found };
+                }
+                Err(error) => self.table_failed(&error, &mut delays, Some(&put.stream)).await,
             }
         }
     }
 
-    async fn table_failed(&self, error: &StoreError, delays: &mut Delays) {
+    /// `key`: whose put it was.
+    async fn table_failed(&self, error: &StoreError, delays: &mut Delays, key: Option<&Arc<str>>) {
         match error {
             StoreError::Throttled { scope, .. } => {
-                // The table does answer. A hot key slows its own lane only.
-                if *scope != Throttle::Key {
+                // The table does answer. A hot key slows its own lane only; but a table that is one
+                // partition, as a new one is, says of each key what holds for all of them.
+                let one_key = *scope == Throttle::Key && key.is_none_or(|key| !self.table_trouble.is_another(key));
+                if !one_key {
                     self.table_trouble.throttles.fetch_add(1, Ordering::Relaxed);
                 }
                 debug!(%error, "throttled");
@@ -236,24 +278,24 @@ impl<J: Journal, S: ReplicaStore> Stores<J, S> {
                 delays.wait().await;
             }
             StoreError::Setup { .. } | StoreError::Corrupt { .. } => {
-                let setup = matches!(error, StoreError::Setup { .. });
-                if setup {
-                    self.table_trouble.failed(&error.to_string(), true);
-                } else {
-                    warn!(%error, "a lane waits until the item is mended");
-                }
+                self.table_trouble.failed(&error.to_string(), true);
                 tokio::time::sleep(OPERATOR_DELAY).await;
             }
         }
     }
 
-    async fn ask<T, F: Future<Output = Result<T, JournalError>>>(&self, question: impl Fn() -> F) -> T {
+    /// Asks until there is an answer; that this stream may not be read is one.
+    async fn ask<T, F: Future<Output = Result<T, JournalError>>>(&self, question: impl Fn() -> F) -> Result<T, String> {
         let mut delays = Delays::new();
         loop {
             match question().await {
                 Ok(answer) => {
                     self.journal_trouble.answered();
-                    return answer;
+                    return Ok(answer);
+                }
+                Err(error @ JournalError::Denied { .. }) => {
+                    self.journal_trouble.answered();
+                    return Err(error.to_string());
                 }
                 Err(error) if error.is_transient() => {
                     self.journal_trouble.failed(&error.to_string(), false);

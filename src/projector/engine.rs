@@ -5,7 +5,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -26,7 +29,7 @@ use crate::{
         Journal, JournalError,
         feed::{Ensured, Feed, GroupInfo, Mark},
     },
-    replica::{Marked, ReplicaStore, StoreError},
+    replica::{MarkKind, Marked, ReplicaStore, StoreError},
 };
 
 /// First delay before connecting again: a server that only dropped the group takes it back at once.
@@ -39,8 +42,11 @@ const OPERATOR_DELAY: Duration = Duration::from_secs(10);
 const GOOD_SESSION: Duration = Duration::from_secs(10);
 /// How often marks are looked up, once the first look found none of other code's.
 const MARKS_EVERY: Duration = Duration::from_secs(10);
-/// A marked aggregate is tried at most this often by one process.
+/// A mark that other code left is tried at most this often by one process.
 const TRY_MARK_EVERY: Duration = Duration::from_secs(30);
+/// A mark that does not wait for other code is looked at this often: a stream that may not be read, an
+/// item that cannot be, a note whose mark is gone.
+const LOOK_AT_MARK_EVERY: Duration = Duration::from_mins(5);
 /// A question of the measuring task that takes longer than this is given up until the next round.
 const QUESTION: Duration = Duration::from_secs(10);
 
@@ -145,8 +151,9 @@ async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
     let bases = Bases::new(cache_bytes);
     let shared = Reporter {
         status,
-        to_try: Arc::default(),
+        asked: Arc::default(),
         settled: SharedSettled::default(),
+        connection: 0,
     };
     let status = shared.status.clone();
     let measuring = tokio::spawn(measure(
@@ -241,7 +248,7 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
     // have come to stand behind the same name.
     shared.settled.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let sub = tokio::select! {
-        sub = subscribed(spec, feed, stores, status) => sub,
+        sub = subscribed(spec, feed, stores, bases, &shared.asked, status) => sub,
         // A store that does not answer must not keep a process that is asked to stop.
         () = stop.cancelled() => return Next::Stopped,
     };
@@ -257,7 +264,11 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
         s.group_confirmed = true;
         s.last_progress = Instant::now();
     });
-    let session = Session::new(spec.clone(), sub, stores.clone(), bases.clone(), shared.clone());
+    let report = Reporter {
+        connection: shared.asked.connected(),
+        ..shared.clone()
+    };
+    let session = Session::new(spec.clone(), sub, stores.clone(), bases.clone(), report);
     let end = tokio::spawn(session.run(stop.clone())).await;
     let end = match end {
         Ok(end) => end,
@@ -281,6 +292,10 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
             "see the group deliver: nothing came for too long".into(),
         )),
         End::Storm(what) => Next::Never(Phase::Paused(what)),
+        End::Operator(what) => Next::Operator(Phase::Paused(what)),
+        End::TableAnew => Next::Again(Phase::Reconnecting(
+            "The table was made anew: the group starts again from the beginning.".into(),
+        )),
     }
 }
 
@@ -289,6 +304,8 @@ async fn subscribed<F: Feed, J: Journal, S: ReplicaStore>(
     spec: &Arc<Spec>,
     feed: &F,
     stores: &Stores<J, S>,
+    bases: &Bases,
+    asked: &Asked,
     status: &Shared,
 ) -> Result<F::Subscription, Next> {
     let name = spec.rules.fold.name();
@@ -310,11 +327,16 @@ async fn subscribed<F: Feed, J: Journal, S: ReplicaStore>(
         }
         Err(error) => return Err(Next::journal(&error)),
     }
-    if !in_use {
+    let table = if let Some(table) = in_use {
+        table
+    } else {
         refill(spec, feed).await.map_err(|error| Next::journal(&error))?;
-        if let Err(error) = stores.table.set_in_use().await {
-            return Err(Next::store(&error));
-        }
+        stores.table.set_in_use().await.map_err(|error| Next::store(&error))?
+    };
+    if !asked.is_known(table) {
+        // Another task may have been first to fill it again: what is remembered of the old one does
+        // not cover what is delivered for the new.
+        bases.clear();
     }
     feed.subscribe(&spec.group, spec.buffer)
         .await
@@ -362,8 +384,50 @@ fn report_group(name: &str, ensured: &Ensured, status: &Shared) {
 #[derive(Clone)]
 struct Reporter {
     status: Shared,
-    to_try: Arc<Mutex<Vec<Arc<str>>>>,
+    asked: Arc<Asked>,
     settled: SharedSettled,
+    /// The number of its connection.
+    connection: u64,
+}
+
+/// What the measuring task asks of sessions.
+#[derive(Default)]
+struct Asked {
+    /// Noted streams to look at.
+    looks: Mutex<Vec<Marked>>,
+    /// Which table the sessions know.
+    table: Mutex<Option<Arc<str>>>,
+    /// Connections made so far.
+    connections: AtomicU64,
+    /// The connection at whose time the table was seen to be another one.
+    anew: AtomicU64,
+}
+
+impl Asked {
+    /// One more connection; its number.
+    fn connected(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Whether this is the table that is known already; it is from now on.
+    fn is_known(&self, table: Arc<str>) -> bool {
+        let mut known = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = known.as_ref().is_none_or(|known| *known == table);
+        *known = Some(table);
+        same
+    }
+
+    /// Tells the session of connection `at` when the table is not the one that it knows.
+    fn compare(&self, at: u64, table: Option<&Arc<str>>) {
+        let known = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_some() && known.as_ref() != table {
+            self.anew.store(at, Ordering::Release);
+        }
+    }
+
+    fn looks(&self) -> std::sync::MutexGuard<'_, Vec<Marked>> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Report for Reporter {
@@ -390,8 +454,12 @@ impl Report for Reporter {
         status.may_wait().then(|| status.group_moved.elapsed())
     }
 
-    fn marks_to_try(&mut self) -> Vec<Arc<str>> {
-        std::mem::take(&mut *self.to_try.lock().unwrap_or_else(PoisonError::into_inner))
+    fn marks_to_try(&mut self) -> Vec<Marked> {
+        std::mem::take(&mut *self.asked.looks())
+    }
+
+    fn table_is_anew(&self) -> bool {
+        self.asked.anew.load(Ordering::Acquire) == self.connection
     }
 }
 
@@ -407,6 +475,7 @@ async fn measure<F: Feed, S: ReplicaStore>(
 ) {
     let mut tried: HashMap<Arc<str>, Instant> = HashMap::new();
     let mut marks_at: Option<Instant> = None;
+    let mut connection = 0;
     loop {
         let measured = tokio::time::timeout(QUESTION, lag::measure(&feed, &spec.group, &shared.settled)).await;
         let measured = measured.unwrap_or_else(|_| {
@@ -423,11 +492,21 @@ async fn measure<F: Feed, S: ReplicaStore>(
             Ok(measured) => lag_known(measured, &spec, &*meter, &shared.status),
             Err(error) => lag_unknown(&error, &spec, &*meter, &shared.status),
         }
-        if marks_at.is_none_or(|at| at.elapsed() >= MARKS_EVERY)
-            && let Ok(Ok(marks)) = tokio::time::timeout(QUESTION, table.marks()).await
-        {
-            marks_at = Some(Instant::now());
-            heed(&marks, &spec, &*meter, &shared.status, &shared.to_try, &mut tried);
+        let now = shared.asked.connections.load(Ordering::Acquire);
+        if now != connection {
+            // What a session owed for a mark died with it; every note is looked at once by the next.
+            connection = now;
+            tried.clear();
+            marks_at = None;
+        }
+        if marks_at.is_none_or(|at| at.elapsed() >= MARKS_EVERY) {
+            if let Ok(Ok(in_use)) = tokio::time::timeout(QUESTION, table.in_use()).await {
+                shared.asked.compare(connection, in_use.as_ref());
+            }
+            if let Ok(Ok(marks)) = tokio::time::timeout(QUESTION, table.marks()).await {
+                marks_at = Some(Instant::now());
+                heed(&marks, &spec, &*meter, &shared.status, &shared.asked, &mut tried);
+            }
         }
         tokio::time::sleep(next).await;
     }
@@ -508,20 +587,25 @@ fn heed(
     spec: &Spec,
     meter: &dyn Meter,
     status: &Shared,
-    to_try: &Mutex<Vec<Arc<str>>>,
+    asked: &Asked,
     tried: &mut HashMap<Arc<str>, Instant>,
 ) {
-    let (diverged, quarantined): (Vec<_>, Vec<_>) = marks.iter().partition(|mark| mark.diverged);
+    let (diverged, quarantined): (Vec<_>, Vec<_>) = marks.iter().partition(|mark| mark.kind == MarkKind::Diverged);
     meter.set(Level::Quarantined, quarantined.len() as f64);
     meter.set(Level::Diverged, diverged.len() as f64);
-    tried.retain(|_, at| at.elapsed() < TRY_MARK_EVERY);
     let own = spec.rules.fold.fingerprint();
-    let others = quarantined
-        .iter()
-        .filter(|mark| *mark.by != *own && !tried.contains_key(&mark.stream));
-    let others: Vec<_> = others.map(|mark| mark.stream.clone()).collect();
-    tried.extend(others.iter().map(|stream| (stream.clone(), Instant::now())));
-    to_try.lock().unwrap_or_else(PoisonError::into_inner).extend(others);
+    let due = |mark: &&Marked| {
+        let every = if mark.kind == MarkKind::Quarantined && !mark.by.contains(own) {
+            TRY_MARK_EVERY
+        } else {
+            LOOK_AT_MARK_EVERY
+        };
+        tried.get(&mark.stream).is_none_or(|at| at.elapsed() >= every)
+    };
+    let due: Vec<Marked> = marks.iter().filter(due).cloned().collect();
+    tried.retain(|_, at| at.elapsed() < LOOK_AT_MARK_EVERY);
+    tried.extend(due.iter().map(|mark| (mark.stream.clone(), Instant::now())));
+    asked.looks().extend(due);
     let names = |marks: &[&Marked]| marks.iter().map(|mark| mark.stream.to_string()).collect();
     status.send_modify(|s| {
         s.quarantined = names(&quarantined);
@@ -567,7 +651,8 @@ mod tests {
     fn reporter(status: Status) -> Reporter {
         Reporter {
             status: Arc::new(watch::channel(status).0),
-            to_try: Arc::default(),
+            asked: Arc::default(),
+            connection: 0,
             settled: SharedSettled::default(),
         }
     }

@@ -1,6 +1,9 @@
 //! The deliveries that a session holds: which id acknowledges which token, and how long it waits.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Instant,
+};
 
 use uuid::Uuid;
 
@@ -23,6 +26,8 @@ struct Held {
 pub(super) struct Deliveries {
     next: Token,
     held: BTreeMap<Token, Held>,
+    /// The ids that acknowledge them: a redelivery of one that is held is that one.
+    ids: HashSet<Uuid>,
     own: usize,
     bytes: usize,
     /// Places of what was let go since it was last asked.
@@ -30,8 +35,14 @@ pub(super) struct Deliveries {
 }
 
 impl Deliveries {
-    /// Takes one of so many bytes; `ack` is `None` for the session's own.
-    pub(super) fn take(&mut self, ack: Option<Uuid>, place: Option<Mark>, bytes: usize) -> Token {
+    /// Takes one of so many bytes; `ack` is `None` for the session's own. `None`: it is held already, and what
+    /// acknowledges it acknowledges this one.
+    pub(super) fn take(&mut self, ack: Option<Uuid>, place: Option<Mark>, bytes: usize) -> Option<Token> {
+        if let Some(ack) = ack
+            && !self.ids.insert(ack)
+        {
+            return None;
+        }
         self.next += 1;
         self.bytes += bytes;
         self.own += usize::from(ack.is_none());
@@ -44,7 +55,12 @@ impl Deliveries {
                 since: Instant::now(),
             },
         );
-        self.next
+        Some(self.next)
+    }
+
+    /// How many are the session's own.
+    pub(super) fn own(&self) -> usize {
+        self.own
     }
 
     /// Lets one go; the id that acknowledges it.
@@ -53,6 +69,9 @@ impl Deliveries {
         self.settled.extend(held.place);
         self.bytes -= held.bytes;
         self.own -= usize::from(held.ack.is_none());
+        if let Some(ack) = &held.ack {
+            self.ids.remove(ack);
+        }
         held.ack
     }
 

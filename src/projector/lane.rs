@@ -12,7 +12,7 @@ use crate::{
     event::{RawEvent, Revision},
     journal::{Presence, ReadLimit, Slice, Standing},
     projection::{FoldError, OnLostHistory, State, run::fold_run},
-    replica::{Demand, Header, Put, PutOutcome, Quarantine, item::Body},
+    replica::{Broken, Demand, Fingerprints, Header, MarkKind, Put, PutOutcome, Quarantine, item::Body},
 };
 
 mod types;
@@ -31,6 +31,17 @@ struct Waiting {
     tokens: Vec<Token>,
 }
 
+/// What a delivery asks for that carries no event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hint {
+    /// See how the stream stands.
+    Look,
+    /// Read it to its end.
+    Read,
+    /// It is noted as marked: see whether it is, and whether that left something owing.
+    Note,
+}
+
 /// What an effect under way is for; `high`: the newest delivery that was there when it began.
 #[derive(Clone, Copy, Debug)]
 enum UnderWay {
@@ -41,6 +52,8 @@ enum UnderWay {
     ReadOn {
         from: Revision,
         high: Token,
+        /// It is to show what the event in hand follows, and nothing more.
+        only_verifies: bool,
     },
     /// Is the replica's last event still the stream's event at that revision?
     Check {
@@ -54,8 +67,11 @@ enum UnderWay {
     },
     Put {
         kind: PutKind,
+        /// What is stored stays, and the state in hand may not be its.
+        adrift: bool,
         high: Token,
     },
+    Forget,
 }
 
 /// Folding since the last put.
@@ -90,6 +106,9 @@ struct NotYet {
     due: Duration,
 }
 
+/// Events of a read that shows what a base's last event is: that one, and the one that follows it.
+const VERIFIES: usize = 2;
+
 /// The machine for one stream.
 #[derive(Debug)]
 #[expect(
@@ -102,9 +121,9 @@ pub struct Lane {
     base: Option<Base>,
     waiting: BTreeMap<Revision, Waiting>,
     /// Deliveries that only say that something happened to the stream.
-    hints: Vec<Token>,
-    /// Deliveries of hints that were looked at; settled with whatever follows from the look.
-    acting: Vec<Token>,
+    hints: Vec<(Token, Hint)>,
+    /// Deliveries of hints that were heeded; settled with whatever follows from that.
+    acting: Vec<(Token, Hint)>,
     /// Deliveries at or below the version that do not fit the replica.
     suspects: Vec<(Revision, Waiting)>,
     newest: Token,
@@ -132,6 +151,11 @@ pub struct Lane {
     /// This lane cleared a mark by which another task may have settled what came meanwhile, and has
     /// yet to store that: no delivery need ask for it.
     owing: bool,
+    /// The stream is, or may be, noted as marked; the note goes when nothing is owed.
+    noted: bool,
+    /// The generation of the mark that was seen noted. Where the item was deleted meanwhile, its new
+    /// life's generations begin below.
+    note_seen: u64,
     /// The newest delivery that was there when the quarantine mark was last read from the store.
     mark_read: Option<Token>,
     /// Deliveries up to this one that are settled now were settled by a put.
@@ -168,6 +192,8 @@ impl Lane {
             not_yet: None,
             retrying: false,
             owing: false,
+            noted: false,
+            note_seen: 0,
             mark_read: None,
             written: None,
             last_put: None,
@@ -188,7 +214,12 @@ impl Lane {
         self.newest = self.newest.max(token);
         self.behind |= behind;
         let (revision, event) = match arrival {
-            Arrival::Moved => return self.hints.push(token),
+            Arrival::Moved => return self.hints.push((token, Hint::Look)),
+            Arrival::Onward => return self.hints.push((token, Hint::Read)),
+            Arrival::Noted { generation } => {
+                self.note_seen = self.note_seen.max(generation);
+                return self.hints.push((token, Hint::Note));
+            }
             Arrival::Revision(revision) => (revision, None),
             Arrival::Event(event) => (event.revision, Some(event)),
         };
@@ -228,12 +259,21 @@ impl Lane {
         self.base.as_ref()
     }
 
+    /// Whether a denial of its stream would be nothing new: that is what its stored mark says.
+    pub fn is_denied(&self) -> bool {
+        self.stored_mark().is_some_and(|mark| mark.kind() == MarkKind::Denied)
+    }
+
+    fn stored_mark(&self) -> Option<&Quarantine> {
+        self.base.as_ref()?.stored.as_ref()?.quarantine.as_ref()
+    }
+
     /// What it is at.
     pub fn state(&self) -> LaneState {
         match self.under_way {
             None => LaneState::Waiting,
             Some(UnderWay::Load { .. }) => LaneState::Loading,
-            Some(UnderWay::Put { .. }) => LaneState::Writing,
+            Some(UnderWay::Put { .. } | UnderWay::Forget) => LaneState::Writing,
             Some(_) => LaneState::Reading,
         }
     }
@@ -252,7 +292,7 @@ impl Lane {
         if self.load_wanted {
             return self.load(true);
         }
-        if let Some(next) = self.heed_mark() {
+        if let Some(next) = self.heed_mark().or_else(|| self.heed_hints()) {
             return next;
         }
         self.settle();
@@ -274,7 +314,7 @@ impl Lane {
         if self.probe_wanted {
             return self.probe();
         }
-        if self.look_wanted || !self.hints.is_empty() {
+        if self.look_wanted || self.has(Hint::Look) {
             return self.look();
         }
         if self.wants_read(now) {
@@ -283,14 +323,49 @@ impl Lane {
         if self.changed || self.administrative.is_some() {
             return self.put(now);
         }
-        self.verdicts.extend(self.acting.drain(..).map(Verdict::Ack));
+        self.ack_acting();
         self.behind = false;
-        let next = self.flush_or_idle(now);
-        match (next, self.reads_again_at()) {
+        let again = self.reads_again_at();
+        if again.is_none() {
+            // The stream was read to its end, and all of it is stored or changed nothing.
+            self.owing = false;
+            if self.noted && self.known().header.quarantine.is_none() {
+                return self.forget();
+            }
+        }
+        match (self.flush_or_idle(now), again) {
             (Next::Idle, Some(due)) => Next::WaitUntil(due),
             (Next::WaitUntil(at), Some(due)) => Next::WaitUntil(at.min(due)),
             (next, _) => next,
         }
+    }
+
+    fn has(&self, hint: Hint) -> bool {
+        self.hints.iter().any(|(_, of)| *of == hint)
+    }
+
+    /// Takes the hints of these kinds out.
+    fn drain_hints(&mut self, kinds: &[Hint]) -> Vec<(Token, Hint)> {
+        self.hints.extract_if(.., |(_, of)| kinds.contains(of)).collect()
+    }
+
+    fn ack_acting(&mut self) {
+        self.verdicts
+            .extend(self.acting.drain(..).map(|(token, _)| Verdict::Ack(token)));
+    }
+
+    fn ack_hints(&mut self, kinds: &[Hint]) {
+        let hints = self.drain_hints(kinds);
+        self.verdicts
+            .extend(hints.into_iter().map(|(token, _)| Verdict::Ack(token)));
+    }
+
+    fn forget(&mut self) -> Next {
+        self.noted = false;
+        let stored = self.known().stored.as_ref().map_or(0, |stored| stored.generation);
+        let generation = stored.max(mem::take(&mut self.note_seen));
+        self.under_way = Some(UnderWay::Forget);
+        Next::Do(Effect::Forget { generation })
     }
 
     /// Takes what came of the effect under way. `now` as in [`Lane::next`].
@@ -304,15 +379,33 @@ impl Lane {
             .expect("an outcome belongs to an effect under way");
         match (under_way, outcome) {
             (UnderWay::Load { fresh: false, .. }, Outcome::Cached(base)) => self.base = Some(*base),
+            (UnderWay::Load { high, .. } | UnderWay::Put { high, .. }, Outcome::Corrupt { problem, found }) => {
+                self.broken(&problem, found);
+                self.mark_read = Some(high);
+            }
+            (
+                UnderWay::ReadOn { .. } | UnderWay::Check { .. } | UnderWay::Probe | UnderWay::Look { .. },
+                Outcome::Denied(why),
+            ) => self.denied(&why),
+            (UnderWay::Forget, Outcome::Forgotten) => {}
             (UnderWay::Load { fresh, high }, Outcome::Loaded(replica)) => {
                 self.rebase_on(Base::from_stored(&*self.rules.fold, replica.map(|r| *r)));
                 self.mark_read = fresh.then_some(high);
             }
-            (UnderWay::ReadOn { from, high }, Outcome::Read(slice)) => self.read(from, high, slice, now),
+            (
+                UnderWay::ReadOn {
+                    from,
+                    high,
+                    only_verifies,
+                },
+                Outcome::Read(slice),
+            ) => self.read(from, high, only_verifies, slice, now),
             (UnderWay::Check { at }, Outcome::Read(slice)) => self.checked(at, &slice),
             (UnderWay::Probe, Outcome::Read(slice)) => self.probed(&slice),
             (UnderWay::Look { high, hinted }, Outcome::Looked(standing)) => self.looked(&standing, high, hinted, now),
-            (UnderWay::Put { kind, high }, Outcome::Put(PutOutcome::Done)) => self.stored(kind, high, now),
+            (UnderWay::Put { kind, adrift, high }, Outcome::Put(PutOutcome::Done)) => {
+                self.stored(kind, adrift, high, now);
+            }
             (UnderWay::Put { high, .. }, Outcome::Put(PutOutcome::Refused(stored))) => {
                 // An earlier try of this put may have landed, and cleared the mark.
                 self.owing |= self.retrying;
@@ -355,6 +448,8 @@ impl Lane {
 
     /// Forgets what was folded and decided on another base; deliveries stay as they are.
     fn rebase_on(&mut self, base: Base) {
+        // Whoever cleared the mark that was here may have left owing what was settled by it.
+        self.owing |= self.noted && base.header.quarantine.is_none();
         // A state that is folded anew is put when it has caught up with what it replaces; what is
         // owed is read again.
         self.read_wanted = (base.rebase || self.owing) && !base.header.deleted;
@@ -369,9 +464,68 @@ impl Lane {
         self.not_yet = None;
         self.dirty_since = None;
         self.reconsider_suspects();
-        // What followed from a look was lost with the old base: look again.
+        // What followed from a hint was lost with the old base: heed it again.
         let mut again = mem::take(&mut self.acting);
         self.hints.append(&mut again);
+    }
+
+    /// The stored item is no replica: that is marked on it, and nothing else of it is touched.
+    fn broken(&mut self, problem: &str, found: Box<Broken>) {
+        self.rebase_on(Base::from_broken(&*self.rules.fold, found));
+        self.read_wanted = false;
+        let stands = self.stored_mark().is_some_and(|mark| mark.kind() == MarkKind::Corrupt);
+        if !stands {
+            let mark = Quarantine::corrupt(problem, &self.stream, self.rules.fold.fingerprint().into());
+            self.known().header.quarantine = Some(mark);
+            self.administrative = Some(PutKind::Quarantine("corrupt_item"));
+        }
+    }
+
+    /// The stream may not be read. Under a mark that says so already nothing changes.
+    fn denied(&mut self, why: &str) {
+        self.reconsider_suspects();
+        self.back_to_stored();
+        if self.is_denied() {
+            self.ack_acting();
+            return;
+        }
+        let mark = Quarantine::denied(why, self.rules.fold.fingerprint().into());
+        self.known().header.quarantine = Some(mark);
+        self.administrative = Some(PutKind::Quarantine("denied"));
+    }
+
+    /// Drops what was folded and is not stored, for a mark that goes on what is.
+    fn back_to_stored(&mut self) {
+        let run = self.run.take();
+        let fold = self.rules.fold.clone();
+        let base = self.known();
+        if let Some(stored) = base.stored.clone() {
+            // Without a run all that was folded since changed nothing; a run that began anew did not
+            // begin with what is stored.
+            if let Some(run) = run {
+                base.rebase |= run.header.version.is_none() && stored.version.is_some();
+                base.state = run.state;
+            }
+            // Of a state that is kept although nobody reads it, how its stream stands is known.
+            let deleted = if base.unreadable.is_some() {
+                base.header.deleted
+            } else {
+                stored.deleted
+            };
+            base.header = Header { deleted, ..stored };
+        } else {
+            base.header = Header::new();
+            base.state = fold.initial();
+        }
+        self.changed = false;
+        self.administrative = None;
+        self.retrying = false;
+        self.read_wanted = false;
+        self.read_since_put = false;
+        self.look_wanted = false;
+        self.probe_wanted = false;
+        self.unreadable = None;
+        self.not_yet = None;
     }
 
     /// A stored mark settles what stands behind it, unless other code left it: then this code tries.
@@ -380,20 +534,32 @@ impl Lane {
             return None;
         }
         let mark = self.known().header.quarantine.clone()?;
+        self.noted = true;
         if self.probe_wanted {
             return Some(self.probe());
         }
-        self.verdicts.extend(self.acting.drain(..).map(Verdict::Ack));
+        self.ack_acting();
         if self.unsettled() == 0 {
             return Some(Next::Idle);
         }
         if self.mark_read < Some(self.newest) {
             return Some(self.load(true));
         }
-        let diverged = mark.is_diverged();
-        if !diverged && *mark.by != *self.rules.fold.fingerprint() {
+        let kind = mark.kind();
+        let again = match kind {
+            MarkKind::Quarantined => !mark.by.contains(self.rules.fold.fingerprint()),
+            MarkKind::Diverged => false,
+            // It was mended.
+            MarkKind::Corrupt => self.known().broken.is_none(),
+            MarkKind::Denied => self.has(Hint::Note),
+        };
+        if again {
+            let restarts = self.rules.restarts();
             let base = self.known();
             base.header.quarantine = None;
+            // Behind such a mark a deletion and a revival may have gone by.
+            let known = base.header.version.is_some();
+            self.probe_wanted = restarts && known && kind != MarkKind::Quarantined;
             self.administrative = Some(PutKind::Repair);
             self.unreadable = None;
             self.read_wanted = true;
@@ -401,7 +567,7 @@ impl Lane {
             return None;
         }
         for (revision, waiting) in mem::take(&mut self.waiting) {
-            let park = revision == mark.at && !diverged;
+            let park = revision == mark.at && kind == MarkKind::Quarantined;
             self.verdicts.extend(waiting.tokens.into_iter().map(|token| {
                 if park {
                     Verdict::Park(token, mark.reason.clone())
@@ -411,14 +577,35 @@ impl Lane {
             }));
         }
         self.clear_suspects();
-        if diverged {
-            self.verdicts.extend(self.hints.drain(..).map(Verdict::Ack));
+        self.ack_hints(&[Hint::Read, Hint::Note]);
+        if matches!(kind, MarkKind::Diverged | MarkKind::Corrupt) {
+            self.ack_hints(&[Hint::Look]);
         }
         if self.hints.is_empty() {
             return Some(Next::Idle);
         }
         // A deletion ends the wait for the event that could not be folded.
         Some(self.look())
+    }
+
+    /// What asks for a read to the end. A note without a mark means that whoever cleared it may have
+    /// left owing what others had settled by it.
+    fn heed_hints(&mut self) -> Option<Next> {
+        if self.changed || (self.administrative.is_some() && !self.retrying) {
+            // First what is at hand.
+            return None;
+        }
+        if self.has(Hint::Note) {
+            if self.mark_read < Some(self.newest) && self.administrative.is_none() {
+                return Some(self.load(true));
+            }
+            self.noted = true;
+            self.owing = true;
+        }
+        let mut heeded = self.drain_hints(&[Hint::Read, Hint::Note]);
+        self.read_wanted |= !heeded.is_empty();
+        self.acting.append(&mut heeded);
+        None
     }
 
     fn probe(&mut self) -> Next {
@@ -434,16 +621,14 @@ impl Lane {
 
     fn look(&mut self) -> Next {
         // What follows from the look is decided on the store's own word, not on a cached base.
-        if !self.hints.is_empty()
-            && self.mark_read < Some(self.newest)
-            && !self.changed
-            && self.administrative.is_none()
+        if self.has(Hint::Look) && self.mark_read < Some(self.newest) && !self.changed && self.administrative.is_none()
         {
             return self.load(true);
         }
         self.look_wanted = false;
-        let hinted = !self.hints.is_empty();
-        self.acting.append(&mut self.hints);
+        let mut looks = self.drain_hints(&[Hint::Look]);
+        let hinted = !looks.is_empty();
+        self.acting.append(&mut looks);
         self.under_way = Some(UnderWay::Look {
             high: self.newest,
             hinted,
@@ -467,13 +652,17 @@ impl Lane {
         } else {
             &base.header
         };
-        let covered = match (anew, unsaved) {
-            // What is stored is about to be replaced: it covers nothing.
+        let covered = match (anew || base.broken.is_some(), unsaved) {
+            // What is stored is about to be replaced, or is no replica: it covers nothing.
             (true, _) => None,
             (false, true) => base.durable(),
             // All that is folded and not stored changed nothing.
             (false, false) => base.header.version,
         };
+        let seen = self.waiting.get(&covered.unwrap_or(Revision::MAX));
+        let last = header.event.as_ref().filter(|_| header.version == covered);
+        let same = seen.and_then(|w| w.event.as_ref()).zip(last);
+        let verified = same.is_some_and(|(event, last)| event.id == last.id);
         if let Some(covered) = covered {
             let above = self.waiting.split_off(&(covered + 1));
             for (revision, waiting) in mem::replace(&mut self.waiting, above) {
@@ -490,8 +679,11 @@ impl Lane {
                 }
             }
         }
-        let Some((high, below)) = unreadable else { return };
         let version = base.header.version;
+        if verified && let Some(base) = self.base.as_mut() {
+            base.verified = true;
+        }
+        let Some((high, below)) = unreadable else { return };
         // What was folded before it comes first.
         if unsaved {
             self.unreadable = Some((high, below));
@@ -524,7 +716,10 @@ impl Lane {
     fn fold_in_hand(&mut self) {
         let base = self.known();
         let (rebase, deleted, mut next) = (base.rebase, base.header.deleted, base.next());
-        if rebase || deleted || self.read_wanted || self.administrative.is_some() {
+        // The first fold on a base is on one that was seen to be this stream's: a read, one event
+        // earlier than the one in hand, shows it.
+        let known = base.verified || base.header.version.is_none();
+        if !known || rebase || deleted || self.read_wanted || self.administrative.is_some() {
             return;
         }
         let mut events = Vec::new();
@@ -574,6 +769,10 @@ impl Lane {
         let Some(base) = self.base.as_ref() else {
             return false;
         };
+        // What cannot be read is replaced by all of its history or not at all.
+        if base.falls_short() && !base.header.deleted {
+            return true;
+        }
         if self.read_since_put && (self.changed || self.administrative.is_some()) {
             // A fresh start is put only when it is not behind what it replaces.
             return base.rebase && self.read_wanted && base.header.version < base.durable();
@@ -593,22 +792,33 @@ impl Lane {
         let high = self.newest;
         let base = self.known();
         // One event more, the first time: it shows whether this is still the stream it was.
+        let verifies = !base.verified && !base.rebase && base.header.version.is_some();
         let from = match base.header.version {
-            Some(version) if !base.verified && !base.rebase => version,
+            Some(version) if verifies => version,
             _ if base.rebase && base.header.deleted => 0,
             version => crate::event::next_after(version),
         };
-        self.under_way = Some(UnderWay::ReadOn { from, high });
+        let next = base.next();
+        // What follows is in hand: only what it follows is to be seen.
+        let in_hand = self.waiting.get(&next).is_some_and(|w| w.event.is_some());
+        let only_verifies = verifies && in_hand && !self.read_wanted && !self.behind;
+        let events = if only_verifies {
+            VERIFIES
+        } else {
+            limit.events.max(VERIFIES)
+        };
+        self.under_way = Some(UnderWay::ReadOn {
+            from,
+            high,
+            only_verifies,
+        });
         Next::Do(Effect::Read {
             from,
-            limit: ReadLimit {
-                events: limit.events.max(2),
-                ..limit
-            },
+            limit: ReadLimit { events, ..limit },
         })
     }
 
-    fn read(&mut self, from: Revision, high: Token, mut slice: Slice, now: Duration) {
+    fn read(&mut self, from: Revision, high: Token, only_verifies: bool, mut slice: Slice, now: Duration) {
         if slice.presence != Presence::Present {
             self.read_wanted = false;
             self.behind = false;
@@ -628,9 +838,7 @@ impl Lane {
             match slice.events.first() {
                 Some(first) if first.revision == from => {
                     if base.header.event.as_ref().is_some_and(|e| e.id != first.id) {
-                        return self.diverged(&format!(
-                            "the stream has another event at revision {from} than the replica was folded from"
-                        ));
+                        return self.diverged(&other_event_at(from));
                     }
                     slice.events.remove(0);
                 }
@@ -640,8 +848,11 @@ impl Lane {
             }
             self.known().verified = true;
         }
-        self.tally.gap_reads += 1;
-        self.tally.gap_events += slice.events.len() as u64;
+        if !only_verifies {
+            self.tally.gap_reads += 1;
+            self.tally.gap_events += slice.events.len() as u64;
+        }
+        let (fold, restarts) = (self.rules.fold.clone(), self.rules.restarts());
         let version = self.known().header.version;
         // A hole before the first event is minded below; of those between, as the policy has it.
         let between: Vec<usize> = slice
@@ -665,56 +876,97 @@ impl Lane {
         let base = self.known();
         if base.header.deleted && !events.is_empty() {
             base.header.deleted = false;
-            if self.rules.restarts() {
+            if restarts {
                 self.start_anew();
                 return;
             }
+            if base.unreadable.is_some() {
+                base.refold(&*fold);
+            }
         }
-        let Some(from_scratch) = self.mind_lost_history(&events, end) else {
+        if self.replaces_another(&events) {
+            return;
+        }
+        let proven = Some(below) > self.known().durable();
+        let Some(from_scratch) = self.mind_lost_history(&events, end && proven) else {
             return;
         };
         if !events.is_empty() {
             self.read_since_put = true;
             self.fold(events, from_scratch);
         }
-        if end {
-            self.found_nothing(high, below, now);
-            self.read_wanted = false;
-            self.behind = false;
+        if !end {
+            return;
         }
+        let base = self.known();
+        if base.falls_short() && !matches!(self.administrative, Some(PutKind::Quarantine(_))) {
+            if proven {
+                let next = self.known().next();
+                return self.lost(next, "nothing");
+            }
+            // Not all of it is readable yet, or it is another stream: a look tells.
+            self.look_wanted = true;
+            return;
+        }
+        self.found_nothing(high, below, now);
+        self.read_wanted = false;
+        self.behind = false;
+    }
+
+    /// Whether a fold anew comes upon another event than the one at the version of what it replaces.
+    fn replaces_another(&mut self, events: &[RawEvent]) -> bool {
+        let base = self.known();
+        let stored = base.stored.as_ref().filter(|_| base.unreadable.is_some());
+        let last = stored.and_then(|stored| stored.version.zip(stored.event.as_ref()));
+        let Some((version, id)) = last.map(|(version, event)| (version, event.id)) else {
+            return false;
+        };
+        let other = events.iter().any(|e| e.revision == version && e.id != id);
+        if other {
+            self.diverged(&other_event_at(version));
+        }
+        other
     }
 
     /// Deals with history that can no longer be read and that the replica does not cover. Says
     /// whether folding starts from nothing; `None` when it does not go on.
     fn mind_lost_history(&mut self, events: &[RawEvent], end: bool) -> Option<bool> {
         let policy = self.rules.on_lost_history;
-        let on_purpose = self.administrative.is_some();
+        let administrative = self.administrative.is_some();
         let base = self.known();
+        let on_purpose = administrative && base.rebase && base.unreadable.is_none();
         let next = base.next();
+        // A fold anew in place of a state that cannot be read begins where that one began.
+        let replaced = base.stored.as_ref().filter(|_| base.falls_short());
+        let due = match replaced {
+            Some(stored) if base.header.version.is_none() => stored.first,
+            _ => next,
+        };
+        let replaces = replaced.is_some();
+        let begins = base.header.version.is_none();
         let lost = match events.first() {
-            Some(first) => first.revision > next,
-            // Nothing to fold anew from, and the stored state cannot be used. Starting anew on
-            // purpose, nothing readable is an answer.
-            None => end && base.rebase && !on_purpose && base.header.version.is_none() && base.durable().is_some(),
+            // A stream that begins a new life on purpose begins where that can be read.
+            Some(first) => first.revision > due && !(on_purpose && begins),
+            // Nothing to fold anew from, and the stored state cannot be used.
+            None => end && replaces,
         };
         if !lost {
             return Some(false);
         }
-        if policy == OnLostHistory::Partial && !events.is_empty() {
-            return Some(base.header.version.is_some());
+        if policy == OnLostHistory::Partial && !events.is_empty() && !replaces {
+            return Some(!begins);
         }
         let readable = events
             .first()
             .map_or("nothing".to_owned(), |e| format!("revision {} on", e.revision));
-        self.read_wanted = false;
-        self.poisoned(
-            next,
-            &FoldError::Failed(format!(
-                "revisions from {next} on cannot be read any more, only {readable}"
-            )),
-            "lost_history",
-        );
+        self.lost(due, &readable);
         None
+    }
+
+    fn lost(&mut self, from: Revision, readable: &str) {
+        self.read_wanted = false;
+        let what = format!("revisions from {from} on cannot be read any more, only {readable}");
+        self.poisoned(from, &FoldError::Failed(what), "lost_history");
     }
 
     /// Folds events that follow the base, or, `from_scratch`, that follow nothing that is left.
@@ -756,28 +1008,41 @@ impl Lane {
     }
 
     fn poisoned(&mut self, at: Revision, error: &FoldError, class: &'static str) {
-        let by: Arc<str> = self.rules.fold.fingerprint().into();
-        let reason = format!("failed to {error} (revision {at})");
+        let by = self.failed_by(at);
+        let base = self.known();
+        if !base.falls_short() {
+            let reason = format!("Failed to {error} (revision {at}).");
+            base.header.quarantine = Some(Quarantine { at, reason, by });
+            self.administrative = Some(PutKind::Quarantine(class));
+            return;
+        }
+        // The last good replica stays as it is, for code that can read it.
+        let unread = base.unreadable.clone().unwrap_or_default();
+        self.back_to_stored();
+        let reason = format!(
+            "Failed to read the stored state ({unread}), which stays as it is, for folding it anew failed to {error} \
+             (revision {at}); deploy code that reads it, or run `projector redrive --from-start {}`.",
+            self.stream
+        );
+        let at = self.known().next();
+        let by = self.failed_by(at);
         self.known().header.quarantine = Some(Quarantine { at, reason, by });
-        self.administrative = Some(PutKind::Quarantine(class));
+        self.administrative = Some(PutKind::Quarantine("unreadable_state"));
+    }
+
+    /// This code, and all that failed before it on the same revision.
+    fn failed_by(&self, at: Revision) -> Fingerprints {
+        let same = |mark: &&Quarantine| mark.at == at && mark.kind() == MarkKind::Quarantined;
+        let before = self.stored_mark().filter(same).map(|mark| mark.by.clone());
+        before.unwrap_or_default().with(self.rules.fold.fingerprint())
     }
 
     fn diverged(&mut self, what: &str) {
-        let by: Arc<str> = self.rules.fold.fingerprint().into();
+        let by = self.rules.fold.fingerprint().into();
         let stream = self.stream.clone();
-        let run = self.run.take();
-        let base = self.known();
         // What was folded ahead of the store was folded on something that is not this stream.
-        if let Some(run) = run {
-            base.header = run.header;
-            base.state = run.state;
-        }
-        base.header.quarantine = Some(Quarantine::diverged(what, &stream, by));
-        self.changed = false;
-        self.read_wanted = false;
-        self.look_wanted = false;
-        self.probe_wanted = false;
-        self.unreadable = None;
+        self.back_to_stored();
+        self.known().header.quarantine = Some(Quarantine::diverged(what, &stream, by));
         self.administrative = Some(PutKind::Diverged);
     }
 
@@ -789,15 +1054,13 @@ impl Lane {
                     self.known().verified = true;
                     self.clear_suspects();
                 } else {
-                    self.diverged(&format!(
-                        "the stream has another event at revision {at} than the replica was folded from"
-                    ));
+                    self.diverged(&other_event_at(at));
                 }
             }
             // Truncated, or the stream is shorter than the replica: the look tells which.
             _ => {
                 let suspects = self.suspects.drain(..).flat_map(|(_, waiting)| waiting.tokens);
-                self.acting.extend(suspects);
+                self.acting.extend(suspects.map(|token| (token, Hint::Look)));
                 self.look_wanted = true;
             }
         }
@@ -843,7 +1106,12 @@ impl Lane {
         match standing {
             Standing::Live(newest) => {
                 let newest = newest.as_ref().map(|n| n.revision);
-                if newest.is_some() && newest < base.header.version && !base.rebase {
+                let version = if base.unreadable.is_some() {
+                    base.durable()
+                } else {
+                    base.header.version.filter(|_| !base.rebase)
+                };
+                if newest.is_some() && newest < version {
                     let text = newest.map_or_else(String::new, |n| n.to_string());
                     return self.diverged(&format!(
                         "the stream ends at revision {text}, before the replica's version"
@@ -855,7 +1123,12 @@ impl Lane {
                     } else {
                         // Its old events are readable again.
                         base.header.deleted = false;
-                        let dropped = base.rebase;
+                        let unreadable = base.unreadable.is_some();
+                        let dropped = base.rebase && !unreadable;
+                        if unreadable && !restarts {
+                            base.refold(&*fold);
+                            self.read_wanted = true;
+                        }
                         self.administrative = Some(PutKind::Repair);
                         if restarts || dropped {
                             self.start_anew();
@@ -872,10 +1145,21 @@ impl Lane {
             }
             Standing::SoftDeleted | Standing::Tombstoned => {
                 if !base.header.deleted || base.header.quarantine.is_some() {
+                    // A state that cannot be read is kept as it is, like any other.
+                    let kept = base.stored.clone().filter(|_| base.unreadable.is_some());
+                    let keeps = kept.is_some();
+                    if let Some(stored) = kept {
+                        base.header = stored;
+                        base.state = fold.initial();
+                    }
                     base.header.deleted = true;
                     base.header.quarantine = None;
                     if removes {
                         base.state = fold.initial();
+                    }
+                    if keeps {
+                        self.changed = false;
+                        self.run = None;
                     }
                     self.administrative = Some(PutKind::Deletion);
                 } else if stale {
@@ -895,10 +1179,11 @@ impl Lane {
         }
     }
 
-    fn stored(&mut self, kind: PutKind, high: Token, now: Duration) {
+    fn stored(&mut self, kind: PutKind, adrift: bool, high: Token, now: Duration) {
         let removes = self.rules.on_deletion == OnDeletion::Remove;
         if matches!(kind, PutKind::Quarantine(_) | PutKind::Diverged) {
             self.read_wanted = false;
+            self.noted = true;
         }
         let run = self.run.take();
         self.tally
@@ -909,17 +1194,22 @@ impl Lane {
         self.read_since_put = false;
         self.last_put = Some(now);
         self.dirty_since = None;
-        self.mark_read = Some(high);
+        // What is stored is not what is in hand: whatever comes next begins with reading it.
+        self.mark_read = Some(high).filter(|_| !adrift);
         self.written = Some(high);
         let goes_on = self.retrying && self.read_wanted;
+        let cleared = self.stored_mark().is_some() && self.known().header.quarantine.is_none();
         let base = self.known();
         base.stored = Some(base.header.clone());
-        // A state that was dropped is not one to fold on.
-        base.rebase = base.header.deleted && removes && base.header.version.is_some();
+        if !adrift {
+            // A state that was dropped is not one to fold on.
+            base.rebase = base.header.deleted && removes && base.header.version.is_some();
+            base.unreadable = None;
+        }
         if goes_on {
             base.header.quarantine = None;
             self.administrative = Some(PutKind::Repair);
-        } else if self.retrying && kind == PutKind::Repair {
+        } else if cleared {
             // Another task may have settled a delivery by the mark after the stream was read and
             // before the mark was cleared: what came in between is read now.
             self.read_wanted = true;
@@ -942,15 +1232,18 @@ impl Lane {
             let at = base.next();
             base.header.quarantine = Some(Quarantine {
                 at,
-                reason: "being folded again".into(),
+                reason: "It is being folded again.".into(),
                 by: "".into(),
             });
         }
+        let keeps = self.keeps_stored();
         let body = match self.body() {
+            _ if keeps => Body::Stored,
             Ok(body) => body,
             Err(error) => self.back_to_storable(&error),
         };
-        let rebase = self.known().rebase;
+        let keeps = body == Body::Stored;
+        let (rebase, marked) = (self.known().rebase, self.stored_mark().is_some());
         let kind = match self.administrative {
             Some(kind) => kind,
             None if rebase => PutKind::Repair,
@@ -962,6 +1255,7 @@ impl Lane {
             Some(stored) if kind == PutKind::Fold => Demand::Older {
                 generation: stored.generation,
             },
+            Some(_) if base.broken.as_ref().is_some_and(|b| b.demand() == Demand::Broken) => Demand::Broken,
             Some(stored) => {
                 base.header.generation = stored.generation + 1;
                 Demand::Exactly {
@@ -973,8 +1267,13 @@ impl Lane {
         let header = base.header.clone();
         self.under_way = Some(UnderWay::Put {
             kind,
+            adrift: keeps && rebase,
             high: self.newest,
         });
+        let kind = match kind {
+            PutKind::Quarantine(_) | PutKind::Diverged if marked => PutKind::Again,
+            kind => kind,
+        };
         Next::Do(Effect::Put(
             Box::new(Put {
                 stream: self.stream.clone(),
@@ -986,6 +1285,22 @@ impl Lane {
         ))
     }
 
+    /// Whether the put is a mark on what is stored as it is, or says something else of a state that
+    /// stays though nobody can read it.
+    fn keeps_stored(&self) -> bool {
+        let Some(base) = &self.base else { return false };
+        let Some(stored) = &base.stored else { return false };
+        let same = base.header.version == stored.version && !self.changed;
+        match self.administrative {
+            Some(PutKind::Quarantine(_) | PutKind::Diverged) => same,
+            Some(_) => {
+                let dropped = base.header.deleted && self.rules.on_deletion == OnDeletion::Remove;
+                same && base.unreadable.is_some() && !dropped
+            }
+            None => false,
+        }
+    }
+
     fn body(&self) -> Result<Body, FoldError> {
         let base = self.base.as_ref().expect("a put has a base");
         form_of(&self.rules, &self.stream, &base.header, &base.state)
@@ -995,10 +1310,12 @@ impl Lane {
     /// quarantines the one after it.
     fn back_to_storable(&mut self, error: &FoldError) -> Body {
         let Some(run) = self.run.take() else {
-            // Stored before and not storable now (a limit was lowered): keep nothing, fold anew later.
+            // Stored before and not storable now (a limit was lowered): it stays as it is.
             let next = self.known().next();
+            self.back_to_stored();
             self.poisoned(next, error, error.class());
-            return Body::Nothing;
+            let there = self.known().stored.is_some();
+            return if there { Body::Stored } else { Body::Nothing };
         };
         let rules = self.rules.clone();
         let (mut good, mut bad) = (0, run.events.len());
@@ -1050,6 +1367,10 @@ impl Lane {
         }
         self.put(now)
     }
+}
+
+fn other_event_at(revision: Revision) -> String {
+    format!("the stream has another event at revision {revision} than the replica was folded from")
 }
 
 /// Whether a delivery at or below the version does not look like one of the events folded in.

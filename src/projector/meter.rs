@@ -65,6 +65,10 @@ pub enum EndReason {
     Panic,
     /// Too many quarantines for one reason.
     QuarantineStorm,
+    /// Only an operator can help.
+    Setup,
+    /// The table was made anew under its name.
+    TableAnew,
     /// The process is asked to stop.
     Stopping,
 }

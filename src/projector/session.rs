@@ -7,7 +7,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -33,7 +36,7 @@ use crate::{
         Journal, JournalError,
         feed::{Delivery, GroupSpec, Mark, Nack, Said, Subscription},
     },
-    replica::{Replica, ReplicaStore, item},
+    replica::{Marked, ReplicaStore, item},
 };
 
 /// Deliveries taken in one turn of the loop before lanes move and acknowledgements go out: enough
@@ -47,6 +50,14 @@ const LOAD_BATCH: usize = 100;
 const LOADS: usize = 4;
 /// The time in which quarantines for one reason are counted as one storm.
 const STORM_WINDOW: Duration = Duration::from_mins(1);
+/// Noted marks that are looked at again at once; with a tick's pace some eight a second, so that a
+/// thousand of them take two minutes and hardly a place of what streams that move need.
+const LOOKS: usize = 4;
+/// How long a denial waits for others before it becomes a mark: rights that are taken away from all
+/// streams show on all that move.
+const DENIED_TOGETHER: Duration = Duration::from_secs(2);
+/// Tells sessions of one process apart.
+static SESSIONS: AtomicU64 = AtomicU64::new(1);
 
 /// What an event takes beside its bodies: its id, type, place in a lane.
 const EVENT_BYTES: usize = 512;
@@ -92,6 +103,10 @@ pub enum End {
     Watchdog,
     /// Too many quarantines for one reason; the text says which.
     Storm(String),
+    /// Only an operator can help: rights are missing, the table is not what it was. Tried again.
+    Operator(String),
+    /// The table was made anew: what the group's checkpoint stands for is not in it.
+    TableAnew,
     /// As asked. `left`: deliveries that could not be settled in time.
     Stopped {
         /// Deliveries not settled; they will be delivered again.
@@ -107,6 +122,8 @@ impl End {
             Self::StoreOutage(_) => EndReason::StoreOutage,
             Self::Watchdog => EndReason::Watchdog,
             Self::Storm(_) => EndReason::QuarantineStorm,
+            Self::Operator(_) => EndReason::Setup,
+            Self::TableAnew => EndReason::TableAnew,
             Self::Stopped { .. } => EndReason::Stopping,
         }
     }
@@ -121,8 +138,10 @@ pub trait Report: Send + 'static {
     /// For how long the source has had entries that are not settled while nothing of the group has
     /// moved, on whatever task; `None` while nothing is known to wait.
     fn stands_still(&self) -> Option<Duration>;
-    /// Marked streams to look at again: other code left the mark.
-    fn marks_to_try(&mut self) -> Vec<Arc<str>>;
+    /// Streams that are noted as marked and are to be looked at again.
+    fn marks_to_try(&mut self) -> Vec<Marked>;
+    /// Whether the table was seen to have been made anew since the connection was made.
+    fn table_is_anew(&self) -> bool;
 }
 
 enum Done {
@@ -133,7 +152,7 @@ enum Done {
         bytes: usize,
         outcome: Outcome,
     },
-    Loaded(Vec<(Arc<str>, Option<Replica>)>),
+    Loaded(Vec<(Arc<str>, Outcome)>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +201,11 @@ pub struct Session<Sub, J, S, R> {
     epoch: Instant,
     next_tick: Instant,
     storms: HashMap<&'static str, VecDeque<Instant>>,
+    number: u64,
+    /// Noted marks to look at.
+    looks: VecDeque<Marked>,
+    /// Denials that wait whether they are a stream's own, and since when.
+    denials: VecDeque<(Instant, Arc<str>, String)>,
     moved: bool,
     last_moved: Instant,
     stopping: Option<Instant>,
@@ -220,6 +244,9 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             epoch: now,
             next_tick: now + TICK,
             storms: HashMap::new(),
+            number: SESSIONS.fetch_add(1, Ordering::Relaxed),
+            looks: VecDeque::new(),
+            denials: VecDeque::new(),
             moved: false,
             last_moved: now,
             stopping: None,
@@ -318,7 +345,6 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
 
     fn deliver(&mut self, delivery: Delivery) {
         self.meter().count(Count::Received, 1);
-        self.moved = true;
         let (stream, arrival) = match delivery.said {
             Said::Event(event) => (event.stream.clone(), Arrival::Event(event)),
             Said::Moved {
@@ -326,6 +352,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                 revision: Some(revision),
             } => (stream, Arrival::Revision(revision)),
             Said::Moved { stream, revision: None } => (stream, Arrival::Moved),
+            Said::Onward { stream } => (stream, Arrival::Onward),
             Said::Nothing => {
                 self.meter().count(Count::Skipped, 1);
                 self.deliveries.passed(delivery.place);
@@ -355,8 +382,10 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                 "an event alone takes more than `memory`: raise it"
             );
         }
-        let token = self.deliveries.take(Some(delivery.ack), delivery.place, bytes);
-        self.hand_over(stream, token, arrival, behind);
+        // Delivered again while it is held: no progress, and nothing new.
+        if let Some(token) = self.deliveries.take(Some(delivery.ack), delivery.place, bytes) {
+            self.hand_over(stream, token, arrival, behind);
+        }
     }
 
     fn hand_over(&mut self, stream: Arc<str>, token: Token, arrival: Arrival, behind: bool) {
@@ -395,22 +424,51 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                         self.pace.answered(self.stores.table_trouble.take_throttles());
                     }
                 }
-                if let Some(lane) = self.lanes.get_mut(&stream) {
-                    lane.apply(outcome, now);
-                    self.touched.push(stream);
-                }
+                self.outcome(stream, outcome, now);
             }
-            Done::Loaded(replicas) => {
+            Done::Loaded(outcomes) => {
                 self.loading -= 1;
-                for (stream, replica) in replicas {
-                    if let Some(lane) = self.lanes.get_mut(&stream) {
-                        lane.apply(Outcome::Loaded(replica.map(Box::new)), now);
-                        self.touched.push(stream);
-                    }
+                for (stream, outcome) in outcomes {
+                    self.outcome(stream, outcome, now);
                 }
             }
         }
+    }
+
+    fn outcome(&mut self, stream: Arc<str>, outcome: Outcome, now: Duration) {
+        let Some(lane) = self.lanes.get_mut(&stream) else {
+            return;
+        };
+        if let (Outcome::Denied(why), false) = (&outcome, lane.is_denied()) {
+            self.denials.push_back((Instant::now(), stream, why.clone()));
+            return;
+        }
         self.moved = true;
+        lane.apply(outcome, now);
+        self.touched.push(stream);
+    }
+
+    /// Denials become marks when they have been few for a while; many at once are nobody's mark.
+    fn judge_denials(&mut self) -> Option<End> {
+        if self.denials.len() > self.spec.quarantine_limit {
+            let (_, stream, why) = self.denials.back()?;
+            return Some(End::Operator(format!(
+                "Failed to read {} streams at once, the last one `{stream}`: failed to {why}. Nothing is marked; \
+                 give the user the right to read them.",
+                self.denials.len()
+            )));
+        }
+        let now = self.epoch.elapsed();
+        while let Some((since, ..)) = self.denials.front()
+            && since.elapsed() >= DENIED_TOGETHER
+            && let Some((_, stream, why)) = self.denials.pop_front()
+        {
+            if let Some(lane) = self.lanes.get_mut(&stream) {
+                lane.apply(Outcome::Denied(why), now);
+                self.touched.push(stream);
+            }
+        }
+        None
     }
 
     /// What a lane has read is put, or it is put away.
@@ -453,8 +511,12 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             }
             match next {
                 Next::Do(Effect::Load { fresh: false }) => {
-                    if let Some(base) = self.bases.take(&*self.spec.rules.fold, stream) {
+                    if let Some(mut base) = self.bases.take(&*self.spec.rules.fold, stream) {
                         self.meter().count(Count::CacheHit, 1);
+                        // Between two sessions the event store may have become another one.
+                        if base.session != self.number {
+                            base.verified = base.header.version.is_none();
+                        }
                         let lane = self.lanes.get_mut(stream)?;
                         lane.apply(Outcome::Cached(Box::new(base)), now);
                         continue;
@@ -470,6 +532,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                     self.write_bytes += put.body.bytes();
                     self.writes.push_back((stream.clone(), Effect::Put(put, kind)));
                 }
+                Next::Do(effect @ Effect::Forget { .. }) => self.writes.push_back((stream.clone(), effect)),
                 Next::Do(effect) => self.reads.push_back((stream.clone(), effect)),
                 Next::WaitUntil(at) => {
                     if self.timers.insert((at, stream.clone())) {
@@ -481,7 +544,8 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                     self.forget_read(stream);
                     self.since.remove(stream);
                     let base: Option<Base> = self.lanes.remove(stream).and_then(Lane::into_base);
-                    if let Some(base) = base {
+                    if let Some(mut base) = base {
+                        base.session = self.number;
                         self.bases.keep(&*self.spec.rules.fold, stream.clone(), base);
                     }
                 }
@@ -490,7 +554,8 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         }
     }
 
-    /// Counts a mark that is about to be made; too many for one reason stop the projection first.
+    /// Counts a mark that is about to be made where none stood; too many for one reason stop the
+    /// projection first.
     fn mark(&mut self, stream: &str, kind: PutKind, reason: Option<&str>) -> Option<End> {
         let class = match kind {
             PutKind::Quarantine(class) => class,
@@ -541,8 +606,8 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             let stores = self.stores.clone();
             self.loading += 1;
             self.running.spawn(async move {
-                let replicas = stores.load_many(&batch).await;
-                Done::Loaded(batch.into_iter().zip(replicas).collect())
+                let outcomes = stores.load_many(&batch).await;
+                Done::Loaded(batch.into_iter().zip(outcomes).collect())
             });
         }
         // One read always goes on: what lanes hold may wait for nothing but it.
@@ -629,16 +694,30 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             std::mem::take(&mut self.moved) || (holding == 0 && self.report.stands_still().is_none()),
         );
         self.spec_gauges(holding);
-        for stream in self.report.marks_to_try() {
-            debug!(%stream, "looking at a mark that other code left");
-            let token = self.deliveries.take(None, None, 0);
-            self.hand_over(stream, token, Arrival::Moved, false);
+        self.looks.extend(self.report.marks_to_try());
+        while self.deliveries.own() < LOOKS
+            && let Some(Marked { stream, generation, .. }) = self.looks.pop_front()
+        {
+            debug!(%stream, "looking at a noted mark");
+            if let Some(token) = self.deliveries.take(None, None, 0) {
+                self.hand_over(stream, token, Arrival::Noted { generation }, false);
+            }
+        }
+        if self.report.table_is_anew() {
+            return Some(End::TableAnew);
+        }
+        if let Some(end) = self.judge_denials() {
+            return Some(end);
         }
         for trouble in [&self.stores.journal_trouble, &self.stores.table_trouble] {
             if let Some((away, what)) = trouble.away()
                 && away >= self.spec.outage_after
             {
-                return Some(End::StoreOutage(what));
+                // What only an operator can mend is said to be that, however late it shows.
+                return Some(match trouble.setup() {
+                    Some(setup) => End::Operator(setup),
+                    None => End::StoreOutage(what),
+                });
             }
         }
         let idle = self.lanes.is_empty() && holding == 0;

@@ -27,13 +27,14 @@ use tokio::time::Instant;
 
 use super::{
     Demand, Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError,
-    item::{self, attribute as a},
+    item::{self, Body, attribute as a},
 };
 use crate::aggregate::Aggregate;
 
 mod attributes;
 mod connect;
 mod failure;
+mod mark;
 mod marks;
 mod observe;
 mod table;
@@ -172,21 +173,26 @@ impl ReplicaStore for DynamoTable {
         self.inner.marks().await
     }
 
-    async fn note_mark(&self, stream: &str, mark: Option<&Quarantine>) -> Result<(), StoreError> {
-        self.inner.note_mark(stream, mark).await
+    async fn note_mark(&self, stream: &str, mark: &Quarantine, generation: u64) -> Result<(), StoreError> {
+        self.inner.note_mark(stream, mark, generation).await
     }
 
-    async fn in_use(&self) -> Result<bool, StoreError> {
-        Ok(self.inner.notes().await?.is_some())
+    async fn forget_mark(&self, stream: &str, generation: u64) -> Result<(), StoreError> {
+        self.inner.forget_mark(stream, generation).await
     }
 
-    async fn set_in_use(&self) -> Result<(), StoreError> {
-        self.inner.make_notes().await
+    async fn in_use(&self) -> Result<Option<Arc<str>>, StoreError> {
+        self.inner.in_use().await
+    }
+
+    async fn set_in_use(&self) -> Result<Arc<str>, StoreError> {
+        self.inner.set_in_use().await
     }
 }
 
 impl Inner {
     fn replica(&self, stream: &str, item: Item) -> Result<Replica, StoreError> {
+        let bones = attributes::bones(&item);
         attributes::replica(item, &self.projection, self.schema).map_err(|e| match e {
             NotOurs::Foreign { projection, schema } => StoreError::Setup {
                 table: self.name.clone(),
@@ -201,6 +207,7 @@ impl Inner {
                 table: self.name.clone(),
                 stream: stream.to_owned(),
                 problem,
+                found: Box::new(attributes::broken(bones)),
             },
         })
     }
@@ -341,10 +348,19 @@ impl Inner {
         // Whether an attempt may have landed without our knowing.
         let mut in_doubt = false;
         loop {
-            if in_doubt && let Some(outcome) = self.read_back(put, projected_at, &mut retry).await? {
+            // On an item that is broken nothing can be read back; the same mark twice is one.
+            if in_doubt
+                && put.demand != Demand::Broken
+                && let Some(outcome) = self.read_back(put, projected_at, &mut retry).await?
+            {
                 return Ok(outcome);
             }
-            match self.put_once(put, projected_at).await {
+            let sent = if put.body == Body::Stored {
+                self.mark_once(put, projected_at).await
+            } else {
+                self.put_once(put, projected_at).await
+            };
+            match sent {
                 Ok(Sent::Done) => {
                     if let Some(promoted) = put.body.promoted()
                         && promoted.left_out > 0
@@ -393,7 +409,12 @@ impl Inner {
         loop {
             match self.get_once(&put.stream, true).await {
                 Ok(Some(item)) => {
-                    let stored = self.replica(&put.stream, item)?;
+                    // What cannot be read is not what was put, unless the put left it as it was.
+                    let stored = match self.replica(&put.stream, item) {
+                        Ok(stored) => stored,
+                        Err(StoreError::Corrupt { .. }) => return Ok(None),
+                        Err(error) => return Err(error),
+                    };
                     if !is_ours(&stored, put, projected_at) {
                         return Ok(None);
                     }
@@ -416,6 +437,12 @@ impl Inner {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
         let request = match put.demand {
+            Demand::Broken => request
+                .condition_expression(BROKEN)
+                .expression_attribute_names("#pk", a::KEY)
+                .expression_attribute_names("#generation", a::GENERATION)
+                .expression_attribute_names("#version", a::VERSION)
+                .expression_attribute_values(":number", attributes::text("N")),
             Demand::Absent => request
                 .condition_expression("attribute_not_exists(#pk)")
                 .expression_attribute_names("#pk", a::KEY),
@@ -463,6 +490,10 @@ impl Inner {
         }
     }
 }
+
+/// An item that lacks its version or its generation as a number.
+const BROKEN: &str =
+    "attribute_exists(#pk) AND (NOT attribute_type(#generation, :number) OR NOT attribute_type(#version, :number))";
 
 /// What one attempt of a put came to.
 enum Sent {

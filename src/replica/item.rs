@@ -65,13 +65,15 @@ pub mod attribute {
     pub const QUARANTINED_AT: &str = "quarantined_at";
     /// S: why.
     pub const QUARANTINE_REASON: &str = "quarantine_reason";
-    /// S: the fingerprint of the code that could not.
+    /// S: the fingerprint of the code that could not, last.
     pub const QUARANTINED_BY: &str = "quarantined_by";
+    /// L of S: the fingerprints of the code that could not before it, oldest first.
+    pub const QUARANTINED_ALSO_BY: &str = "quarantined_also_by";
     /// BOOL true, only while the stream is deleted.
     pub const DELETED: &str = "deleted";
 
     /// All of them that stand at the item's top: no promoted attribute may have such a name.
-    pub const ALL: [&str; 19] = [
+    pub const ALL: [&str; 20] = [
         KEY,
         PROJECTION,
         SCHEMA,
@@ -90,6 +92,7 @@ pub mod attribute {
         QUARANTINED_AT,
         QUARANTINE_REASON,
         QUARANTINED_BY,
+        QUARANTINED_ALSO_BY,
         DELETED,
     ];
 }
@@ -148,6 +151,9 @@ impl Rules {
 pub enum Body {
     /// None is kept.
     Nothing,
+    /// What is stored stays as it is, byte for byte: the mark, the flag of a deletion and the
+    /// generation are all that is written. The header is the stored one but for those.
+    Stored,
     /// Native maps: the view, and the fold where it differs.
     Native {
         /// For readers.
@@ -176,7 +182,7 @@ impl Body {
     /// The promoted attributes; none of a body without a state.
     pub fn promoted(&self) -> Option<&Promotions> {
         match self {
-            Self::Nothing => None,
+            Self::Nothing | Self::Stored => None,
             Self::Native { promoted, .. } | Self::Compressed { promoted, .. } => Some(promoted),
         }
     }
@@ -184,15 +190,16 @@ impl Body {
     /// About what the state takes in memory: what a cache weighs it by.
     pub fn bytes(&self) -> usize {
         match self {
-            Self::Nothing => 0,
+            Self::Nothing | Self::Stored => 0,
             Self::Native { bytes, .. } | Self::Compressed { bytes, .. } => *bytes,
         }
     }
 
-    /// What a store gives back of this body: its view and its fold.
+    /// What a store gives back of this body: its view and its fold; of [`Self::Stored`] nothing, for
+    /// it is the store's to know.
     pub fn stored(&self) -> Result<(Option<StoredState>, Option<StoredState>), StateError> {
         Ok(match self {
-            Self::Nothing => (None, None),
+            Self::Nothing | Self::Stored => (None, None),
             Self::Native { view, fold, .. } => (
                 Some(StoredState::Document(view.clone())),
                 fold.clone().map(StoredState::Document),
@@ -356,7 +363,7 @@ fn header_bytes(header: &Header, stream: &str, projection: &str) -> usize {
         + 4 * INTEGER
         + a::PROJECTED_AT.len()
         + TIME;
-    let by = header.quarantine.as_ref().map_or(0, |mark| mark.by.len());
+    let by = header.quarantine.as_ref().map_or(0, |mark| mark.by.newest().len());
     stream.len() + fixed + event + commands + by + MARK_ROOM
 }
 

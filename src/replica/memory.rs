@@ -11,7 +11,10 @@ use std::{
 use chrono::Utc;
 use uuid::Uuid;
 
-use super::{Demand, Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError, Throttle};
+use super::{
+    Broken, Demand, Header, Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError, Throttle,
+    item::Body,
+};
 use crate::{document::Document, journal::memory::breathe, projection::StoredState};
 
 /// What was asked of the table, for tests that count round trips.
@@ -46,9 +49,10 @@ pub struct MemoryStore {
 struct Inner {
     /// Every stored item, newest last; an empty list stands for none.
     items: HashMap<String, Vec<Replica>>,
-    in_use: bool,
+    in_use: Option<Arc<str>>,
     marks: BTreeMap<String, Marked>,
-    corrupt: HashMap<String, String>,
+    /// Items that are not readable as one of ours, and what can be read of them.
+    corrupt: HashMap<String, Broken>,
     calls: Calls,
     get_faults: BTreeMap<u64, StoreError>,
     put_faults: BTreeMap<u64, PutFault>,
@@ -112,9 +116,46 @@ impl MemoryStore {
         }
     }
 
-    /// Makes the item unreadable as one of ours.
+    /// Makes the item unreadable as one of ours; its version and generation can be read.
     pub fn corrupt(&self, stream: &str) {
-        self.lock().corrupt.insert(stream.to_owned(), "scripted".to_owned());
+        let header = self.stored(stream).map(|stored| stored.header).unwrap_or_default();
+        let broken = Broken {
+            version: Some(header.version),
+            generation: Some(header.generation),
+            quarantine: header.quarantine,
+            deleted: header.deleted,
+        };
+        self.lock().corrupt.insert(stream.to_owned(), broken);
+    }
+
+    /// Makes the item unreadable, with nothing left for a put to stand on.
+    pub fn shatter(&self, stream: &str) {
+        self.lock().corrupt.insert(stream.to_owned(), Broken::default());
+    }
+
+    /// The mark of an unreadable item, when it has one.
+    pub fn mark_of_corrupt(&self, stream: &str) -> Option<Quarantine> {
+        self.lock().corrupt.get(stream)?.quarantine.clone()
+    }
+
+    /// Makes an unreadable item what it was before, its mark kept.
+    pub fn mend(&self, stream: &str) {
+        let broken = self.lock().corrupt.remove(stream);
+        if let Some(broken) = broken {
+            self.change(stream, |replica| {
+                replica.header.quarantine = broken.quarantine;
+                replica.header.generation = broken.generation.unwrap_or(replica.header.generation);
+            });
+        }
+    }
+
+    /// The table is deleted and made anew under its name.
+    pub fn make_anew(&self) {
+        let mut inner = self.lock();
+        inner.items.clear();
+        inner.in_use = None;
+        inner.marks.clear();
+        inner.corrupt.clear();
     }
 
     /// Makes the stored state one that no view decodes from.
@@ -135,12 +176,8 @@ impl MemoryStore {
     }
 
     fn one(inner: &Inner, stream: &str, consistent: bool) -> Result<Option<Replica>, StoreError> {
-        if let Some(problem) = inner.corrupt.get(stream) {
-            return Err(StoreError::Corrupt {
-                table: "memory".to_owned(),
-                stream: stream.to_owned(),
-                problem: problem.clone(),
-            });
+        if let Some(broken) = inner.corrupt.get(stream) {
+            return Err(corrupt(stream, broken));
         }
         let behind = if consistent { 0 } else { inner.behind };
         Ok(inner
@@ -154,6 +191,43 @@ impl MemoryStore {
         inner.calls.consistent += u64::from(consistent);
         let nth = inner.calls.gets;
         inner.get_faults.remove(&nth).map_or(Ok(()), Err)
+    }
+}
+
+impl Inner {
+    /// On an unreadable item a mark can stand, or it is replaced as a whole.
+    fn put_over_corrupt(&mut self, put: &Put, broken: &Broken) -> Result<PutOutcome, StoreError> {
+        if put.demand != broken.demand() {
+            return Err(corrupt(&put.stream, broken));
+        }
+        if put.body == Body::Stored {
+            let marked = Broken {
+                quarantine: put.header.quarantine.clone(),
+                generation: broken.generation.map(|_| put.header.generation),
+                ..broken.clone()
+            };
+            self.corrupt.insert(put.stream.to_string(), marked);
+            return Ok(PutOutcome::Done);
+        }
+        self.corrupt.remove(&*put.stream);
+        let (view, fold) = put.body.stored().expect("what was packed here can be unpacked");
+        self.items.entry(put.stream.to_string()).or_default().push(Replica {
+            header: put.header.clone(),
+            view,
+            fold,
+            projected_at: Some(Utc::now()),
+            bytes: put.body.bytes(),
+        });
+        Ok(PutOutcome::Done)
+    }
+}
+
+fn corrupt(stream: &str, broken: &Broken) -> StoreError {
+    StoreError::Corrupt {
+        table: "memory".to_owned(),
+        stream: stream.to_owned(),
+        problem: "scripted".to_owned(),
+        found: Box::new(broken.clone()),
     }
 }
 
@@ -179,31 +253,36 @@ impl ReplicaStore for MemoryStore {
         Ok(self.lock().marks.values().cloned().collect())
     }
 
-    async fn note_mark(&self, stream: &str, mark: Option<&Quarantine>) -> Result<(), StoreError> {
+    async fn note_mark(&self, stream: &str, mark: &Quarantine, generation: u64) -> Result<(), StoreError> {
+        let marked = Marked {
+            stream: stream.into(),
+            kind: mark.kind(),
+            by: mark.by.clone(),
+            generation,
+        };
+        self.lock().marks.insert(stream.to_owned(), marked);
+        Ok(())
+    }
+
+    async fn forget_mark(&self, stream: &str, generation: u64) -> Result<(), StoreError> {
         let mut inner = self.lock();
-        match mark {
-            Some(mark) => {
-                let marked = Marked {
-                    stream: stream.into(),
-                    diverged: mark.is_diverged(),
-                    by: mark.by.clone(),
-                };
-                inner.marks.insert(stream.to_owned(), marked);
-            }
-            None => {
-                inner.marks.remove(stream);
-            }
+        if inner
+            .marks
+            .get(stream)
+            .is_some_and(|noted| noted.generation <= generation)
+        {
+            inner.marks.remove(stream);
         }
         Ok(())
     }
 
-    async fn in_use(&self) -> Result<bool, StoreError> {
-        Ok(self.lock().in_use)
+    async fn in_use(&self) -> Result<Option<Arc<str>>, StoreError> {
+        Ok(self.lock().in_use.clone())
     }
 
-    async fn set_in_use(&self) -> Result<(), StoreError> {
-        self.lock().in_use = true;
-        Ok(())
+    async fn set_in_use(&self) -> Result<Arc<str>, StoreError> {
+        let id = || Uuid::new_v4().to_string().into();
+        Ok(self.lock().in_use.get_or_insert_with(id).clone())
     }
 
     async fn put(&self, put: &Put) -> Result<PutOutcome, StoreError> {
@@ -222,11 +301,14 @@ impl ReplicaStore for MemoryStore {
             Some(PutFault::Unavailable) => return Err(StoreError::Unavailable("scripted".to_owned())),
             Some(PutFault::LostReply) | None => {}
         }
+        if let Some(broken) = inner.corrupt.get(&*put.stream).cloned() {
+            return inner.put_over_corrupt(put, &broken);
+        }
         let kept = inner.items.entry(put.stream.to_string()).or_default();
         let stored = kept.last();
         let met = match (put.demand, stored) {
             (Demand::Absent, stored) => stored.is_none(),
-            (_, None) => false,
+            (_, None) | (Demand::Broken, _) => false,
             (Demand::Older { generation }, Some(stored)) => {
                 stored.header.generation == generation && stored.header.version < put.header.version
             }
@@ -237,17 +319,28 @@ impl ReplicaStore for MemoryStore {
         if !met {
             return Ok(PutOutcome::Refused(stored.cloned().map(Box::new)));
         }
-        let (view, fold) = put.body.stored().map_err(|e| StoreError::Corrupt {
-            table: "memory".to_owned(),
-            stream: put.stream.to_string(),
-            problem: e.to_string(),
-        })?;
+        let (view, fold) = match (&put.body, stored) {
+            (Body::Stored, Some(stored)) => (stored.view.clone(), stored.fold.clone()),
+            (body, _) => body.stored().expect("what was packed here can be unpacked"),
+        };
+        let (bytes, header) = match (&put.body, stored) {
+            (Body::Stored, Some(stored)) => (
+                stored.bytes,
+                Header {
+                    generation: put.header.generation,
+                    quarantine: put.header.quarantine.clone(),
+                    deleted: put.header.deleted,
+                    ..stored.header.clone()
+                },
+            ),
+            (body, _) => (body.bytes(), put.header.clone()),
+        };
         kept.push(Replica {
-            header: put.header.clone(),
+            header,
             view,
             fold,
             projected_at: Some(Utc::now()),
-            bytes: put.body.bytes(),
+            bytes,
         });
         if fault == Some(PutFault::LostReply) {
             return Err(StoreError::Unavailable("the reply was lost".to_owned()));
@@ -259,7 +352,6 @@ impl ReplicaStore for MemoryStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{replica::Header, replica::item::Body};
 
     fn put(version: Option<u64>, generation: u64, demand: Demand) -> Put {
         let header = Header {

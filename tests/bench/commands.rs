@@ -178,15 +178,19 @@ impl ReplicaStore for Counted<DynamoTable> {
         self.inner.marks().await
     }
 
-    async fn note_mark(&self, stream: &str, mark: Option<&Quarantine>) -> Result<(), StoreError> {
-        self.inner.note_mark(stream, mark).await
+    async fn note_mark(&self, stream: &str, mark: &Quarantine, generation: u64) -> Result<(), StoreError> {
+        self.inner.note_mark(stream, mark, generation).await
     }
 
-    async fn in_use(&self) -> Result<bool, StoreError> {
+    async fn forget_mark(&self, stream: &str, generation: u64) -> Result<(), StoreError> {
+        self.inner.forget_mark(stream, generation).await
+    }
+
+    async fn in_use(&self) -> Result<Option<Arc<str>>, StoreError> {
         self.inner.in_use().await
     }
 
-    async fn set_in_use(&self) -> Result<(), StoreError> {
+    async fn set_in_use(&self) -> Result<Arc<str>, StoreError> {
         self.inner.set_in_use().await
     }
 

@@ -399,6 +399,64 @@ async fn a_replica_of_another_history_is_found_and_folded_anew() {
     assert_eq!(shown["same_at_version"], true);
 }
 
+/// What the text of an unreadable replica names as the remedy is one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreadable_replica_is_folded_anew_by_the_command_that_it_names() {
+    use aws_sdk_dynamodb::types::AttributeValue;
+    let (stores, dir) = (Stores::start().await, tempfile::tempdir().unwrap());
+    let world = stores.world();
+    import(&world, dir.path(), &orders(0..3)).await;
+    let daemon = world.daemon().await;
+    caught_up(&daemon, 3).await;
+    daemon.stop().await.0.success().then_some(()).unwrap();
+    let client = stores.dynamo.client().await;
+    for (stream, broken) in [("order-1", "REMOVE version, generation"), ("order-2", "SET #s = :x")] {
+        let update = client
+            .update_item()
+            .table_name(stores.table())
+            .key("pk", AttributeValue::S(stream.into()))
+            .update_expression(broken);
+        let update = if broken.contains("#s") {
+            update
+                .expression_attribute_names("#s", "state")
+                .expression_attribute_values(":x", AttributeValue::S("x".into()))
+        } else {
+            update
+        };
+        update.send().await.unwrap();
+        let shown = world.run(&["get", stream]).await;
+        assert!(
+            shown.err.contains(&format!("projector redrive --from-start {stream}")),
+            "{}",
+            shown.err
+        );
+    }
+    let daemon = world.daemon().await;
+    import(
+        &world,
+        dir.path(),
+        &line("order-1", "Returned", &json!({ "status": "Returned" })),
+    )
+    .await;
+    until("it is quarantined", async || {
+        daemon.status().await["projections"][0]["quarantined"] == json!(["order-1"])
+    })
+    .await;
+    for (stream, version) in [("order-1", 3), ("order-2", 2)] {
+        let done = world.run(&["redrive", "--from-start", stream]).await;
+        assert_eq!(done.code, 0, "{done:?}");
+        let shown: Value = serde_json::from_str(&world.run(&["get", stream, "--fresh"]).await.out).unwrap();
+        assert_eq!(
+            (&shown["version"], &shown["same_at_version"]),
+            (&json!(version), &json!(true))
+        );
+    }
+    until("nobody counts it any more", async || {
+        daemon.status().await["projections"][0]["quarantined"] == json!([])
+    })
+    .await;
+}
+
 /// The rights that the README's policies give are those that are used.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_sent_that_the_policies_do_not_grant() {

@@ -3,6 +3,7 @@
 
 mod codes;
 mod lag;
+mod marks;
 mod outages;
 mod resets;
 mod streams;

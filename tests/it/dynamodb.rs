@@ -10,7 +10,8 @@ use projector::{
     event::Version,
     projection::{Encoded, StoredState},
     replica::{
-        Demand, Header, Landed, LastEvent, Put, PutOutcome, Quarantine, Replica, ReplicaStore, Sort,
+        Demand, Header, Landed, LastEvent, MarkKind, Put, PutOutcome, Quarantine, Replica, ReplicaStore, Sort,
+        StoreError,
         dynamodb::{AttemptOutcome, DynamoTable, Operation, Tables},
         item::{self, Body, KeyKind, Promoted, Rules, attribute},
     },
@@ -122,7 +123,8 @@ async fn a_put_is_done_exactly_when_its_demand_is_met() {
                 }
                 let is_met = match (demand, before) {
                     (Demand::Absent, before) => before.is_none(),
-                    (_, None) => false,
+                    // None of these is broken.
+                    (_, None) | (Demand::Broken, _) => false,
                     (Demand::Older { generation }, Some((old, at))) => generation == at && old < version,
                     (Demand::Exactly { generation, version }, Some(before)) => before == (version, generation),
                 };
@@ -436,7 +438,7 @@ async fn marks_are_noted_once_a_stream_and_forgotten() {
     let dynamo = Dynamo::start().await;
     let table = dynamo.table().await;
     assert_eq!(table.marks().await.unwrap(), []);
-    table.note_mark("loan-1", None).await.unwrap();
+    table.forget_mark("loan-1", 9).await.unwrap();
     let poison = Quarantine {
         at: 3,
         reason: "failed to fold".into(),
@@ -444,13 +446,25 @@ async fn marks_are_noted_once_a_stream_and_forgotten() {
     };
     let diverged = Quarantine::diverged("the stream ends at revision 2", "loan.2", "v 2".into());
     for _ in 0..2 {
-        table.note_mark("loan-1", Some(&poison)).await.unwrap();
-        table.note_mark("loan.2", Some(&diverged)).await.unwrap();
+        table.note_mark("loan-1", &poison, 1).await.unwrap();
+        table.note_mark("loan.2", &diverged, 7).await.unwrap();
     }
     let noted: Vec<_> = table.marks().await.unwrap();
-    let noted: Vec<_> = noted.iter().map(|m| (&*m.stream, m.diverged, &*m.by)).collect();
-    assert_eq!(noted, [("loan-1", false, "v1"), ("loan.2", true, "v 2")]);
-    table.note_mark("loan-1", None).await.unwrap();
+    let noted: Vec<_> = noted
+        .iter()
+        .map(|m| (&*m.stream, m.kind, m.by.newest(), m.generation))
+        .collect();
+    assert_eq!(
+        noted,
+        [
+            ("loan-1", MarkKind::Quarantined, "v1", 1),
+            ("loan.2", MarkKind::Diverged, "v 2", 7)
+        ]
+    );
+    table.forget_mark("loan-1", 1).await.unwrap();
+    assert_eq!(table.marks().await.unwrap().len(), 1);
+    // A later mark than the one that has ended.
+    table.forget_mark("loan.2", 6).await.unwrap();
     assert_eq!(table.marks().await.unwrap().len(), 1);
     assert_eq!(stored(&table, "loan-1").await, None, "a note is no replica");
 }

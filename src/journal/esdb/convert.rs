@@ -51,8 +51,9 @@ pub(super) fn delivery(resolved: ResolvedEvent, retry: u32, feed: &str) -> Optio
     let entry = resolved.link.as_ref().or(resolved.event.as_ref())?;
     let (ack, at, place) = (entry.id, created(entry), place(entry, feed));
     let said = match (resolved.event, resolved.link) {
-        (Some(event), _) => said(event),
-        (None, Some(link)) => moved_by_link(&link.data),
+        (Some(event), Some(link)) => onward(&link).unwrap_or_else(|| said(event)),
+        (None, Some(link)) => moved_by_link(&link),
+        (Some(event), None) => said(event),
         (None, None) => return None,
     };
     Some(Delivery {
@@ -75,11 +76,30 @@ fn place(entry: &RecordedEvent, feed: &str) -> Option<Mark> {
     }
 }
 
+/// What a category's link says when what moved is not what it points at: `$by_category` names the
+/// stream that moved in the link's metadata (`$o`), and carries a link that stands in that stream
+/// straight to its target.
+#[cfg(feature = "daemon")]
+fn onward(link: &RecordedEvent) -> Option<Said> {
+    #[derive(serde::Deserialize)]
+    struct Origin {
+        #[serde(rename = "$o")]
+        stream: Option<String>,
+    }
+    let (_, target) = link_target(&link.data)?;
+    let origin: Origin = serde_json::from_slice(&link.custom_metadata).ok()?;
+    let stream = origin.stream?;
+    let own = target == stream || target.strip_prefix("$$") == Some(&*stream);
+    // Streams of the system are nobody's aggregates.
+    (!own && !stream.starts_with('$')).then(|| Said::Onward { stream: stream.into() })
+}
+
 #[cfg(feature = "daemon")]
 fn said(event: RecordedEvent) -> Said {
     match event.event_type.as_str() {
-        // Unresolved: the group does not resolve links, or this one is malformed.
-        "$>" => moved_by_link(&event.data),
+        // Unresolved: the group does not resolve links, or this one is malformed. A link in a stream
+        // of its own is that stream's event, as a read of it shows.
+        "$>" if event.stream_id.starts_with('$') => moved_by_link(&event),
         "$streamDeleted" => moved(&event.stream_id, None),
         // Of the metadata only a deletion makes a link, but on `$all` every change passes by;
         // looking once too often costs a read.
@@ -93,8 +113,11 @@ fn said(event: RecordedEvent) -> Said {
 }
 
 #[cfg(feature = "daemon")]
-fn moved_by_link(data: &[u8]) -> Said {
-    match link_target(data) {
+fn moved_by_link(link: &RecordedEvent) -> Said {
+    if let Some(said) = onward(link) {
+        return said;
+    }
+    match link_target(&link.data) {
         None => Said::Nothing,
         Some((revision, stream)) => match stream.strip_prefix("$$") {
             Some(stream) => moved(stream, None),

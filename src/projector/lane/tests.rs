@@ -124,6 +124,18 @@ enum Op {
     Garble,
     /// The table is emptied.
     Wipe,
+    /// The stored item becomes unreadable: with a version and a generation, or without.
+    Break {
+        whole: bool,
+    },
+    /// It becomes what it was, its mark kept.
+    Mend,
+    /// The stream may not be read any more, or may again.
+    Deny(bool),
+    /// A task is told that the stream is noted as marked, when it is.
+    Note {
+        task: u8,
+    },
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -138,6 +150,10 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => Just(Op::Bump),
         1 => Just(Op::Garble),
         1 => Just(Op::Wipe),
+        1 => any::<bool>().prop_map(|whole| Op::Break { whole }),
+        1 => Just(Op::Mend),
+        1 => any::<bool>().prop_map(Op::Deny),
+        1 => (0u8..2).prop_map(|task| Op::Note { task }),
     ];
     prop::collection::vec(op, 1..120)
 }
@@ -148,9 +164,15 @@ struct Task {
     cache: Option<Base>,
     /// Which entries the tokens stand for.
     tokens: BTreeMap<Token, usize>,
+    /// It was told of the note, and has not come to rest since.
+    told: bool,
     effect: Option<Effect>,
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says one thing that happened to one of the stores"
+)]
 struct World {
     log: Vec<RawEvent>,
     kinds: Vec<Kind>,
@@ -169,6 +191,13 @@ struct World {
     garbled: bool,
     /// What tasks that cleared a mark have yet to settle, for others settled by it meanwhile.
     clearing: [Option<Clearing>; 2],
+    /// What tasks that crashed had yet to settle so: the note is there for it.
+    orphaned: Option<BTreeSet<u64>>,
+    /// The stream is noted as marked, by a mark of this generation.
+    noted: Option<u64>,
+    /// The stored item is not readable; whether what a put stands on is.
+    broken: Option<bool>,
+    denied: bool,
     on_deletion: OnDeletion,
     on_revival: OnRevival,
 }
@@ -220,6 +249,7 @@ impl World {
                     rules,
                     cache: None,
                     tokens: BTreeMap::new(),
+                    told: false,
                     effect: None,
                 }
             })
@@ -238,6 +268,10 @@ impl World {
             wiped: false,
             garbled: false,
             clearing: [None, None],
+            orphaned: None,
+            noted: None,
+            broken: None,
+            denied: false,
             on_deletion,
             on_revival,
         }
@@ -289,6 +323,40 @@ impl World {
         task.lane.deliver(token, arrival, behind);
     }
 
+    fn note(&mut self, task: usize) {
+        // In a table that was emptied generations begin anew, and the note of a mark that was made
+        // meanwhile may be taken for an older one's.
+        let Some(generation) = self.noted.or(self.wiped.then_some(0)) else {
+            return;
+        };
+        let token = self.next_token;
+        self.next_token += 1;
+        self.tasks[task].told = true;
+        self.tasks[task]
+            .lane
+            .deliver(token, Arrival::Noted { generation }, false);
+    }
+
+    fn found(&self, whole: bool) -> Broken {
+        let header = self.stored.as_ref().map(|s| s.header.clone()).unwrap_or_default();
+        Broken {
+            version: whole.then_some(header.version),
+            generation: whole.then_some(header.generation),
+            quarantine: header.quarantine,
+            deleted: header.deleted,
+        }
+    }
+
+    fn loaded(&self) -> Outcome {
+        match self.broken {
+            Some(whole) => Outcome::Corrupt {
+                problem: "scripted".into(),
+                found: Box::new(self.found(whole)),
+            },
+            None => Outcome::Loaded(self.stored.clone().map(Box::new)),
+        }
+    }
+
     /// Does one thing that a task's lane wants; says whether it wanted anything.
     fn step(&mut self, index: usize, lose_reply: bool) -> Result<bool, TestCaseError> {
         let now = self.clock;
@@ -321,8 +389,22 @@ impl World {
         let outcome = match &effect {
             Effect::Load { fresh } => match self.tasks[index].cache.clone() {
                 Some(base) if !fresh => Outcome::Cached(Box::new(base)),
-                _ => Outcome::Loaded(self.stored.clone().map(Box::new)),
+                _ => self.loaded(),
             },
+            Effect::Read { .. } | Effect::Look if self.denied => Outcome::Denied("read it".into()),
+            Effect::Forget { generation } => {
+                let generation = *generation;
+                self.cleared(index)?;
+                if self.noted.is_some_and(|noted| noted <= generation) {
+                    self.noted = None;
+                    // Whoever forgets the note has read the stream since no mark stood: nobody owes.
+                    let others: Vec<_> = self.clearing.iter_mut().filter_map(Option::take).collect();
+                    let owed = others.into_iter().flat_map(|c| c.owed);
+                    let owed: BTreeSet<u64> = owed.chain(self.orphaned.take().unwrap_or_default()).collect();
+                    self.paid(&owed)?;
+                }
+                Outcome::Forgotten
+            }
             Effect::Read { from, limit } => {
                 let end = self.log.len() as u64;
                 if let Some(clearing) = &mut self.clearing[index] {
@@ -331,14 +413,17 @@ impl World {
                 Outcome::Read(self.read(*from, *limit))
             }
             Effect::Look => Outcome::Looked(self.look()),
-            Effect::Put(put, _) => {
+            Effect::Put(put, kind) => {
+                if matches!(kind, PutKind::Quarantine(_) | PutKind::Diverged | PutKind::Again) {
+                    self.noted = Some(put.header.generation);
+                }
                 let outcome = self.put(index, put)?;
-                if lose_reply && outcome == PutOutcome::Done {
+                if lose_reply && outcome == Some(PutOutcome::Done) {
                     // Whoever does the I/O tries again, and finds its own put.
                     self.tasks[index].effect = Some(effect.clone());
                     return Ok(true);
                 }
-                Outcome::Put(outcome)
+                outcome.map_or_else(|| self.loaded(), Outcome::Put)
             }
         };
         self.tasks[index].lane.apply(outcome, now);
@@ -375,8 +460,11 @@ impl World {
         }))
     }
 
-    fn put(&mut self, index: usize, put: &Put) -> Result<PutOutcome, TestCaseError> {
+    /// `None`: the item that it met is not readable.
+    fn put(&mut self, index: usize, put: &Put) -> Result<Option<PutOutcome>, TestCaseError> {
         let met = match (put.demand, &self.stored) {
+            (Demand::Broken, _) => self.broken == Some(false),
+            (_, Some(_)) if self.broken == Some(false) => false,
             (Demand::Absent, None) => true,
             (Demand::Older { generation }, Some(s)) => {
                 s.header.generation == generation && s.header.version < put.header.version
@@ -387,8 +475,26 @@ impl World {
             _ => false,
         };
         if !met {
-            return Ok(PutOutcome::Refused(self.stored.clone().map(Box::new)));
+            let refused = PutOutcome::Refused(self.stored.clone().map(Box::new));
+            return Ok(self.broken.is_none().then_some(refused));
         }
+        if let (Some(_), Some(stored)) = (self.broken, &mut self.stored) {
+            prop_assert!(
+                put.body == Body::Stored || matches!(put.demand, Demand::Older { .. } | Demand::Exactly { .. }),
+                "a broken item was replaced by {:?}",
+                put
+            );
+            if put.body == Body::Stored {
+                stored.header.quarantine.clone_from(&put.header.quarantine);
+                stored.header.deleted = put.header.deleted;
+                if put.demand != Demand::Broken {
+                    stored.header.generation = put.header.generation;
+                }
+                return Ok(Some(PutOutcome::Done));
+            }
+            self.broken = None;
+        }
+        self.keeps_what_it_cannot_read(put)?;
         if let (Some(s), Demand::Exactly { .. }) = (&self.stored, put.demand) {
             prop_assert!(
                 put.header.generation > s.header.generation,
@@ -400,17 +506,44 @@ impl World {
         }
         let view = match &put.body {
             Body::Native { view, .. } => Some(StoredState::Document(view.clone())),
+            Body::Stored => self.stored.as_ref().and_then(|stored| stored.view.clone()),
             _ => None,
         };
+        let header = match (&put.body, &self.stored) {
+            (Body::Stored, Some(stored)) => Header {
+                generation: put.header.generation,
+                quarantine: put.header.quarantine.clone(),
+                deleted: put.header.deleted,
+                ..stored.header.clone()
+            },
+            _ => put.header.clone(),
+        };
         self.stored = Some(Replica {
-            header: put.header.clone(),
+            header,
             view,
             fold: None,
             projected_at: None,
             bytes: 1,
         });
         self.check_replica()?;
-        Ok(PutOutcome::Done)
+        Ok(Some(PutOutcome::Done))
+    }
+
+    /// A state that nobody here can read is replaced by complete history that has reached it, by the
+    /// policy for deletions or revivals, or not at all.
+    fn keeps_what_it_cannot_read(&self, put: &Put) -> Result<(), TestCaseError> {
+        let Some(stored) = &self.stored else { return Ok(()) };
+        let unreadable = matches!(stored.view, Some(StoredState::Json(_)));
+        let by_policy = self.on_deletion == OnDeletion::Remove || self.on_revival == OnRevival::Restart;
+        if unreadable && put.body != Body::Stored && !by_policy {
+            prop_assert!(
+                put.header.version >= stored.header.version && put.header.first <= stored.header.first,
+                "the last good replica was destroyed: {:?} by {:?}",
+                stored.header,
+                put.header
+            );
+        }
+        Ok(())
     }
 
     /// Invariant 1: the replica is the fold of `first..=version`.
@@ -422,6 +555,9 @@ impl World {
             return Ok(());
         };
         let Some(StoredState::Document(view)) = &stored.view else {
+            if self.garbled && stored.view.is_some() {
+                return Ok(());
+            }
             prop_assert!(
                 stored.header.deleted && self.on_deletion == OnDeletion::Remove,
                 "a state is missing"
@@ -470,7 +606,10 @@ impl World {
     fn verdicts(&mut self, index: usize) -> Result<(), TestCaseError> {
         for verdict in self.tasks[index].lane.verdicts() {
             let (Verdict::Ack(token) | Verdict::Park(token, _)) = verdict;
-            let entry = self.tasks[index].tokens[&token];
+            let Some(entry) = self.tasks[index].tokens.get(&token).copied() else {
+                // That it was told of the note.
+                continue;
+            };
             if let (Some(revision), false) = (self.entries[entry], self.wiped) {
                 let settled = self.settled(revision) || self.owes(revision);
                 prop_assert!(settled, "revision {} was acknowledged before it was settled", revision);
@@ -484,17 +623,25 @@ impl World {
     fn owes(&mut self, revision: u64) -> bool {
         let to_come = |c: &&mut Clearing| c.read.is_none_or(|end| revision < end);
         let debtor = self.clearing.iter_mut().flatten().find(to_come);
-        debtor.map(|clearing| clearing.owed.insert(revision)).is_some()
+        let owed = debtor.map(|clearing| &mut clearing.owed).or(self.orphaned.as_mut());
+        owed.map(|owed| owed.insert(revision)).is_some()
     }
 
     /// A task came to rest: whatever it owed is settled.
     fn cleared(&mut self, index: usize) -> Result<(), TestCaseError> {
-        let Some(clearing) = self.clearing[index].take() else {
-            return Ok(());
-        };
-        for revision in clearing.owed {
+        let mut owed = self.clearing[index].take().map_or_else(BTreeSet::new, |c| c.owed);
+        if std::mem::take(&mut self.tasks[index].told)
+            && self.stored.as_ref().is_none_or(|s| s.header.quarantine.is_none())
+        {
+            owed.extend(self.orphaned.take().unwrap_or_default());
+        }
+        self.paid(&owed)
+    }
+
+    fn paid(&self, owed: &BTreeSet<u64>) -> Result<(), TestCaseError> {
+        for revision in owed {
             prop_assert!(
-                self.wiped || self.settled(revision),
+                self.wiped || self.settled(*revision),
                 "revision {} was acknowledged by a mark and lost with it",
                 revision
             );
@@ -503,11 +650,15 @@ impl World {
     }
 
     fn crash(&mut self, index: usize) {
-        // The one gap that is left to whoever reads behind the group.
-        self.wiped |= self.clearing[index].take().is_some();
+        // What it owed is for whoever is told of the note.
+        if let Some(clearing) = self.clearing[index].take() {
+            assert!(self.noted.is_some() || self.wiped, "a debt died with its session");
+            self.orphaned.get_or_insert_default().extend(clearing.owed);
+        }
         let task = &mut self.tasks[index];
         task.lane = Lane::new("s-1".into(), task.rules.clone());
         task.effect = None;
+        task.told = false;
         task.tokens.clear();
         task.cache = None;
     }
@@ -555,8 +706,18 @@ impl World {
             }
             Op::Wipe => {
                 self.stored = None;
+                self.broken = None;
+                self.noted = None;
                 self.wiped = true;
             }
+            Op::Break { whole } => {
+                if self.stored.is_some() {
+                    self.broken = Some(whole);
+                }
+            }
+            Op::Mend => self.broken = None,
+            Op::Deny(denied) => self.denied = denied,
+            Op::Note { task } => self.note(usize::from(task)),
         }
         Ok(())
     }
@@ -565,19 +726,23 @@ impl World {
     fn finish(&mut self) -> Result<(), TestCaseError> {
         // The old task leaves, as in a rolling deployment; the new one sees the stream once more.
         self.crash(1);
+        self.broken = None;
+        self.denied = false;
         if !self.deleted {
             self.append(Kind::Put);
         }
-        for _ in 0..200 {
+        for round in 0..200 {
             for entry in self.unsettled.clone() {
                 self.deliver(0, entry);
             }
+            self.note(0);
             let mut steps = 0;
             while self.step(0, false)? {
                 steps += 1;
                 prop_assert!(steps < 2000, "the lane does not come to rest: {:?}", self.tasks[0].lane);
             }
-            if self.unsettled.is_empty() {
+            // A mark that was just made is looked at again; one that was looked at stays.
+            if self.unsettled.is_empty() && (round > 3 || self.noted.is_none()) {
                 break;
             }
         }
@@ -589,12 +754,14 @@ impl World {
         if header
             .quarantine
             .as_ref()
-            .is_some_and(|m| m.reason.contains("cannot be read any more"))
+            .is_some_and(|m| m.reason.contains("stored state"))
             && self.garbled
         {
             return Ok(());
         }
         prop_assert_eq!(&header.quarantine, &None, "a mark is left");
+        prop_assert_eq!(self.noted, None, "a note is left of a mark that has ended");
+        prop_assert!(self.orphaned.as_ref().is_none_or(BTreeSet::is_empty), "a debt is left");
         if !self.wiped {
             prop_assert_eq!(header.deleted, self.deleted, "the deletion is not known");
         }

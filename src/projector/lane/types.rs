@@ -8,7 +8,7 @@ use crate::{
     event::{RawEvent, Revision, Version, next_after},
     journal::{ReadLimit, Slice, Standing},
     projection::{Encoded, Fold, FoldError, OnLostHistory, State},
-    replica::{Header, Put, PutOutcome, Replica, item::Body},
+    replica::{Broken, Header, Put, PutOutcome, Replica, item::Body},
 };
 
 /// Names one delivery between the session and its lane. Tokens rise in order of arrival.
@@ -85,6 +85,13 @@ pub enum Arrival {
     Revision(Revision),
     /// The stream was deleted, or something like it.
     Moved,
+    /// The stream goes on, at a revision that the delivery does not tell.
+    Onward,
+    /// The stream is noted as marked: look whether its mark still stands, and what it left owing.
+    Noted {
+        /// The generation of the mark that is noted.
+        generation: u64,
+    },
 }
 
 /// One thing to be done for a lane, by whoever does I/O.
@@ -106,6 +113,11 @@ pub enum Effect {
     Look,
     /// Put the replica.
     Put(Box<Put>, PutKind),
+    /// Forget the note of a mark of this generation or below: what it had settled is stored.
+    Forget {
+        /// The generation.
+        generation: u64,
+    },
 }
 
 /// What a put is for.
@@ -117,6 +129,8 @@ pub enum PutKind {
     Quarantine(&'static str),
     /// A mark of divergence.
     Diverged,
+    /// A mark in place of one that stood already: other code has failed on it too.
+    Again,
     /// A deletion marker.
     Deletion,
     /// Any other administrative write: a mark cleared, a fresh start, a deletion taken back.
@@ -136,6 +150,17 @@ pub enum Outcome {
     Looked(Standing),
     /// What became of the put.
     Put(PutOutcome),
+    /// The stored item, met by a load or a put, is not readable as a replica.
+    Corrupt {
+        /// What is wrong with it.
+        problem: String,
+        /// What can be read of it all the same.
+        found: Box<Broken>,
+    },
+    /// The stream may not be read; why.
+    Denied(String),
+    /// The note is forgotten.
+    Forgotten,
 }
 
 /// What is to become of a delivery.
@@ -172,47 +197,83 @@ pub struct Base {
     /// The state does not continue what is stored (it could not be read, was dropped, or starts
     /// anew): the next put replaces what is stored, as an administrative write.
     pub rebase: bool,
-    /// The stream was seen to have the replica's last event at its version.
+    /// Why the stored state cannot be read: it is replaced only by a fold of complete history that has
+    /// reached its version, and stays as it is until then.
+    pub unreadable: Option<String>,
+    /// The stored item is not readable at all; what can be read of it.
+    pub broken: Option<Box<Broken>>,
+    /// The stream was seen, in this session, to have the replica's last event at its version.
     pub verified: bool,
     /// Size of the stored item, for caches.
     pub bytes: usize,
+    /// The session that left it in the cache.
+    pub session: u64,
 }
 
 impl Base {
+    /// The base before any event, with nothing stored.
+    pub fn empty(fold: &dyn Fold) -> Self {
+        Self {
+            stored: None,
+            header: Header::new(),
+            state: fold.initial(),
+            rebase: false,
+            unreadable: None,
+            broken: None,
+            verified: true,
+            bytes: 0,
+            session: 0,
+        }
+    }
+
     /// The base that a stored replica is. A state that the code cannot read is folded anew.
     pub fn from_stored(fold: &dyn Fold, stored: Option<Replica>) -> Self {
         let Some(replica) = stored else {
-            return Self {
-                stored: None,
-                header: Header::new(),
-                state: fold.initial(),
-                rebase: false,
-                verified: true,
-                bytes: 0,
-            };
+            return Self::empty(fold);
         };
         let state = match (&replica.view, replica.header.version) {
-            (Some(view), _) => fold.decode(view, replica.fold.as_ref()).ok(),
+            (Some(view), _) => fold.decode(view, replica.fold.as_ref()).map_err(|e| e.to_string()),
             // Marked before any event was folded: there is nothing yet to read.
-            (None, None) => Some(fold.initial()),
-            (None, Some(_)) => None,
+            (None, None) => Ok(fold.initial()),
+            (None, Some(_)) => Err("find a state in the item".to_owned()),
         };
-        let bytes = replica.bytes;
-        let stored = Some(replica.header.clone());
-        let mut header = replica.header;
-        let (state, rebase) = state.map_or_else(|| (fold.initial(), true), |state| (state, false));
-        // A dropped state of a deleted stream is as it should be until the stream comes back.
-        if rebase && !header.deleted {
-            header = restarted(&header);
+        let mut base = Self {
+            verified: replica.header.version.is_none(),
+            bytes: replica.bytes,
+            header: replica.header,
+            ..Self::empty(fold)
+        };
+        base.stored = Some(base.header.clone());
+        match state {
+            Ok(state) => base.state = state,
+            // A dropped state of a deleted stream is as it should be until the stream comes back.
+            Err(_) if base.header.deleted && replica.view.is_none() => base.rebase = true,
+            Err(why) => {
+                base.rebase = true;
+                base.unreadable = Some(why);
+                if !base.header.deleted {
+                    base.header = restarted(&base.header);
+                }
+            }
         }
-        let verified = header.version.is_none();
+        base
+    }
+
+    /// The base that an item is which is not readable as a replica.
+    pub fn from_broken(fold: &dyn Fold, found: Box<Broken>) -> Self {
+        let header = Header {
+            version: found.version.flatten(),
+            generation: found.generation.unwrap_or_default(),
+            quarantine: found.quarantine.clone(),
+            deleted: found.deleted,
+            ..Header::new()
+        };
         Self {
-            stored,
+            stored: Some(header.clone()),
             header,
-            state,
-            rebase,
-            verified,
-            bytes,
+            rebase: true,
+            broken: Some(found),
+            ..Self::empty(fold)
         }
     }
 
@@ -221,7 +282,20 @@ impl Base {
         self.header = restarted(&self.header);
         self.state = fold.initial();
         self.rebase = true;
+        self.unreadable = None;
         self.verified = true;
+    }
+
+    /// Folds anew, in place of a state that cannot be read.
+    pub(super) fn refold(&mut self, fold: &dyn Fold) {
+        self.header = restarted(&self.header);
+        self.state = fold.initial();
+    }
+
+    /// Whether the state is folded anew, in place of one that cannot be read, and is not yet where
+    /// that one is.
+    pub(super) fn falls_short(&self) -> bool {
+        self.unreadable.is_some() && self.header.version < self.durable()
     }
 
     /// The version that is durable.

@@ -3,7 +3,10 @@
 //! Keeps invariant 1: numbers travel as text and are never a float on the way, and an item that
 //! is not wholly one of ours is an error, never a guess.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -14,7 +17,7 @@ use crate::{
     event::Version,
     projection::StoredState,
     replica::{
-        Header, Landed, LastEvent, Put, Quarantine, Replica, Sort,
+        Broken, Fingerprints, Header, Landed, LastEvent, Put, Quarantine, Replica, Sort,
         item::{
             self, Body, Key, attribute as a,
             number::{Decimal, is_plain_integer},
@@ -50,7 +53,7 @@ pub(super) fn text(value: impl Into<String>) -> AttributeValue {
     AttributeValue::S(value.into())
 }
 
-fn time(at: DateTime<Utc>) -> AttributeValue {
+pub(super) fn time(at: DateTime<Utc>) -> AttributeValue {
     text(at.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
@@ -80,10 +83,13 @@ pub(super) fn item(put: &Put, projection: &str, schema: u32, projected_at: DateT
     if let Some(mark) = &header.quarantine {
         set(a::QUARANTINED_AT, number(mark.at));
         set(a::QUARANTINE_REASON, text(item::reason(mark)));
-        set(a::QUARANTINED_BY, text(&*mark.by));
+        set(a::QUARANTINED_BY, text(mark.by.newest()));
+        if let Some(also) = also_by(mark) {
+            set(a::QUARANTINED_ALSO_BY, also);
+        }
     }
     match &put.body {
-        Body::Nothing => {}
+        Body::Nothing | Body::Stored => {}
         Body::Native { view, fold, .. } => {
             set(a::STATE, value(view));
             if let Some(fold) = fold {
@@ -109,6 +115,13 @@ pub(super) fn item(put: &Put, projection: &str, schema: u32, projected_at: DateT
         }
     }
     item
+}
+
+/// The fingerprints of a mark but for the newest.
+pub(super) fn also_by(mark: &Quarantine) -> Option<AttributeValue> {
+    let mut all: Vec<_> = mark.by.iter().map(|one| text(&**one)).collect();
+    all.pop();
+    (!all.is_empty()).then_some(AttributeValue::L(all))
 }
 
 fn command(landed: &Landed) -> AttributeValue {
@@ -175,15 +188,7 @@ pub(super) fn replica(item: Item, projection: &str, schema: u32) -> Result<Repli
             a::VERSION
         )));
     }
-    let quarantine = if item.0.contains_key(a::QUARANTINED_AT) {
-        Some(Quarantine {
-            at: item.unsigned(a::QUARANTINED_AT)?,
-            reason: item.text(a::QUARANTINE_REASON)?,
-            by: item.text(a::QUARANTINED_BY)?.into(),
-        })
-    } else {
-        None
-    };
+    let quarantine = item.quarantine()?;
     let deleted = match item.take(a::DELETED) {
         None => false,
         Some(AttributeValue::Bool(deleted)) => deleted,
@@ -224,9 +229,62 @@ pub(super) fn replica(item: Item, projection: &str, schema: u32) -> Result<Repli
     })
 }
 
+/// What a conditional put and a mark stand on: enough to say something of an item that turns out to
+/// be none of ours.
+pub(super) fn bones(item: &Item) -> Item {
+    let names = [
+        a::VERSION,
+        a::GENERATION,
+        a::QUARANTINED_AT,
+        a::QUARANTINE_REASON,
+        a::QUARANTINED_BY,
+        a::QUARANTINED_ALSO_BY,
+        a::DELETED,
+    ];
+    let bones = names.iter().filter_map(|name| item.get_key_value(*name));
+    bones.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// What can be read of an item that is no replica.
+pub(super) fn broken(bones: Item) -> Broken {
+    let mut item = Reader(bones);
+    let version = match item.integer(a::VERSION) {
+        Ok(-1) => Some(None),
+        Ok(revision) => u64::try_from(revision).ok().map(Some),
+        Err(_) => None,
+    };
+    Broken {
+        version,
+        generation: item.unsigned(a::GENERATION).ok(),
+        quarantine: item.quarantine().ok().flatten(),
+        deleted: matches!(item.take(a::DELETED), Some(AttributeValue::Bool(true))),
+    }
+}
+
 struct Reader(Item);
 
 impl Reader {
+    fn quarantine(&mut self) -> Result<Option<Quarantine>, NotOurs> {
+        if !self.0.contains_key(a::QUARANTINED_AT) {
+            return Ok(None);
+        }
+        let also = match self.take(a::QUARANTINED_ALSO_BY) {
+            None => Vec::new(),
+            Some(AttributeValue::L(list)) => list,
+            Some(_) => return Err(wrong(a::QUARANTINED_ALSO_BY, "a list")),
+        };
+        let also = also.into_iter().map(|one| match one {
+            AttributeValue::S(one) => Ok(Arc::from(one)),
+            _ => Err(wrong(a::QUARANTINED_ALSO_BY, "a list of texts")),
+        });
+        let also: Vec<Arc<str>> = also.collect::<Result<_, _>>()?;
+        Ok(Some(Quarantine {
+            at: self.unsigned(a::QUARANTINED_AT)?,
+            reason: self.text(a::QUARANTINE_REASON)?,
+            by: Fingerprints::new(also).with(&self.text(a::QUARANTINED_BY)?),
+        }))
+    }
+
     fn take(&mut self, name: &str) -> Option<AttributeValue> {
         self.0.remove(name)
     }

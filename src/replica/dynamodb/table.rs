@@ -406,7 +406,7 @@ fn kind_of(name: &str, rules: &Rules) -> Option<&'static str> {
         a::SCHEMA | a::VERSION | a::FIRST | a::GENERATION | a::QUARANTINED_AT => Some("N"),
         a::STATE_ZSTD | a::FOLD_ZSTD => Some("B"),
         a::STATE | a::FOLD => Some("M"),
-        a::COMMANDS => Some("L"),
+        a::COMMANDS | a::QUARANTINED_ALSO_BY => Some("L"),
         a::DELETED => Some("BOOL"),
         _ => None,
     }

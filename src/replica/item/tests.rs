@@ -172,7 +172,7 @@ fn room_is_left_for_a_mark() {
         + 1
         + INTEGER
         + reason(mark).len()
-        + mark.by.len();
+        + mark.by.newest().len();
     assert!(takes <= MARK_ROOM, "{takes}");
     assert!(reason(mark).len() <= REASON_LIMIT);
     assert!(overhead >= MARK_ROOM);

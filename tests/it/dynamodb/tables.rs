@@ -251,7 +251,7 @@ async fn no_operation_is_sent_that_is_not_declared() {
         .await
         .unwrap();
     let mark = Quarantine::diverged("the stream is shorter", "loan-1", "v1".into());
-    table.note_mark("loan-1", Some(&mark)).await.unwrap();
+    table.note_mark("loan-1", &mark, 1).await.unwrap();
     table.marks().await.unwrap();
     assert_eq!(proxy.operations_sent(), running);
 }
