@@ -19,7 +19,7 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    metadata::Metadata,
+    metadata::{self, Metadata},
     rules::Standing,
     stream,
     writer::{What, Write},
@@ -71,23 +71,28 @@ impl CommitFaults {
         own.max(set.all.delay)
     }
 
-    /// How long a write of this family is held, and whether it then dies. None: it is not held.
-    fn of(&self, family: &str) -> Option<(Duration, bool)> {
+    /// How long a write of this family is held if it is accepted. None: it is not held.
+    fn of(&self, family: &str) -> Option<Duration> {
         if !self.armed.load(Ordering::Acquire) {
             return None;
         }
-        let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
+        let set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
         let own = set.streams.get(family).copied().unwrap_or_default();
-        let dies = own.dying > 0 || set.all.dying > 0;
-        if own.dying > 0 {
-            if let Some(own) = set.streams.get_mut(family) {
-                own.dying -= 1;
-            }
-        } else if dies {
-            set.all.dying -= 1;
-        }
         let delay = own.delay.max(set.all.delay);
-        (dies || !delay.is_zero()).then_some((delay, dies))
+        (own.dying > 0 || set.all.dying > 0 || !delay.is_zero()).then_some(delay)
+    }
+
+    /// Whether an accepted write of this family is one of those that die.
+    fn dies(&self, family: &str) -> bool {
+        let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = set.streams.get_mut(family).map(|own| &mut own.dying);
+        if let Some(own) = own.filter(|own| **own > 0) {
+            *own -= 1;
+            return true;
+        }
+        let dies = set.all.dying > 0;
+        set.all.dying -= usize::from(dies);
+        dies
     }
 }
 
@@ -109,6 +114,8 @@ struct Family {
     own: Standing,
     /// The metadata stream's next revision.
     described: u64,
+    /// The server knows of the metadata stream by itself, which outlives a tombstone.
+    remembered: bool,
     ids: HashMap<Uuid, (bool, u64)>,
     at: HashMap<(bool, u64), Uuid>,
     waiting: VecDeque<Waiting>,
@@ -136,7 +143,7 @@ impl Judged<'_> {
         if self.of_metadata {
             Standing {
                 next: self.family.described,
-                tombstoned: self.family.own.tombstoned && !self.family.own.described,
+                tombstoned: self.family.own.tombstoned && !self.family.remembered,
                 deleted: false,
                 described: false,
             }
@@ -165,30 +172,31 @@ impl Accepted {
         }
     }
 
-    /// Whether a write to this stream is held, how long, and whether it then dies. What follows
-    /// something that is held is held, too.
-    pub(super) fn holds(&self, stream: &str) -> Option<(Duration, bool)> {
+    /// How long a write to this stream is held, if at all. What follows something that is held is
+    /// held, too.
+    pub(super) fn holds(&self, stream: &str) -> Option<Duration> {
         let family = family(stream);
-        let follows = || self.families.contains_key(family).then_some((Duration::ZERO, false));
+        let follows = || self.families.contains_key(family).then_some(Duration::ZERO);
         self.faults.of(family).or_else(follows)
     }
 
     /// What is held for a stream's family; `load` gives how the stream and its metadata stream (its
-    /// next revision) stand without that.
+    /// next revision, and whether it is remembered) stand without that.
     pub(super) fn judged<E>(
         &mut self,
         stream: &str,
-        load: impl FnOnce(&str) -> Result<(Standing, u64), E>,
+        load: impl FnOnce(&str) -> Result<(Standing, u64, bool), E>,
     ) -> Result<Judged<'_>, E> {
         let name = family(stream);
         let of_metadata = name != stream;
         let family = match self.families.entry(name.into()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
-                let (own, described) = load(name)?;
+                let (own, described, remembered) = load(name)?;
                 new.insert(Family {
                     own,
                     described,
+                    remembered,
                     ids: HashMap::new(),
                     at: HashMap::new(),
                     waiting: VecDeque::new(),
@@ -208,12 +216,13 @@ impl Accepted {
     }
 
     /// Accepts a write that was judged to be written.
-    pub(super) fn accept(&mut self, write: Write, (delay, dies): (Duration, bool)) {
+    pub(super) fn accept(&mut self, write: Write, delay: Duration) {
         let name: Arc<str> = family(&write.stream).into();
         let of_metadata = *name != *write.stream;
         let Some(family) = self.families.get_mut(&name) else {
             return;
         };
+        let dies = self.faults.dies(&name);
         family.take(&write.what, of_metadata);
         // In the order of acceptance, whatever the delay was set to meanwhile.
         family.due = family.due.max(Instant::now() + delay);
@@ -310,11 +319,16 @@ impl Family {
                     self.note(true, self.described, event.id);
                     self.described += 1;
                     self.own.described = true;
+                    self.remembered = true;
                 }
                 if self.own.deleted {
-                    // The server's own record, behind what revives the stream.
+                    // The server's own record, behind what revives the stream: the metadata once more,
+                    // unless they are no object.
                     self.own.deleted = false;
-                    self.described += 1;
+                    let said = events
+                        .last()
+                        .is_none_or(|last| metadata::revived(&last.data, 0).is_some());
+                    self.described += u64::from(said);
                 } else if let Some(last) = events.last() {
                     self.own.deleted = Metadata::parse(&last.data, last.json).deletes();
                 }
@@ -334,6 +348,7 @@ impl Family {
             What::Delete { hard: false, .. } => {
                 self.described += 1;
                 self.own.described = true;
+                self.remembered = true;
                 self.own.deleted = true;
             }
         }
@@ -408,7 +423,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn what_is_held_is_judged_as_if_it_were_written() {
-        for seed in 0..300 {
+        for seed in 0..300_u64 {
             let (written, held) = (log(), log());
             held.commits().delay(None, HOUR);
             let mut expected = Vec::new();
@@ -444,6 +459,8 @@ mod tests {
         append(&log, "a", Expected::NoStream).await.unwrap();
         log.commits().delay(None, HOUR);
         log.commits().lose(Some("a"), 1);
+        // What is refused is not accepted, so it takes nobody's death.
+        append(&log, "a", Expected::Exact(7)).await.unwrap_err();
         let first = append(&log, "a", Expected::Exact(0));
         let on_top = append(&log, "a", Expected::Exact(1));
         let elsewhere = append(&log, "b", Expected::NoStream);

@@ -9,7 +9,7 @@ mod switch;
 use std::{
     collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
     sync::{Arc, mpsc},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -462,14 +462,16 @@ impl Writer {
     }
 
     /// Judges a write that is held, and accepts it.
-    fn hold(&mut self, write: Write, held: (std::time::Duration, bool)) -> rusqlite::Result<()> {
+    fn hold(&mut self, write: Write, held: Duration) -> rusqlite::Result<()> {
         let (expected, ids) = write.expected();
         let stream = self.stream(&write.stream)?;
         let mut accepted = std::mem::take(&mut self.accepted);
         let judged = accepted.judged(&write.stream, |name| {
             let own = self.stream(&name.into())?;
-            let described = self.stream(&stream::metadata_of(name).into())?.next;
-            Ok::<_, rusqlite::Error>((standing(&own), described))
+            let metadata: Arc<str> = stream::metadata_of(name).into();
+            let described = self.stream(&metadata)?.next;
+            let remembered = self.described.names.contains(&metadata);
+            Ok::<_, rusqlite::Error>((standing(&own), described, remembered))
         })?;
         let standing = judged.standing();
         let mut history = History {
