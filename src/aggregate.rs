@@ -35,7 +35,7 @@ pub trait Command<A: Aggregate>: Send + Sync {
     /// What kind of command it is: a constant, which must not change with the code's names. It is
     /// written beside the events, so that a command id that is used again for another kind of
     /// command is told as that. Empty (the default): ids are compared alone.
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         ""
     }
 

@@ -285,7 +285,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             Err(error) => error.class(),
         };
         let attempts = finished.attempts;
-        let answer = self.keep(&stream, finished, seen.discarded).await;
+        let answer = Box::pin(self.keep(&stream, finished, seen.discarded)).await;
         self.observer.observe(
             A::CATEGORY,
             Observation::Ended {

@@ -304,3 +304,62 @@ impl CatchUp {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        command::tests::kit::{Account, deposited, fold},
+        journal::Presence,
+    };
+
+    fn slice(revisions: &[Revision]) -> Slice {
+        let event = |revision: &Revision| {
+            let new = deposited(1 << revision);
+            RawEvent {
+                stream: "account-1".into(),
+                revision: *revision,
+                id: new.id,
+                kind: new.kind,
+                json: true,
+                data: new.data,
+                metadata: new.metadata,
+                created: chrono::DateTime::UNIX_EPOCH,
+            }
+        };
+        Slice {
+            events: revisions.iter().map(event).collect(),
+            end: true,
+            presence: Presence::Present,
+            first: None,
+            last: revisions.last().copied(),
+        }
+    }
+
+    /// The daemon's lane does the same with the same stream.
+    #[test]
+    fn a_hole_between_two_events_is_crossed_as_one_before_them() {
+        for policy in [OnLostHistory::Partial, OnLostHistory::Quarantine] {
+            let rules = CatchUpRules {
+                keep_commands: 8,
+                cap: 100,
+                restarts: false,
+                on_lost_history: policy,
+            };
+            let mut reading = CatchUp::new(Base::initial(&fold(), Lineage::Absent), None, rules);
+            let fed = reading.feed(&fold(), slice(&[0, 1, 4, 5]));
+            let header = &reading.base.header;
+            let cents = reading.base.state.get::<Account>().unwrap().cents;
+            match policy {
+                OnLostHistory::Partial => {
+                    assert_eq!(fed, Ok(Fed::UpToDate));
+                    assert_eq!((header.first, header.version, cents), (4, Some(5), 48));
+                }
+                OnLostHistory::Quarantine => {
+                    assert!(matches!(fed, Err(CatchUpError::LostHistory { first: 2, last: 3, .. })));
+                    assert_eq!((header.first, header.version, cents), (0, Some(1), 3));
+                }
+            }
+        }
+    }
+}

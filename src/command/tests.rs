@@ -4,7 +4,7 @@ mod campaign;
 mod corners;
 mod early;
 mod faults;
-mod kit;
+pub(super) mod kit;
 mod once;
 mod queries;
 mod repeated;

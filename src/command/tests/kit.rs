@@ -19,13 +19,13 @@ use crate::{
 };
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Account {
-    pub(super) cents: i64,
-    pub(super) entries: u32,
+pub(in crate::command) struct Account {
+    pub(in crate::command) cents: i64,
+    pub(in crate::command) entries: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) enum Entry {
+pub(in crate::command) enum Entry {
     Deposited { cents: i64 },
     Withdrew { cents: i64 },
     Rated { rate: f64 },
@@ -67,7 +67,7 @@ pub(super) enum Do {
 impl Command<Account> for Do {
     type Error = Short;
 
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         match self {
             Self::Deposit(_) | Self::Split(..) => "deposit",
             Self::Withdraw(_) => "withdraw",
@@ -113,11 +113,11 @@ pub(super) fn settings() -> Settings {
     }
 }
 
-pub(super) fn fold() -> Compiled<Account> {
+pub(in crate::command) fn fold() -> Compiled<Account> {
     Compiled::new("test")
 }
 
-pub(super) fn deposited(cents: i64) -> NewEvent {
+pub(in crate::command) fn deposited(cents: i64) -> NewEvent {
     journal::event("Deposited", &format!(r#"{{"cents":{cents}}}"#))
 }
 

@@ -853,3 +853,112 @@ fn what_was_settled_by_a_mark(bump: bool) {
     ops.extend([0, 0, 1].map(step));
     scenario(&ops, OnDeletion::Keep, OnRevival::Continue, false).unwrap();
 }
+
+fn raw(revision: Revision) -> RawEvent {
+    RawEvent {
+        stream: "s-1".into(),
+        revision,
+        id: Uuid::from_u128(u128::from(revision) + 1),
+        kind: "Put".into(),
+        json: true,
+        data: Bytes::new(),
+        metadata: Bytes::new(),
+        created: time(revision),
+    }
+}
+
+/// Runs a lane whose stream shows `readable` and has indexed up to `last`, until it rests or waits.
+fn run(lane: &mut Lane, now: Duration, readable: &[Revision], last: Revision) -> (Option<Duration>, Option<Header>) {
+    let mut stored = None;
+    loop {
+        let outcome = match lane.next(now) {
+            Next::Idle => return (None, stored),
+            Next::WaitUntil(at) => return (Some(at), stored),
+            Next::Busy => unreachable!("each effect is run to its end"),
+            Next::Do(Effect::Load { .. }) => Outcome::Loaded(None),
+            Next::Do(Effect::Look) => unreachable!("nothing to look at"),
+            Next::Do(Effect::Read { from, .. }) => Outcome::Read(Slice {
+                events: readable.iter().filter(|r| **r >= from).map(|r| raw(*r)).collect(),
+                end: true,
+                presence: Presence::Present,
+                first: None,
+                last: Some(last),
+            }),
+            Next::Do(Effect::Put(put, _)) => {
+                stored = Some(put.header.clone());
+                Outcome::Put(PutOutcome::Done)
+            }
+        };
+        lane.apply(outcome, now);
+    }
+}
+
+#[test]
+fn what_a_delivery_names_and_no_read_shows_is_waited_for() {
+    for event in [None, Some(raw(2))] {
+        let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
+            .rules
+            .clone();
+        let mut lane = Lane::new("s-1".into(), rules);
+        let named = event.clone().map_or(Arrival::Revision(2), Arrival::Event);
+        lane.deliver(1, named, false);
+        let (wait, stored) = run(&mut lane, Duration::ZERO, &[0], 0);
+        assert_eq!(stored.unwrap().version, Some(0));
+        assert!(
+            !lane.verdicts().contains(&Verdict::Ack(1)),
+            "it was there for whoever named it"
+        );
+        let due = wait.unwrap();
+        assert!(due > Duration::ZERO && lane.unsettled() == 1);
+        let (_, stored) = run(&mut lane, due, &[0, 1, 2], 2);
+        assert_eq!(stored.unwrap().version, Some(2));
+        assert_eq!(lane.verdicts(), [Verdict::Ack(1)]);
+    }
+    // A link may name what will never be: it is not waited for for good. An event in hand is.
+    for (named, given_up) in [(Arrival::Revision(2), true), (Arrival::Event(raw(2)), false)] {
+        let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
+            .rules
+            .clone();
+        let mut lane = Lane::new("s-1".into(), rules);
+        lane.deliver(1, named, false);
+        let mut now = Duration::ZERO;
+        while let (Some(at), _) = run(&mut lane, now, &[0], 0) {
+            now = at;
+            if now > 2 * SHOWN_WITHIN {
+                break;
+            }
+        }
+        assert_eq!(lane.verdicts() == [Verdict::Ack(1)], given_up);
+        assert!(now > SHOWN_WITHIN / 2, "{now:?}");
+    }
+    // What is indexed and not shown is gone, and settled at once.
+    let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
+        .rules
+        .clone();
+    let mut lane = Lane::new("s-1".into(), rules);
+    lane.deliver(1, Arrival::Revision(2), false);
+    assert_eq!(run(&mut lane, Duration::ZERO, &[0], 2).0, None);
+    assert_eq!(lane.verdicts(), [Verdict::Ack(1)]);
+}
+
+#[test]
+fn a_hole_between_two_events_is_crossed_as_one_before_them() {
+    for policy in [OnLostHistory::Partial, OnLostHistory::Quarantine] {
+        let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
+            .rules
+            .clone();
+        let rules = Rules {
+            on_lost_history: policy,
+            ..(*rules).clone()
+        };
+        let mut lane = Lane::new("s-1".into(), Arc::new(rules));
+        lane.deliver(1, Arrival::Revision(5), false);
+        let (_, stored) = run(&mut lane, Duration::ZERO, &[0, 1, 4, 5], 5);
+        let header = stored.unwrap();
+        let seen = (header.first, header.version, header.quarantine.map(|mark| mark.at));
+        match policy {
+            OnLostHistory::Partial => assert_eq!(seen, (4, Some(5), None)),
+            OnLostHistory::Quarantine => assert_eq!(seen, (0, Some(1), Some(2))),
+        }
+    }
+}
