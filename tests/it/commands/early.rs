@@ -1,6 +1,6 @@
 //! Conflicts that are answered before what they name can be read, and appends that die, over the wire.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use projector::{
     aggregate::{Aggregate, Command},
@@ -65,7 +65,6 @@ async fn count(window: Duration, commands: usize, dying: usize) {
     let faults = world.stores.events().faults();
     faults.delay_commits(None, window);
     let processes: Vec<_> = (0..4).map(|_| counters(world.journal())).collect();
-    let begun = Instant::now();
     let writers: Vec<_> = (0..32)
         .map(|writer| {
             let counters = processes[writer % 4].clone();
@@ -113,7 +112,6 @@ async fn count(window: Duration, commands: usize, dying: usize) {
         })
         .collect();
     assert_eq!(numbers, (1..=commands as u64).collect::<Vec<_>>(), "no number twice");
-    eprintln!("{commands} commands, window {window:?}: {:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
