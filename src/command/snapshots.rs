@@ -19,6 +19,10 @@ use crate::{
 
 /// What a source has of an aggregate.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made once a load and taken apart at once; a box would be one allocation for nothing"
+)]
 pub enum Snapshot {
     /// A base to fold on.
     Base(Base),
