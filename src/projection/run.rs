@@ -247,6 +247,21 @@ mod tests {
         }
     }
 
+    /// Code that knows no such event, and has no catch-all, is not asked.
+    #[test]
+    fn a_link_in_a_stream_of_its_own_changes_nothing() {
+        let link = RawEvent {
+            kind: LINK.into(),
+            json: false,
+            ..event(1, "1@inv-7", None)
+        };
+        let folded = run(&[event(0, "1", None), link.clone(), event(2, "2", None)], 8);
+        assert_eq!(folded.state.get(), Some(&Sum(3)));
+        assert!(folded.stopped.is_none());
+        assert_eq!((folded.applied, folded.header.version), (3, Some(2)));
+        assert!(!run(&[link], 8).changed);
+    }
+
     #[test]
     fn the_last_commands_are_remembered_with_their_revisions() {
         let events = [

@@ -238,6 +238,40 @@ mod tests {
         }
     }
 
+    /// `$by_category` carries a link that stands in `ord-1` straight to what it points at, and names
+    /// `ord-1` in the metadata.
+    #[test]
+    fn a_link_that_a_category_carries_on_is_the_stream_that_it_stands_in() {
+        let carried = |data: &str, origin: &str| RecordedEvent {
+            custom_metadata: Bytes::from(format!(r#"{{"$v":"1:-1:3:3","$o":"{origin}"}}"#)),
+            ..record("$ce-ord", 9, "$>", data, 7)
+        };
+        let onward = |stream: &str| Said::Onward { stream: stream.into() };
+        let target = || record("inv-7", 1, "A", "{}", 5);
+        let got = of(Some(target()), Some(carried("1@inv-7", "ord-1")));
+        assert_eq!((got.said, got.ack), (onward("ord-1"), Uuid::from_u128(7)));
+        // What it points at is gone; a group that does not resolve links.
+        assert_eq!(of(None, Some(carried("1@inv-7", "ord-1"))).said, onward("ord-1"));
+        assert_eq!(of(Some(carried("1@inv-7", "ord-1")), None).said, onward("ord-1"));
+        // Its own events, and its deletion.
+        let own = record("ord-1", 4, "A", "{}", 5);
+        assert!(matches!(
+            of(Some(own), Some(carried("4@ord-1", "ord-1"))).said,
+            Said::Event(_)
+        ));
+        assert_eq!(
+            of(None, Some(carried("4@ord-1", "ord-1"))).said,
+            moved_to("ord-1", Some(4))
+        );
+        assert_eq!(
+            of(None, Some(carried("0@$$ord-1", "ord-1"))).said,
+            moved_to("ord-1", None)
+        );
+        // On `$all` the link itself is the stream's event, as a read of the stream shows it.
+        let itself = record("ord-1", 1, "$>", "1@inv-7", 5);
+        assert!(matches!(of(Some(itself), None).said, Said::Event(event) if event.revision == 1));
+    }
+
     #[test]
     fn deletions_come_through_their_own_events_too() {
         let metadata = || record("$$a-1", 0, "$metadata", "{}", 1);

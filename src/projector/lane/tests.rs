@@ -19,7 +19,7 @@ use crate::{
     document::Document,
     journal::Newest,
     projection::{Change, Encoded, Fold, Source, StateError, StoredState},
-    replica::{Replica, item::Promotions},
+    replica::{LastEvent, Replica, item::Promotions},
 };
 
 /// What an event of the model does.
@@ -876,6 +876,7 @@ fn run(lane: &mut Lane, now: Duration, readable: &[Revision], last: Revision) ->
             Next::WaitUntil(at) => return (Some(at), stored),
             Next::Busy => unreachable!("each effect is run to its end"),
             Next::Do(Effect::Load { .. }) => Outcome::Loaded(None),
+            Next::Do(Effect::Forget { .. }) => Outcome::Forgotten,
             Next::Do(Effect::Look) => unreachable!("nothing to look at"),
             Next::Do(Effect::Read { from, .. }) => Outcome::Read(Slice {
                 events: readable.iter().filter(|r| **r >= from).map(|r| raw(*r)).collect(),
@@ -959,6 +960,144 @@ fn a_hole_between_two_events_is_crossed_as_one_before_them() {
         match policy {
             OnLostHistory::Partial => assert_eq!(seen, (4, Some(5), None)),
             OnLostHistory::Quarantine => assert_eq!(seen, (0, Some(1), Some(2))),
+        }
+    }
+}
+
+/// A lane of the code `new` on a stored replica at revision 1, with the event after it in hand.
+fn loaded_and_delivered() -> (World, Lane) {
+    let mut world = World::new(OnDeletion::Keep, OnRevival::Continue, true);
+    for _ in 0..4 {
+        world.append(Kind::Put);
+    }
+    let header = Header {
+        version: Some(1),
+        event: Some(LastEvent {
+            id: world.log[1].id,
+            kind: "Put".into(),
+            at: world.log[1].created,
+        }),
+        ..Header::new()
+    };
+    let list = [0, 1].map(|n: u64| Document::Number(n.to_string().into()));
+    let view = StoredState::Document(Document::List(list.into()));
+    let replica = Replica {
+        header,
+        view: Some(view),
+        fold: None,
+        projected_at: None,
+        bytes: 1,
+    };
+    let mut lane = Lane::new("s-1".into(), world.tasks[0].rules.clone());
+    lane.deliver(1, Arrival::Event(world.log[2].clone()), false);
+    assert!(matches!(
+        lane.next(Duration::ZERO),
+        Next::Do(Effect::Load { fresh: false })
+    ));
+    lane.apply(Outcome::Loaded(Some(Box::new(replica))), Duration::ZERO);
+    (world, lane)
+}
+
+/// The event in hand follows the version, and the stream that it comes from is another one.
+#[test]
+fn the_first_fold_on_a_loaded_base_sees_what_it_follows() {
+    for same in [true, false] {
+        let (mut world, mut lane) = loaded_and_delivered();
+        if !same {
+            world.log[1].id = Uuid::from_u128(99);
+        }
+        let Next::Do(Effect::Read { from, limit }) = lane.next(Duration::ZERO) else {
+            panic!("it is folded unseen")
+        };
+        assert_eq!((from, limit.events), (1, 2));
+        lane.apply(Outcome::Read(world.read(from, limit)), Duration::ZERO);
+        let Next::Do(Effect::Put(put, kind)) = lane.next(Duration::ZERO) else {
+            panic!("nothing is put")
+        };
+        if same {
+            assert_eq!((kind, put.header.version), (PutKind::Fold, Some(2)));
+            assert_eq!(lane.tally().gap_reads, 0, "a look at what is followed fills no gap");
+        } else {
+            assert_eq!(
+                (kind, put.header.version, &put.body),
+                (PutKind::Diverged, Some(1), &Body::Stored)
+            );
+        }
+    }
+}
+
+/// A category's link says that the stream goes on, not where: it is settled when all is folded.
+#[test]
+fn a_stream_that_goes_on_somewhere_is_read_to_its_end() {
+    let (world, mut lane) = loaded_and_delivered();
+    lane.deliver(2, Arrival::Onward, false);
+    let mut reads = 0;
+    let put = loop {
+        match lane.next(Duration::ZERO) {
+            Next::Do(Effect::Read { from, limit }) => {
+                reads += 1;
+                lane.apply(Outcome::Read(world.read(from, limit)), Duration::ZERO);
+            }
+            Next::Do(Effect::Put(put, _)) => break put,
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(lane.verdicts(), [], "nothing is stored yet");
+    };
+    assert!(reads > 0);
+    assert_eq!(put.header.version, Some(3));
+    lane.apply(Outcome::Put(PutOutcome::Done), Duration::ZERO);
+    while let Next::Do(Effect::Read { from, limit }) = lane.next(Duration::ZERO) {
+        lane.apply(Outcome::Read(world.read(from, limit)), Duration::ZERO);
+    }
+    assert_eq!(lane.verdicts().len(), 2);
+}
+
+/// A stream that may not be read is marked once, and looked at again when its note says so.
+#[test]
+fn a_denied_stream_is_marked_and_tried_again() {
+    let (world, mut lane) = loaded_and_delivered();
+    assert!(matches!(lane.next(Duration::ZERO), Next::Do(Effect::Read { .. })));
+    lane.apply(Outcome::Denied("read stream `s-1`".into()), Duration::ZERO);
+    let Next::Do(Effect::Put(put, PutKind::Quarantine("denied"))) = lane.next(Duration::ZERO) else {
+        panic!("it is not marked")
+    };
+    let mark = put.header.quarantine.clone().unwrap();
+    assert_eq!(
+        (mark.kind(), &put.body, put.header.version),
+        (MarkKind::Denied, &Body::Stored, Some(1))
+    );
+    lane.apply(Outcome::Put(PutOutcome::Done), Duration::ZERO);
+    assert!(matches!(lane.next(Duration::ZERO), Next::Idle));
+    assert_eq!(lane.verdicts(), [Verdict::Ack(1)]);
+    assert!(lane.is_denied());
+
+    let list = [0, 1].map(|n: u64| Document::Number(n.to_string().into()));
+    let replica = Replica {
+        header: put.header.clone(),
+        view: Some(StoredState::Document(Document::List(list.into()))),
+        fold: None,
+        projected_at: None,
+        bytes: 1,
+    };
+    for (token, denied) in [(2, true), (3, false)] {
+        lane.deliver(token, Arrival::Noted { generation: 1 }, false);
+        assert!(matches!(
+            lane.next(Duration::ZERO),
+            Next::Do(Effect::Load { fresh: true })
+        ));
+        lane.apply(Outcome::Loaded(Some(Box::new(replica.clone()))), Duration::ZERO);
+        let Next::Do(Effect::Read { from, limit }) = lane.next(Duration::ZERO) else {
+            panic!("it is not tried")
+        };
+        if denied {
+            lane.apply(Outcome::Denied("read stream `s-1`".into()), Duration::ZERO);
+            assert!(matches!(lane.next(Duration::ZERO), Next::Idle), "nothing is written");
+        } else {
+            lane.apply(Outcome::Read(world.read(from, limit)), Duration::ZERO);
+            let Next::Do(Effect::Put(put, PutKind::Repair)) = lane.next(Duration::ZERO) else {
+                panic!("the mark stays")
+            };
+            assert_eq!((put.header.version, put.header.quarantine), (Some(3), None));
         }
     }
 }
