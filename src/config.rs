@@ -25,7 +25,7 @@ mod tests;
 pub use layers::{CONFIG_DIR, CONFIG_TOML, DEFAULT_DIR, ENV, Inputs};
 pub use sections::{
     Connection, CreateTables, Defaults, DynamoDb, Engine, EventStore, FoldKind, Http, KeyType, Log, LogFormat,
-    OnDeletion, OnLostHistory, OnRevival, Projection, Promote, Settings, Strategy,
+    OnDeletion, OnLostHistory, OnRevival, Projection, Promote, Separator, Settings, Strategy,
 };
 pub use units::{Secret, Size, Span};
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    ConfigError, Planned, Settings, refused,
+    ConfigError, Planned, Separator, Settings, refused,
     units::{Size, Span},
 };
 use crate::{
@@ -119,6 +119,21 @@ pub(super) fn projection(settings: &Settings, planned: &Planned) -> Result<(), C
         if value < least || value > most {
             return refuse(name, &value, &format!("a time from {least} to {most}"));
         }
+    }
+    if let Source::Category(category) = &planned.source
+        && let Some((cut, _)) = category.split_once('-')
+        && settings.eventstore.category_separator == Separator::First
+    {
+        return Err(refused(
+            &format!("projection.{name}.source"),
+            &format!("`{}`", planned.source),
+            &format!(
+                "a category without `-`: `$by_category` cuts a stream's name at its first `-` and links `{category}-1` in \
+                 `$ce-{cut}`, so that nothing would ever come from `$ce-{category}`; choose another category, or \
+                 `source = \"all:stream-prefix:{category}-\"`, or, where the server's `$by_category` is set to `last`, \
+                 `eventstore.category_separator = \"last\"`"
+            ),
+        ));
     }
     for (name, value) in [
         ("buffer", t.buffer),

@@ -65,6 +65,8 @@ pub struct EventStore {
     pub idle_renew: Span,
     /// How the process is named in the server's figures.
     pub connection_name: String,
+    /// At which `-` of a stream's name the server's `$by_category` ends its category.
+    pub category_separator: Separator,
 }
 
 /// A connection string; shown without the user in it.
@@ -96,7 +98,18 @@ impl Default for EventStore {
             operation_timeout: Span(DEFAULT_OPERATION_TIMEOUT),
             idle_renew: Span(DEFAULT_IDLE_RENEW),
             connection_name: "projector".into(),
+            category_separator: Separator::First,
         }
+    }
+}
+
+words! {
+    /// Which `-` of a stream's name `$by_category` takes for the end of its category.
+    Separator {
+        /// The first one, as EventStoreDB comes.
+        First = "first",
+        /// The last one.
+        Last = "last",
     }
 }
 

@@ -16,7 +16,7 @@ enum LoanEvent {
 impl Event for LoanEvent {}
 
 impl Aggregate for Loan {
-    const CATEGORY: &'static str = "loan-application";
+    const CATEGORY: &'static str = "loans";
     type Event = LoanEvent;
     fn apply(&mut self, _: LoanEvent) {}
 }
@@ -254,8 +254,8 @@ fn settings_that_do_not_go_together_are_refused() {
             &["defaults.min_write_interval", "`buffer` = 50", "5.0 events a second"],
         ),
         (
-            "[projection.loan-application]\nmessage_timeout = \"5s\"",
-            &["projection.loan-application.message_timeout", "5s", "20s"],
+            "[projection.loans]\nmessage_timeout = \"5s\"",
+            &["projection.loans.message_timeout", "5s", "20s"],
         ),
         (
             "[defaults]\nhistory_buffer = 100",
@@ -274,10 +274,7 @@ fn settings_that_do_not_go_together_are_refused() {
             "[defaults]\ncompress_above = \"1 MiB\"",
             &["compress_above", "1 MiB", "400 KiB"],
         ),
-        (
-            "[projection.lone]",
-            &["projection.lone", "loan-application", "merge-patch"],
-        ),
+        ("[projection.lone]", &["projection.lone", "loans", "merge-patch"]),
         (
             "[projection.x]\nfold = \"merge-patch\"",
             &["projection.x.source", "category:"],
@@ -291,12 +288,12 @@ fn settings_that_do_not_go_together_are_refused() {
             &["projection.a b", "a-z"],
         ),
         (
-            "[projection.loan-application]\nfold = \"merge-patch\"",
-            &["projection.loan-application.fold", "code"],
+            "[projection.loans]\nfold = \"merge-patch\"",
+            &["projection.loans.fold", "code"],
         ),
         (
-            "[projection.loan-application.promote.pk]\npath = \"a\"\ntype = \"S\"",
-            &["projection.loan-application.promote.pk", "own attributes"],
+            "[projection.loans.promote.pk]\npath = \"a\"\ntype = \"S\"",
+            &["projection.loans.promote.pk", "own attributes"],
         ),
         (
             "[dynamodb]\ntable_prefix = \"a/\"",
@@ -343,8 +340,8 @@ fn zero_and_absurd_times_are_refused_with_their_bounds() {
 fn projections_are_planned_from_code_and_settings() {
     let planned = plan(
         r#"
-        [projection.loan-application]
-        source = "all:stream-prefix:loan-application-"
+        [projection.loans]
+        source = "all:stream-prefix:loans-"
         buffer = 64
         [projection.orders]
         fold = "merge-patch"
@@ -357,11 +354,8 @@ fn projections_are_planned_from_code_and_settings() {
     let [loans, orders] = planned.as_slice() else {
         panic!("{planned:?}")
     };
-    assert_eq!(loans.source.to_string(), "all:stream-prefix:loan-application-");
-    assert_eq!(
-        (loans.tuned.buffer, loans.table.as_str()),
-        (64, "projector-loan-application-s1")
-    );
+    assert_eq!(loans.source.to_string(), "all:stream-prefix:loans-");
+    assert_eq!((loans.tuned.buffer, loans.table.as_str()), (64, "projector-loans-s1"));
     assert_eq!(&*orders.group.name, "projector-orders-s3");
     assert_eq!(orders.table, "projector-orders-s3");
     let shown = Settings::default().explained(&planned);
@@ -373,9 +367,23 @@ fn projections_are_planned_from_code_and_settings() {
     ] {
         assert!(shown.contains(part), "`{part}` in:\n{shown}");
     }
-    assert!(
-        plan("[projection.loan-application]\nenabled = false")
-            .unwrap()
-            .is_empty()
-    );
+    assert!(plan("[projection.loans]\nenabled = false").unwrap().is_empty());
+}
+
+#[test]
+fn a_category_that_the_server_would_cut_elsewhere_is_refused() {
+    let plan = |more: &str| {
+        let text = format!("{more}[projection.seats]\nfold = \"merge-patch\"\nsource = \"category:seat-show\"\n");
+        toml::from_str::<Settings>(&text).unwrap().plan(&Registry::new("x"))
+    };
+    let error = plan("").unwrap_err().to_string();
+    for part in [
+        "projection.seats.source",
+        "`$ce-seat`",
+        "all:stream-prefix:seat-show-",
+        "category_separator = \"last\"",
+    ] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+    assert!(plan("[eventstore]\ncategory_separator = \"last\"\n").is_ok());
 }
