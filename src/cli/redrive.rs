@@ -12,17 +12,20 @@ use super::{Context, Exit, Failure, out};
 use crate::{
     app::{Connections, lane_rules},
     config::Planned,
-    event::RawEvent,
+    event::{RawEvent, Revision},
+    journal::{Journal, Standing},
     projection::{Change, Encoded, Fold, FoldError, Source, State, StateError, StoredState},
     projector::{
         effects::{Stores, Trouble},
-        lane::{Arrival, Lane, Next},
+        lane::{Arrival, Lane, Next, Rules},
         meter::NoMeter,
     },
     replica::{Demand, Header, Put, PutOutcome, Quarantine, ReplicaStore, StoreError, item::Body},
 };
 
 /// Try a quarantined stream again, and clear its mark when it can be folded now
+///
+/// A stream that is not quarantined and whose replica is behind is folded on.
 ///
 /// Folds on from the replica's last good version with this binary's code. With --from-start the
 /// replica is thrown away and the stream folded anew: the remedy for a diverged replica, after
@@ -53,23 +56,34 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let table = connections.table(&plan, None);
     let stream: Arc<str> = args.stream.as_str().into();
     // What is there, and what an administrative write on it demands.
-    let (mark, stands) = match table.get(&stream, true).await {
-        Ok(Some(replica)) => (replica.header.quarantine.clone(), stands(&replica.header)),
+    let (mark, stands, version) = match table.get(&stream, true).await {
+        Ok(Some(replica)) => (
+            replica.header.quarantine.clone(),
+            stands(&replica.header),
+            replica.header.version,
+        ),
         Ok(None) => {
             return Err(Failure::new(
                 Exit::No,
                 format!("there is no replica of {stream} in {}", plan.table),
             ));
         }
-        Err(StoreError::Corrupt { found, .. }) if args.from_start => (None, (found.demand(), found.generation)),
+        Err(StoreError::Corrupt { found, .. }) if args.from_start => (None, (found.demand(), found.generation), None),
         Err(error) => return Err(error.into()),
+    };
+    // What changed nothing is stored later than it was settled, and a process that is killed in
+    // between leaves its replica behind with nobody to see to it.
+    let newest = match connections.journal.look(&stream).await? {
+        Standing::Live(newest) => newest.map(|newest| newest.revision),
+        Standing::Missing | Standing::SoftDeleted | Standing::Tombstoned => None,
     };
     if !args.from_start {
         match &mark {
-            None => {
-                out::line(format!("{stream} is not quarantined; nothing to do"));
+            None if newest <= version => {
+                out::line(format!("{stream} is not quarantined and up to date; nothing to do"));
                 return Ok(());
             }
+            None => {}
             Some(mark) if mark.is_diverged() => {
                 return Err(Failure::new(
                     Exit::No,
@@ -94,7 +108,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         if args.from_start {
             empty(&table, &stream, stands).await?;
         }
-        drive(&plan, &stores, &stream).await;
+        drive(&plan, &stores, &stream, newest).await;
         Ok::<_, Failure>(())
     };
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
@@ -180,14 +194,27 @@ async fn empty<S: ReplicaStore>(table: &S, stream: &Arc<str>, mut stands: Stands
 }
 
 /// Runs one lane for the stream until it has nothing left to do.
-async fn drive<J: crate::journal::Journal, S: ReplicaStore>(plan: &Planned, stores: &Stores<J, S>, stream: &Arc<str>) {
+async fn drive<J: Journal, S: ReplicaStore>(
+    plan: &Planned,
+    stores: &Stores<J, S>,
+    stream: &Arc<str>,
+    newest: Option<Revision>,
+) {
     let fold = Arc::new(Again {
         inner: plan.fold.clone(),
         fingerprint: format!("{} redriven {}", plan.fold.fingerprint(), uuid::Uuid::new_v4()),
     });
-    let mut lane = Lane::new(stream.clone(), Arc::new(lane_rules(plan, fold)));
+    let rules = Rules {
+        // Nobody waits here for more events to come.
+        keep_flush: Duration::ZERO,
+        ..lane_rules(plan, fold)
+    };
+    let mut lane = Lane::new(stream.clone(), Arc::new(rules));
     let epoch = Instant::now();
     lane.deliver(1, Arrival::Noted { generation: 0 }, false);
+    if let Some(newest) = newest {
+        lane.deliver(2, Arrival::Revision(newest), false);
+    }
     loop {
         match lane.next(epoch.elapsed()) {
             Next::Do(effect) => {
