@@ -107,7 +107,24 @@ impl Connections {
 
     /// Carries out commands on `A`, whose plan this is: its replicas are the snapshots.
     pub fn repository<A: Aggregate>(&self, planned: &Planned) -> Repository<A, EventStore, Replicas<DynamoTable>> {
-        let replicas = Replicas::new(self.table(planned, None));
+        self.repository_on(planned, Replicas::new(self.table(planned, None)))
+    }
+
+    /// The same, and the new replica is put after each append, as the daemon would: its promoted
+    /// attributes included.
+    pub fn repository_through<A: Aggregate>(
+        &self,
+        planned: &Planned,
+    ) -> Repository<A, EventStore, Replicas<DynamoTable>> {
+        let replicas = Replicas::new(self.table(planned, None)).write_through(item_rules(planned));
+        self.repository_on(planned, replicas)
+    }
+
+    fn repository_on<A: Aggregate>(
+        &self,
+        planned: &Planned,
+        replicas: Replicas<DynamoTable>,
+    ) -> Repository<A, EventStore, Replicas<DynamoTable>> {
         Repository::new(self.journal.clone(), replicas).with_settings(command::Settings {
             // What a write-through keeps is what the daemon would.
             keep_commands: planned.tuned.commands,
@@ -261,10 +278,8 @@ pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon,
             let ask = || async {
                 match probed.in_use().await {
                     // Refused is answered.
-                    Ok(_)
-                    | Err(StoreError::Setup { .. } | StoreError::Throttled { .. } | StoreError::Corrupt { .. }) => {
-                        Ok(())
-                    }
+                    Ok(_) | Err(StoreError::Throttled { .. } | StoreError::Corrupt { .. }) => Ok(()),
+                    Err(error) if error.is_setup() => Ok(()),
                     Err(error) => Err(error.to_string()),
                 }
             };

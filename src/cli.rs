@@ -124,7 +124,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let exit = match error {
             StoreError::Unavailable(_) | StoreError::Throttled { .. } => Exit::Unavailable,
-            StoreError::Setup { .. } => Exit::Denied,
+            StoreError::Setup { .. } | StoreError::NoTable { .. } => Exit::Denied,
             StoreError::Corrupt { .. } => Exit::No,
         };
         Self::to(exit, &error)

@@ -15,7 +15,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::Utc;
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -26,7 +26,7 @@ use crate::{
         Compiled, OnLostHistory,
         run::{COMMANDS_KEPT, origin_of},
     },
-    replica::{Landed, Sort},
+    replica::{ALL_COMMANDS, Landed, Sort, stored_time},
 };
 
 pub mod attempt;
@@ -36,16 +36,20 @@ pub mod error;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 pub mod observe;
+mod queue;
+mod recent;
 pub mod snapshots;
 
 pub use attempt::{Committed, OnDeleted};
 pub use error::CommandError;
-pub use snapshots::{NoSnapshots, Replicas, SnapshotEvents};
+pub use snapshots::{NoSnapshots, Replicas, SnapshotError, SnapshotEvents};
 
 use attempt::{Action, Append, Attempt, AttemptRules, Finished, Identity, Reply, longest_wait};
-use base::{Base, CatchUp, CatchUpRules, Fed};
-use cache::Cache;
-use observe::{Observation, Observer, Origin, Unobserved};
+use base::{Base, CatchUp, CatchUpRules, Fed, Lineage};
+use cache::{Cache, Lead};
+use observe::{Discard, Observation, Observer, Origin, Unobserved};
+use queue::{Full, Queue, Turn};
+use recent::{Recent, Search};
 use snapshots::{Snapshot, Snapshots};
 
 /// Before the first look for an append that may be under way already: a commit's time, with room.
@@ -65,11 +69,28 @@ pub(crate) fn after(begun: Instant, timeout: Duration) -> Instant {
 pub struct Settings {
     /// Appends to try before [`CommandError::Contended`].
     pub attempts: u32,
-    /// How long a command may take, write-through aside.
+    /// How long a command may take.
     pub deadline: Duration,
-    /// Command ids that a state remembers: as many commands of one aggregate later, a repetition
-    /// is no longer recognised. The daemon's setting for the same aggregate must not be smaller.
-    /// A deletion ends the guarantee too: what landed before it can only be known by a replica.
+    /// How many commands of this repository and its clones may wait for their turn on one aggregate;
+    /// 0: none waits, they race each other as those of different processes do. A command whose turn
+    /// does not come before its deadline, or that finds the queue full, is
+    /// [`CommandError::Queued`]. Repetitions of one key take turns in any case.
+    pub queue: usize,
+    /// The part of what is left of the deadline, 0 to 1, that loading a snapshot may take; after it
+    /// the aggregate is folded from its stream.
+    pub snapshot_share: f64,
+    /// Within this time a command with a caller's id lands at most once, and its repetition is
+    /// answered with what was committed. By the server's clock and this process's, which must not be
+    /// further apart than callers leave between their last try and it. A deletion ends the
+    /// guarantee: what landed before it can only be known by a replica.
+    pub retry_horizon: Duration,
+    /// Events that may be read back to the horizon for a command with a caller's id, where the state
+    /// does not remember as much; beyond them it is [`CommandError::OutOfReach`].
+    pub horizon_cap: usize,
+    /// Command ids that a state remembers. As long as no more land within the horizon, ids cost
+    /// nothing; where more do, a command with a caller's id costs a read back to the horizon, in
+    /// pages, the first time in a process. No smaller than the daemon's setting for the aggregate is
+    /// best; a window that others keep longer is never made shorter.
     pub keep_commands: usize,
     /// Events that one load may bring, snapshot aside.
     pub cap: usize,
@@ -89,7 +110,7 @@ pub struct Settings {
     pub on_lost_history: OnLostHistory,
     /// Bytes of states that the cache keeps; 0 for no cache.
     pub cache_bytes: u64,
-    /// How long a write-through may take.
+    /// How long a write-through may take, within the deadline: what is left of that bounds it too.
     pub keep_deadline: Duration,
 }
 
@@ -100,6 +121,15 @@ impl Default for Settings {
             attempts: 5,
             // Over EventStoreDB's own 2 s for a write and a leader's election, below a gateway's 30 s.
             deadline: Duration::from_secs(10),
+            // Within the deadline as many turns come at a round trip of 10 ms.
+            queue: 1_000,
+            // Two seconds of the usual deadline: a table that answers at all does so in a tenth of
+            // it, and most of the time is left for the stream.
+            snapshot_share: 0.2,
+            // What clients and gateways repeat within.
+            retry_horizon: Duration::from_mins(5),
+            // 370 commands a second for five minutes are 111,000 events.
+            horizon_cap: 200_000,
             keep_commands: COMMANDS_KEPT,
             // Some seconds of reading: an aggregate that needs more needs a snapshot.
             cap: 100_000,
@@ -133,8 +163,8 @@ impl Settings {
 /// What a caller may say of a command beside the command itself.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
-    /// The command's id: executed again with the same one, it lands at most once, as long as it is
-    /// among the last [`Settings::keep_commands`] of its aggregate. Drawn when `None`.
+    /// The command's id: executed again with the same one within [`Settings::retry_horizon`], it
+    /// lands at most once. Drawn when `None`.
     pub command_id: Option<Uuid>,
     /// What the command belongs to; its own id when `None`.
     pub correlation_id: Option<String>,
@@ -158,13 +188,16 @@ impl Context {
     }
 }
 
-/// Carries out the commands of one kind of aggregate. Clones share the cache.
+/// Carries out the commands of one kind of aggregate. Clones share the cache and the queues: a
+/// process should have one repository of a kind, and clones of it.
 pub struct Repository<A, J, S> {
     journal: J,
     snapshots: S,
     fold: Arc<Compiled<A>>,
     settings: Arc<Settings>,
     cache: Option<Arc<Cache>>,
+    recent: Arc<Recent>,
+    queue: Arc<Queue>,
     observer: Arc<dyn Observer>,
 }
 
@@ -176,6 +209,8 @@ impl<A, J: Clone, S: Clone> Clone for Repository<A, J, S> {
             fold: self.fold.clone(),
             settings: self.settings.clone(),
             cache: self.cache.clone(),
+            recent: self.recent.clone(),
+            queue: self.queue.clone(),
             observer: self.observer.clone(),
         }
     }
@@ -190,14 +225,18 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             fold: Arc::new(Compiled::new("")),
             settings: Arc::default(),
             cache: None,
+            recent: Arc::default(),
+            queue: Arc::new(Queue::new(0)),
             observer: Arc::new(Unobserved),
         }
         .with_settings(Settings::default())
     }
 
-    /// With these settings, and an empty cache.
+    /// With these settings, an empty cache and queues of its own.
     #[must_use]
     pub fn with_settings(mut self, settings: Settings) -> Self {
+        self.queue = Arc::new(Queue::new(settings.queue));
+        self.recent = Arc::default();
         self.cache = (settings.cache_bytes > 0).then(|| Arc::new(Cache::new(settings.cache_bytes)));
         self.settings = Arc::new(settings);
         self
@@ -212,8 +251,10 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
 
     /// Forgets the cached state of an aggregate, or of all.
     pub fn forget(&self, id: Option<&str>) {
+        let stream = id.map(A::stream);
+        self.recent.forget(stream.as_deref());
         if let Some(cache) = &self.cache {
-            cache.forget(id.map(A::stream).as_deref());
+            cache.forget(stream.as_deref());
         }
     }
 
@@ -237,6 +278,70 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             )));
         }
         let deadline = after(begun, context.deadline.unwrap_or(self.settings.deadline));
+        let stream: Arc<str> = A::stream(id).into();
+        let mut seen = Seen::default();
+        let (answer, attempts) = match self.turn(&stream, context.command_id, deadline).await {
+            Ok(turn) => {
+                self.attempt(&stream, command, context, deadline, turn.as_ref(), &mut seen)
+                    .await
+            }
+            Err(error) => (Err(error), 0),
+        };
+        let outcome = match &answer {
+            Ok(done) if done.events.is_empty() && !done.repeated => "nothing",
+            Ok(_) => "committed",
+            Err(error) => error.class(),
+        };
+        self.observer.observe(
+            A::CATEGORY,
+            Observation::Ended {
+                outcome,
+                took: begun.elapsed(),
+                attempts,
+                replayed: seen.replayed,
+            },
+        );
+        answer
+    }
+
+    /// Waits for the command's turn among those of this process on its aggregate.
+    async fn turn<E: std::error::Error + 'static>(
+        &self,
+        stream: &Arc<str>,
+        command: Option<Uuid>,
+        deadline: Instant,
+    ) -> Result<Option<Turn<'_>>, CommandError<E>> {
+        let queued = |ahead| CommandError::Queued {
+            stream: stream.to_string(),
+            ahead,
+        };
+        let place = match self.queue.join(stream, command) {
+            Ok(None) => return Ok(None),
+            Ok(Some(place)) => place,
+            Err(Full(ahead)) => return Err(queued(ahead)),
+        };
+        if place.ahead() > 0 {
+            self.observer.observe(A::CATEGORY, Observation::Queued);
+        }
+        match timeout_at(deadline, place.turn()).await {
+            Ok(turn) if Instant::now() < deadline => Ok(Some(place.with(turn))),
+            // What kept those before it would have kept this one.
+            _ => Err(place
+                .trouble()
+                .map_or_else(|| queued(place.ahead()), CommandError::Journal)),
+        }
+    }
+
+    /// Carries out a command whose turn it is; the answer, and the appends that it took.
+    async fn attempt<C: Command<A>>(
+        &self,
+        stream: &Arc<str>,
+        command: &C,
+        context: Context,
+        deadline: Instant,
+        turn: Option<&Turn<'_>>,
+        seen: &mut Seen,
+    ) -> (Result<Committed<A>, CommandError<C::Error>>, u32) {
         let command_id = context.command_id.unwrap_or_else(Uuid::now_v7);
         let identity = Identity {
             command: command_id,
@@ -252,50 +357,48 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         let rules = AttemptRules {
             attempts: self.settings.attempts,
             on_deleted: self.settings.on_deleted,
+            known_from: context
+                .command_id
+                .is_some()
+                .then(|| TimeDelta::from_std(self.settings.retry_horizon).ok())
+                .flatten()
+                .and_then(|horizon| identity.at.checked_sub_signed(horizon)),
             catch_up: self.settings.catch_up(),
         };
-        let stream: Arc<str> = A::stream(id).into();
+        seen.known_from = rules.known_from;
         let mut attempt = Attempt::new(&*self.fold, command, stream.clone(), identity, rules);
-        let mut seen = Seen::default();
         loop {
             let action = attempt.select();
             if action == Action::Done {
                 break;
             }
             let appending = matches!(action, Action::Append(..));
-            let performed = Box::pin(self.perform::<C>(&stream, command_id, action, deadline, &mut seen));
+            let loading = action == Action::Load;
+            let performed = Box::pin(self.perform::<C>(stream, command_id, action, deadline, turn, seen));
             let reply = timeout_at(deadline, performed).await;
             if let Ok(reply) = reply {
+                if let (Some(turn), Some(reached)) = (turn, reply.reached()) {
+                    turn.note(reached.err());
+                }
                 attempt.apply(reply);
             } else {
                 if appending {
                     let late = JournalError::OutcomeUnknown("no reply before the command's deadline".to_owned());
                     attempt.apply(Reply::Appended(Err(late), None));
                 }
+                if loading && let Some(error) = seen.not_loaded(stream) {
+                    attempt.apply(Reply::NotLoaded(error));
+                }
                 attempt.expire();
             }
             for observation in attempt.observed() {
-                self.see(&mut seen, observation);
+                self.see(seen, observation);
             }
         }
         let finished = attempt.finish();
-        let outcome = match &finished.answer {
-            Ok(done) if done.events.is_empty() && !done.repeated => "nothing",
-            Ok(_) => "committed",
-            Err(error) => error.class(),
-        };
         let attempts = finished.attempts;
-        let answer = Box::pin(self.keep(&stream, finished, seen.discarded)).await;
-        self.observer.observe(
-            A::CATEGORY,
-            Observation::Ended {
-                outcome,
-                took: begun.elapsed(),
-                attempts,
-                replayed: seen.replayed,
-            },
-        );
-        answer
+        let kept = Box::pin(self.keep(stream, finished, seen.discarded, deadline));
+        (kept.await, attempts)
     }
 
     fn see(&self, seen: &mut Seen, observation: Observation) {
@@ -320,16 +423,29 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         command: Uuid,
         action: Action,
         deadline: Instant,
+        turn: Option<&Turn<'_>>,
         seen: &mut Seen,
     ) -> Reply<C::Error> {
         match action {
-            Action::Load => match self.load(stream, command, seen).await {
+            Action::Load => match self.load(stream, command, deadline, turn, seen).await {
                 Ok((base, confirmed)) => Reply::Loaded(base, confirmed),
                 Err(error) => Reply::NotLoaded(error),
             },
             Action::Read(from) => Reply::Read(self.journal.read(stream, from, self.settings.page).await),
-            Action::Refresh => Reply::Refreshed(self.refresh(stream, seen).await.map(Box::new)),
+            Action::Refresh => Reply::Refreshed(self.refresh(stream, deadline, seen).await.map(Box::new)),
             Action::Look => Reply::Stands(self.journal.look(stream).await),
+            Action::Search(upto) => {
+                let search = Search {
+                    command,
+                    upto,
+                    from: seen.known_from.unwrap_or(ALL_COMMANDS),
+                    cap: self.settings.horizon_cap,
+                    page: self.settings.page,
+                    lives_anew: self.settings.catch_up().restarts || self.settings.on_deleted != OnDeleted::Refuse,
+                };
+                self.observer.observe(A::CATEGORY, Observation::Searched);
+                Reply::Searched(self.recent.search(&self.journal, stream, search).await)
+            }
             // On the heap: the stores' futures are large, and this one holds two of them.
             Action::Append(append) => Box::pin(self.append(stream, append, deadline)).await,
             Action::Wait(pause) => {
@@ -388,55 +504,120 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         &self,
         stream: &Arc<str>,
         command: Uuid,
+        deadline: Instant,
+        turn: Option<&Turn<'_>>,
         seen: &mut Seen,
     ) -> Result<(Base, bool), CommandError<E>> {
-        let Some(cache) = &self.cache else {
-            return self.load_cold(stream, command, seen).await;
+        let lead = match &self.cache {
+            None => None,
+            Some(cache) => match cache.get_or_lead(stream).await {
+                Ok(base) => {
+                    self.see(seen, Observation::Loaded(Origin::Cache));
+                    return Ok(((*base).clone(), false));
+                }
+                // Everybody else who wants this aggregate waits for this load.
+                Err(lead) => Some(lead),
+            },
         };
-        match cache.get_or_lead(stream).await {
-            Ok(base) => {
-                self.see(seen, Observation::Loaded(Origin::Cache));
-                Ok(((*base).clone(), false))
-            }
-            // Everybody else who wants this aggregate waits for this load.
-            Err(lead) => {
-                let (base, confirmed) = self.load_cold(stream, command, seen).await?;
-                lead.found(Arc::new(base.clone()));
-                Ok((base, confirmed))
-            }
+        let mut cold = ColdLoad {
+            reading: CatchUp::new(
+                Base::initial(&*self.fold, Lineage::Foreign),
+                Some(command),
+                self.settings.catch_up(),
+            ),
+            lead,
+        };
+        let loaded = self.load_cold(&mut cold, stream, command, deadline, turn, seen).await;
+        // It came to its end: nothing is to be kept of the way.
+        let lead = cold.lead.take();
+        let (mut base, confirmed) = loaded?;
+        if let Some(lead) = lead {
+            base.weigh(&*self.fold);
+            lead.found(Arc::new(base.clone()), true);
         }
+        Ok((base, confirmed))
     }
 
     async fn load_cold<E: std::error::Error + 'static>(
         &self,
+        cold: &mut ColdLoad<'_>,
         stream: &Arc<str>,
         command: Uuid,
+        deadline: Instant,
+        turn: Option<&Turn<'_>>,
         seen: &mut Seen,
     ) -> Result<(Base, bool), CommandError<E>> {
-        let lineage = match self
-            .snapshots
-            .load(&*self.fold, stream, false)
-            .await
-            .map_err(CommandError::Replica)?
-        {
-            Snapshot::Base(base) => {
-                self.see(seen, Observation::Loaded(S::ORIGIN));
-                return Ok((base, false));
-            }
-            Snapshot::Nothing(lineage) => lineage,
-            Snapshot::Unusable(why, problem) => {
-                tracing::warn!(%stream, problem, "failed to use a snapshot");
-                self.see(seen, Observation::Discarded(why));
-                base::Lineage::Foreign
-            }
-        };
+        let rules = self.settings.catch_up();
+        let begun = cold.lead.as_mut().and_then(|lead| lead.begun.take());
+        if let Some(begun) = begun {
+            cold.reading = CatchUp::new((*begun).clone(), Some(command), rules);
+        } else {
+            let lineage = match self.snapshot(stream, false, deadline, seen).await {
+                Ok(Snapshot::Base(base)) => {
+                    self.see(seen, Observation::Loaded(S::ORIGIN));
+                    self.compare_window(&base, seen);
+                    return Ok((base, false));
+                }
+                Ok(Snapshot::Nothing(lineage)) => lineage,
+                Ok(Snapshot::Unusable(why, problem)) => {
+                    tracing::warn!(%stream, problem, "failed to use a snapshot");
+                    self.see(seen, Observation::Discarded(why));
+                    Lineage::Foreign
+                }
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(%stream, %error, "failed to load a snapshot");
+                    self.see(seen, Observation::Discarded(Discard::Unavailable));
+                    seen.snapshot = Some(error);
+                    Lineage::Foreign
+                }
+                Err(SnapshotError::Replica(error)) => return Err(CommandError::Replica(error)),
+                Err(SnapshotError::Journal(error)) => return Err(CommandError::Journal(error)),
+            };
+            cold.reading = CatchUp::new(Base::initial(&*self.fold, lineage), Some(command), rules);
+        }
         self.see(seen, Observation::Loaded(Origin::Replay));
-        self.replay(stream, command, lineage, seen).await
+        self.replay(cold, stream, command, deadline, turn, seen).await
+    }
+
+    /// Notices a snapshot that remembers fewer commands than this repository relies on.
+    fn compare_window(&self, base: &Base, seen: &mut Seen) {
+        let header = &base.header;
+        let dropped = header.first == 0 && header.version.is_some() && header.commands_since > ALL_COMMANDS;
+        if dropped && header.commands.len() < self.settings.keep_commands {
+            self.see(seen, Observation::ShortWindow);
+            tracing::warn!(
+                aggregate = A::CATEGORY,
+                kept = header.commands.len(),
+                wanted = self.settings.keep_commands,
+                "a snapshot remembers fewer commands than `keep_commands`: raise the daemon's `commands` for the \
+                 projection, or let its newer version write the replica; ids cost a read back until then"
+            );
+        }
+    }
+
+    /// What the snapshots have, within a part of the time that is left: what they do not have, the
+    /// stream has.
+    async fn snapshot(
+        &self,
+        stream: &str,
+        fresh: bool,
+        deadline: Instant,
+        seen: &Seen,
+    ) -> Result<Snapshot, SnapshotError> {
+        let share = self.settings.snapshot_share.clamp(0.0, 1.0);
+        let bound = deadline.saturating_duration_since(Instant::now()).mul_f64(share);
+        if fresh && seen.snapshot.is_some() {
+            // It was away a moment ago, and asking it took its time.
+            return Ok(Snapshot::Nothing(Lineage::Foreign));
+        }
+        tokio::time::timeout(bound, self.snapshots.load(&*self.fold, stream, fresh))
+            .await
+            .unwrap_or_else(|_| Err(S::late(bound)))
     }
 
     /// What the snapshots have at their freshest; nothing when that cannot be used.
-    async fn refresh(&self, stream: &Arc<str>, seen: &mut Seen) -> Option<Base> {
-        match self.snapshots.load(&*self.fold, stream, true).await {
+    async fn refresh(&self, stream: &Arc<str>, deadline: Instant, seen: &mut Seen) -> Option<Base> {
+        match self.snapshot(stream, true, deadline, seen).await {
             Ok(Snapshot::Base(base)) => {
                 self.see(seen, Observation::Loaded(S::ORIGIN));
                 Some(base)
@@ -448,18 +629,24 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
 
     async fn replay<E: std::error::Error + 'static>(
         &self,
+        cold: &mut ColdLoad<'_>,
         stream: &Arc<str>,
         command: Uuid,
-        lineage: base::Lineage,
+        deadline: Instant,
+        turn: Option<&Turn<'_>>,
         seen: &mut Seen,
     ) -> Result<(Base, bool), CommandError<E>> {
-        let rules = self.settings.catch_up();
-        let mut reading = CatchUp::new(Base::initial(&*self.fold, lineage), Some(command), rules);
         let mut waits = 0;
         let mut refreshed = false;
         let mut unfoldable = false;
+        seen.loading = true;
         loop {
-            let slice = match self.journal.read(stream, reading.from(), self.settings.page).await {
+            let read = self.journal.read(stream, cold.reading.from(), self.settings.page).await;
+            seen.journal = read.as_ref().err().filter(|error| error.is_transient()).cloned();
+            if let Some(turn) = turn {
+                turn.note(seen.journal.as_ref());
+            }
+            let slice = match read {
                 Ok(slice) => slice,
                 Err(error) if error.is_transient() => {
                     waits += 1;
@@ -474,6 +661,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 }
                 Err(error) => return Err(CommandError::Journal(error)),
             };
+            let reading = &mut cold.reading;
             let before = reading.folded;
             let fed = match reading.feed(&*self.fold, slice) {
                 // What was looked for was found before: what comes behind it is no matter.
@@ -483,14 +671,15 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 }
                 fed => fed?,
             };
-            self.see(seen, Observation::Replayed(reading.folded - before));
+            let folded = reading.folded - before;
+            self.see(seen, Observation::Replayed(folded));
             match fed {
                 // A second read is dearer than the table's newest word, which an eventually consistent
                 // read or a cache before the table may have missed.
                 Fed::More if !refreshed && reading.found.is_none() => {
                     refreshed = true;
                     let reached = reading.base.header.version;
-                    if let Some(base) = self.refresh(stream, seen).await
+                    if let Some(base) = self.refresh(stream, deadline, seen).await
                         && base.header.version > reached
                     {
                         return Ok((base, false));
@@ -503,13 +692,22 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                         tombstoned: true,
                     });
                 }
-                // Deleted between two pages: what was read so far is no state of anything.
-                Fed::Nothing(_) if reading.base.header.version.is_some() => {
-                    reading = CatchUp::new(Base::initial(&*self.fold, base::Lineage::Foreign), Some(command), rules);
+                Fed::Nothing(_) | Fed::Diverged | Fed::Shorter if reading.base.header.version.is_some() => {
+                    // Deleted, or another stream, since its beginning was folded: that is no state.
+                    let initial = Base::initial(&*self.fold, Lineage::Foreign);
+                    *reading = CatchUp::new(initial, Some(command), self.settings.catch_up());
                 }
                 Fed::UpToDate | Fed::Nothing(_) | Fed::Diverged | Fed::Shorter => break,
             }
         }
+        let reading = std::mem::replace(
+            &mut cold.reading,
+            CatchUp::new(
+                Base::initial(&*self.fold, Lineage::Foreign),
+                None,
+                self.settings.catch_up(),
+            ),
+        );
         let confirmed = reading.hole.is_none() && !unfoldable;
         let CatchUp { mut base, found, .. } = reading;
         if let Some(found) = found
@@ -522,6 +720,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 sort: origin_of(first).map(|origin| origin.sort).unwrap_or_default(),
                 first: first.revision,
                 last: last.revision,
+                at: Some(stored_time(last.created)),
             };
             base.header.commands.insert(0, landed);
         }
@@ -535,15 +734,20 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         stream: &Arc<str>,
         finished: Finished<A, E>,
         discarded: bool,
+        deadline: Instant,
     ) -> Result<Committed<A>, CommandError<E>> {
         let Finished {
             answer,
             base,
+            part,
             parent,
             begun_anew,
             ..
         } = finished;
         let replaces = discarded || begun_anew;
+        if replaces {
+            self.recent.forget(Some(stream));
+        }
         let Some(mut base) = base else {
             // An outage says nothing of the state that is cached; a deletion, or events that do not
             // fold, do.
@@ -552,7 +756,11 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 Err(CommandError::Deleted { .. } | CommandError::State(_) | CommandError::OutcomeUnknown { .. })
             );
             if let (Some(cache), true) = (&self.cache, replaces || wrong) {
-                cache.forget(Some(stream));
+                cache.distrust(stream);
+            }
+            if let (Some(cache), Some(mut part)) = (&self.cache, part) {
+                part.weigh(&*self.fold);
+                cache.put_part(stream, part);
             }
             return answer;
         };
@@ -570,15 +778,20 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 }
                 self.snapshots.keep(&*self.fold, stream, &mut base, appended).await
             };
-            let kept = tokio::time::timeout(self.settings.keep_deadline, keeping)
+            let left = deadline.saturating_duration_since(Instant::now());
+            let kept = tokio::time::timeout(self.settings.keep_deadline.min(left), keeping)
                 .await
                 .unwrap_or(Some(false));
             if let Some(kept) = kept {
                 self.observer.observe(A::CATEGORY, Observation::WroteThrough(kept));
             }
         }
+        if trusted {
+            self.recent.heed(stream, &base.header);
+        }
         if let Some(cache) = &self.cache {
             if trusted {
+                base.weigh(&*self.fold);
                 cache.put(stream, base, replaces);
             } else {
                 cache.forget(Some(stream));
@@ -616,7 +829,31 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             .last()
             .filter(|e| e.revision == version && e.id == last.id)?;
         last.at = event.created;
+        let at = stored_time(event.created);
+        for landed in base.header.commands.iter_mut().rev() {
+            if landed.last != version {
+                break;
+            }
+            landed.at = Some(at);
+        }
         Some(true)
+    }
+}
+
+/// A load from the stream. Cut off, at a deadline or dropped, it leaves what it has folded to
+/// whoever loads the aggregate next.
+struct ColdLoad<'a> {
+    reading: CatchUp,
+    lead: Option<Lead<'a>>,
+}
+
+impl Drop for ColdLoad<'_> {
+    fn drop(&mut self) {
+        if let Some(lead) = self.lead.take()
+            && self.reading.base.header.version.is_some()
+        {
+            lead.found(Arc::new(self.reading.base.clone()), false);
+        }
     }
 }
 
@@ -625,6 +862,28 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
 struct Seen {
     discarded: bool,
     replayed: usize,
+    /// The command may have landed since this time.
+    known_from: Option<DateTime<Utc>>,
+    /// The aggregate is being folded from its stream.
+    loading: bool,
+    /// What kept the snapshots from being loaded.
+    snapshot: Option<SnapshotError>,
+    /// What keeps the stream from being read.
+    journal: Option<JournalError>,
+}
+
+impl Seen {
+    /// Why the aggregate was not loaded in time, as far as that is known.
+    fn not_loaded<E: std::error::Error + 'static>(&mut self, stream: &str) -> Option<CommandError<E>> {
+        match self.journal.take() {
+            Some(error) => Some(CommandError::Journal(error)),
+            None => self.loading.then(|| CommandError::SlowLoad {
+                stream: stream.to_owned(),
+                folded: self.replayed,
+                snapshot: self.snapshot.take(),
+            }),
+        }
+    }
 }
 
 #[cfg(test)]

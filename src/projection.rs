@@ -15,7 +15,7 @@ use crate::{
     aggregate::Aggregate,
     document::{Document, de, ser, whole},
     event::{Event, RawEvent, Recorded, codec},
-    replica::item::number::as_read_back,
+    replica::item::{number::as_read_back, size},
 };
 
 mod merge;
@@ -73,6 +73,12 @@ pub trait Projection: Send + Sync + 'static {
     fn keeps_commands() -> bool {
         false
     }
+
+    /// Whether an event may change nothing (aggregates change with each). A replica's version is
+    /// stored later then than its event was settled, and readers that wait for it look into the stream.
+    fn may_keep() -> bool {
+        true
+    }
 }
 
 impl<A: Aggregate> Projection for A {
@@ -89,6 +95,10 @@ impl<A: Aggregate> Projection for A {
 
     fn keeps_commands() -> bool {
         true
+    }
+
+    fn may_keep() -> bool {
+        false
     }
 }
 
@@ -184,6 +194,20 @@ pub enum StoredState {
     Json(Vec<u8>),
 }
 
+impl StoredState {
+    /// The state as a `T`.
+    ///
+    /// # Errors
+    ///
+    /// When it is another type's.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, StateError> {
+        match self {
+            Self::Document(document) => de::from_document(document).map_err(|e| StateError(e.to_string())),
+            Self::Json(text) => serde_json::from_slice(text).map_err(|e| StateError(e.to_string())),
+        }
+    }
+}
+
 /// A stored state that its projection's code cannot read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("read the stored state as the projection's view (raise its SCHEMA when the shape changed): {0}")]
@@ -210,6 +234,10 @@ pub trait Fold: Send + Sync {
     fn fingerprint(&self) -> &str;
     /// Whether replicas keep the last command ids.
     fn keeps_commands(&self) -> bool;
+    /// Whether an event may change nothing.
+    fn may_keep(&self) -> bool {
+        true
+    }
     /// The view before any event.
     fn initial(&self) -> State;
     /// Folds one event. After [`FoldError::Panicked`] and [`FoldError::Failed`] the state is to be
@@ -219,7 +247,18 @@ pub trait Fold: Send + Sync {
     fn encode(&self, state: &State) -> Result<Encoded, FoldError>;
     /// A stored state as the view. `fold` is what was stored beside the view, if anything.
     fn decode(&self, view: &StoredState, fold: Option<&StoredState>) -> Result<State, StateError>;
+    /// About what a state takes in memory, in bytes: what a cache weighs it by. By default from
+    /// [`Self::encode`].
+    fn weigh(&self, state: &State) -> usize {
+        self.encode(state).map_or(0, |encoded| {
+            IN_MEMORY * size::of(encoded.fold.as_ref().unwrap_or(&encoded.view))
+        })
+    }
 }
+
+/// A state in memory takes about twice its text: pointers, lengths and room to grow beside each
+/// text and list, names of fields in none of them.
+const IN_MEMORY: usize = 2;
 
 /// The [`Fold`] of a compiled [`Projection`].
 pub struct Compiled<P> {
@@ -265,6 +304,10 @@ impl<P: Projection> Fold for Compiled<P> {
         P::keeps_commands()
     }
 
+    fn may_keep(&self) -> bool {
+        P::may_keep()
+    }
+
     fn initial(&self) -> State {
         State::new(P::View::default())
     }
@@ -288,11 +331,29 @@ impl<P: Projection> Fold for Compiled<P> {
     }
 
     fn decode(&self, view: &StoredState, fold: Option<&StoredState>) -> Result<State, StateError> {
-        let view: P::View = match fold.unwrap_or(view) {
-            StoredState::Document(document) => de::from_document(document).map_err(|e| StateError(e.to_string()))?,
-            StoredState::Json(text) => serde_json::from_slice(text).map_err(|e| StateError(e.to_string()))?,
-        };
-        Ok(State::new(view))
+        fold.unwrap_or(view).read::<P::View>().map(State::new)
+    }
+
+    fn weigh(&self, state: &State) -> usize {
+        let mut text = Count(0);
+        let written = guarded(|| serde_json::to_writer(&mut text, Self::view(state)));
+        // What JSON cannot say is as large as it was said so far.
+        drop(written);
+        size_of::<P::View>() + IN_MEMORY * text.0
+    }
+}
+
+/// Counts what is written to it.
+struct Count(usize);
+
+impl std::io::Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

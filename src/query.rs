@@ -26,11 +26,17 @@ use crate::{
     document::Document,
     event::{RawEvent, Revision, Version},
     journal::{Journal, JournalError, Presence, ReadLimit, Slice, Standing},
-    projection::{Fold, FoldError, OnLostHistory, State},
+    projection::{Fold, FoldError, OnLostHistory, State, run::fold_run},
     replica::{Header, Quarantine, Replica, ReplicaStore, StoreError},
 };
 
 mod token;
+
+/// What is told of a store that did not answer.
+const LATE: &str = "no answer before the query's deadline";
+/// The part of the time that is left, one in so many, that loading a replica may take before the
+/// stream is folded without it: as commands have it.
+const SNAPSHOT_PART: u32 = 5;
 
 pub use token::{Token, TokenError};
 
@@ -59,12 +65,15 @@ pub enum Mode {
     /// Whatever the table has. A deleted replica is answered with what is kept of it, marked so;
     /// a quarantined one at its last good version, marked so.
     Eventual,
-    /// At least this write. Waits for the projector up to `timeout`; does not wait on a quarantined
-    /// or deleted replica, which waiting does not change.
+    /// At least this write. Waits for the projector; does not wait on a quarantined or deleted
+    /// replica, nor on one from another past, which waiting does not change. A replica at the token's
+    /// version must have the token's event there; one beyond it is believed, for the daemon marks
+    /// what has diverged. Events that change nothing are not waited for: the stream is looked at once.
     AtLeast {
         /// The write.
         token: Token,
-        /// How long to wait for the projector.
+        /// How long all of it may take; with [`WhenLate::FoldTail`] a quarter is left for the tail.
+        /// Zero: nothing is waited for, and [`Limits::deadline`] is the bound.
         timeout: Duration,
         /// What to do then.
         then: WhenLate,
@@ -360,29 +369,60 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
                 token: token.stream.clone(),
             });
         }
-        let until = after(Instant::now(), timeout);
+        let begun = Instant::now();
+        let bound = if timeout.is_zero() {
+            self.limits.deadline
+        } else {
+            timeout
+        };
+        let until = after(begun, bound);
+        let waits_until = match then {
+            WhenLate::AnswerBehind => after(begun, timeout),
+            WhenLate::FoldTail => after(begun, timeout / 4 * 3),
+        };
+        let gets_until = if timeout.is_zero() { until } else { waits_until };
         let mut polls = 0;
+        let mut looked = !self.fold.may_keep();
+        let mut before: Option<Option<Replica>> = None;
         let behind = loop {
             // The first read is the cheap one; once it is late, no read may be stale on top.
             // A table that is away for a moment is as good as one that is late.
-            let found = match self.store.get(stream, polls > 0).await {
-                Err(error) if !error.is_transient() => return Err(error.into()),
-                found => found,
+            let get = timeout_at(gets_until, self.store.get(stream, polls > 0)).await;
+            let found = match get {
+                Ok(Err(error)) if !error.is_transient() => return Err(error.into()),
+                Ok(found) => found,
+                // What was there a moment ago says more than that the time is over.
+                Err(_) => break before.map_or_else(|| Err(StoreError::Unavailable(LATE.to_owned())), Ok),
             };
+            if let Ok(replica) = &found {
+                before = Some(replica.clone());
+            }
             let header = found.as_ref().ok().and_then(Option::as_ref).map(|r| &r.header);
             let diverged = header
                 .and_then(|h| h.quarantine.as_ref())
                 .is_some_and(Quarantine::is_diverged);
             // Another stream's prefix reaches no write of this one.
-            let reached = !diverged && header.map_or(token.version.is_none(), |h| h.version >= token.version);
-            let hopeless = header.is_some_and(|h| h.quarantine.is_some() || h.deleted);
+            let other_past = diverged || header.is_some_and(|h| has_another_event(h, token));
+            let reached = !other_past && header.map_or(token.version.is_none(), |h| h.version >= token.version);
+            let hopeless = other_past || header.is_some_and(|h| h.quarantine.is_some() || h.deleted);
             let found = match found {
                 Ok(replica) if reached => return self.answer_of(stream, replica, Freshness::AtLeast),
                 found => found,
             };
             polls += 1;
+            if !hopeless
+                && !looked
+                && polls > 1
+                && let Ok(replica) = &found
+            {
+                looked = true;
+                let unchanged = timeout_at(until, self.unchanged(stream, replica.clone(), token, replayed));
+                if let Ok(Some(answer)) = unchanged.await {
+                    return Ok(Some(answer));
+                }
+            }
             let next = Instant::now() + longest_wait(polls).mul_f64(0.5 + fastrand::f64() / 2.0);
-            if hopeless || next >= until {
+            if hopeless || next >= waits_until {
                 break found;
             }
             tokio::time::sleep_until(next).await;
@@ -390,24 +430,68 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         match then {
             WhenLate::AnswerBehind => self.answer_of(stream, behind?, Freshness::Behind),
             WhenLate::FoldTail => loop {
-                let answer = self.strong(stream, None, replayed).await?;
+                let mut passing = Passing { token, same: None };
+                let deadline = until.min(after(Instant::now(), self.limits.deadline));
+                let answer = self
+                    .fold_tail(stream, None, deadline, Some(&mut passing), replayed)
+                    .await?;
                 let reached = answer.as_ref().map(|a| a.header.version) >= Some(token.version);
                 polls += 1;
                 let next = Instant::now() + longest_wait(polls).mul_f64(0.5 + fastrand::f64() / 2.0);
                 // A new leader may not show yet what the one before it acknowledged.
-                if !reached && next < until {
+                if !reached && next < after(begun, timeout) {
                     tokio::time::sleep_until(next).await;
                     continue;
                 }
                 return Ok(answer.map(|mut answer| {
-                    if !reached {
-                        // The stream itself ends before it: its store was restored, or history is gone.
+                    if !reached || passing.same == Some(false) {
+                        // The stream itself ends before it, or has another event there: its store was
+                        // restored, or history is gone.
                         answer.freshness = Freshness::Behind;
                     }
                     answer
                 }));
             },
         }
+    }
+
+    /// The replica with the token's write in it, when all that it misses of the stream up to there
+    /// changes nothing: such a version is stored later than its event was settled.
+    async fn unchanged(
+        &self,
+        stream: &str,
+        replica: Option<Replica>,
+        token: &Token,
+        replayed: &mut usize,
+    ) -> Option<Answer> {
+        let base = match replica {
+            None => Base::initial(&*self.fold, Lineage::Foreign),
+            Some(replica) => base_of(&*self.fold, replica).ok()?,
+        };
+        let (version, target) = (base.header.version, token.version?);
+        // The replica's own event too, to see that this is its stream.
+        let from = version.unwrap_or(0);
+        let count = usize::try_from(target.checked_sub(from)?).ok()?.checked_add(1)?;
+        if count > self.limits.page.events {
+            return None;
+        }
+        let limit = ReadLimit {
+            events: count,
+            ..self.limits.page
+        };
+        let mut events = self.journal.read(stream, from, limit).await.ok()?.events;
+        let last = events.last().filter(|event| event.revision == target)?;
+        if events.len() != count || token.event.is_some_and(|id| id != last.id) {
+            return None;
+        }
+        if version.is_some() {
+            let own = events.remove(0);
+            base.header.event.as_ref().filter(|event| event.id == own.id)?;
+        }
+        *replayed += events.len();
+        let folded = fold_run(&*self.fold, (base.header, base.state), &events, 0);
+        let kept = !folded.changed && folded.stopped.is_none();
+        kept.then(|| self.answer(Freshness::AtLeast, folded.header, folded.state))
     }
 
     async fn strong(
@@ -417,8 +501,21 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         replayed: &mut usize,
     ) -> Result<Option<Answer>, QueryError> {
         let deadline = after(Instant::now(), self.limits.deadline);
-        let base = self.snapshot(stream, until, false).await?;
-        let base = self.bring_up_to_date(stream, base, until, deadline, replayed).await?;
+        self.fold_tail(stream, until, deadline, None, replayed).await
+    }
+
+    async fn fold_tail(
+        &self,
+        stream: &str,
+        until: Option<Moment>,
+        deadline: Instant,
+        passing: Option<&mut Passing<'_>>,
+        replayed: &mut usize,
+    ) -> Result<Option<Answer>, QueryError> {
+        let base = self.snapshot(stream, until, false, deadline).await?;
+        let base = self
+            .bring_up_to_date(stream, base, until, deadline, passing, replayed)
+            .await?;
         let freshness = if until.is_some() {
             Freshness::AsOf
         } else {
@@ -459,14 +556,23 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
     }
 
     /// A base to fold on, if the table has one that does not reach beyond `until`.
-    async fn snapshot(&self, stream: &str, until: Option<Moment>, consistent: bool) -> Result<Base, QueryError> {
+    async fn snapshot(
+        &self,
+        stream: &str,
+        until: Option<Moment>,
+        consistent: bool,
+        deadline: Instant,
+    ) -> Result<Base, QueryError> {
         let none = || Base::initial(&*self.fold, Lineage::Foreign);
         let discard = |why, problem: String| {
             tracing::warn!(stream, problem, "failed to use a snapshot");
             self.observer.observe(self.fold.name(), Observation::Discarded(why));
             Ok(none())
         };
-        let base = match self.store.get(stream, consistent).await {
+        // What the table does not have, the stream has: most of the time is left for it.
+        let bound = deadline.saturating_duration_since(Instant::now()) / SNAPSHOT_PART;
+        let get = tokio::time::timeout(bound, self.store.get(stream, consistent)).await;
+        let base = match get.unwrap_or_else(|_| Err(StoreError::Unavailable(LATE.to_owned()))) {
             Ok(None) => return Ok(none()),
             Ok(Some(replica)) => match base_of(&*self.fold, replica) {
                 Ok(base) => base,
@@ -495,6 +601,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         base: Base,
         until: Option<Moment>,
         deadline: Instant,
+        mut passing: Option<&mut Passing<'_>>,
         replayed: &mut usize,
     ) -> Result<Base, QueryError> {
         let rules = CatchUpRules {
@@ -511,6 +618,9 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         loop {
             let read = || self.journal.read(stream, reading.from(), self.limits.page);
             let slice = cut(patiently(deadline, read).await?, until);
+            if let Some(passing) = &mut passing {
+                passing.heed(&slice.events);
+            }
             let before = reading.folded;
             let fed = reading.feed(&*self.fold, slice)?;
             *replayed += reading.folded - before;
@@ -520,7 +630,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
                 // A second read is dearer than the table's newest word.
                 Fed::More if !refreshed => {
                     refreshed = true;
-                    if let Ok(base) = self.snapshot(stream, until, true).await
+                    if let Ok(base) = self.snapshot(stream, until, true, deadline).await
                         && base.header.version > reading.base.header.version
                     {
                         reading = CatchUp::new(base, None, rules);
@@ -579,6 +689,30 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
     }
 }
 
+/// Whether the replica stands at the token's version with another event than the token's.
+fn has_another_event(header: &Header, token: &Token) -> bool {
+    let (Some(wanted), Some(own)) = (token.event, &header.event) else {
+        return false;
+    };
+    header.version == token.version && own.id != wanted
+}
+
+/// A token whose event a read may pass.
+struct Passing<'a> {
+    token: &'a Token,
+    /// Whether the stream has the token's event at its version, once it was seen.
+    same: Option<bool>,
+}
+
+impl Passing<'_> {
+    fn heed(&mut self, events: &[RawEvent]) {
+        let there = events.iter().find(|event| Some(event.revision) == self.token.version);
+        if let (Some(there), Some(wanted)) = (there, self.token.event) {
+            self.same = Some(there.id == wanted);
+        }
+    }
+}
+
 /// What of a read is not after `until`: no stream's end any more, when something is.
 fn cut(mut slice: Slice, until: Option<Moment>) -> Slice {
     let Some(until) = until else { return slice };
@@ -600,14 +734,19 @@ where
     F: Future<Output = Result<T, JournalError>>,
 {
     let mut waits = 0;
+    let mut last = None;
     loop {
-        let late = || {
-            Err(JournalError::Unavailable(
-                "no answer before the query's deadline".to_owned(),
-            ))
+        // What went wrong before says more than that there was no answer.
+        let late = |last: Option<JournalError>| {
+            let late = || JournalError::Unavailable(LATE.to_owned());
+            Err(last.unwrap_or_else(late))
         };
-        match timeout_at(deadline, request()).await.unwrap_or_else(|_| late()) {
+        match timeout_at(deadline, request())
+            .await
+            .unwrap_or_else(|_| late(last.take()))
+        {
             Err(error) if error.is_transient() => {
+                last = Some(error.clone());
                 waits += 1;
                 let next = Instant::now() + longest_wait(waits).mul_f64(fastrand::f64());
                 if next >= deadline {

@@ -6,7 +6,7 @@
 
 use std::{fmt, future::Future, sync::Arc};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use uuid::Uuid;
 
 use crate::{
@@ -228,6 +228,16 @@ pub struct Landed {
     pub first: Revision,
     /// The revision of its last event.
     pub last: Revision,
+    /// When that was written, to the millisecond; `None` where a version of before kept it.
+    pub at: Option<DateTime<Utc>>,
+}
+
+/// [`Header::commands_since`] of a header that has every command of its stream.
+pub const ALL_COMMANDS: DateTime<Utc> = DateTime::UNIX_EPOCH;
+
+/// A time as replicas keep it: to the millisecond, rounded down.
+pub fn stored_time(at: DateTime<Utc>) -> DateTime<Utc> {
+    at.trunc_subsecs(3)
 }
 
 /// A replica without its state: what the lane decides on.
@@ -243,6 +253,8 @@ pub struct Header {
     pub event: Option<LastEvent>,
     /// The last commands that landed, oldest first (aggregates only).
     pub commands: Vec<Landed>,
+    /// Every command that landed after this time is among them; [`ALL_COMMANDS`]: every one at all.
+    pub commands_since: DateTime<Utc>,
     /// Set while the aggregate waits for an operator or other code.
     pub quarantine: Option<Quarantine>,
     /// Whether the stream is deleted.
@@ -258,6 +270,7 @@ impl Header {
             generation: 0,
             event: None,
             commands: Vec::new(),
+            commands_since: ALL_COMMANDS,
             quarantine: None,
             deleted: false,
         }
@@ -283,6 +296,8 @@ pub struct Replica {
     pub projected_at: Option<DateTime<Utc>>,
     /// Size of the stored item in bytes, as far as known; what a cache weighs it by.
     pub bytes: usize,
+    /// Names of attributes beside the replica's own: those that were promoted when it was put.
+    pub promoted: Vec<Arc<str>>,
 }
 
 /// What a put demands of the item that is stored.
@@ -368,7 +383,17 @@ pub enum StoreError {
     /// makes the repetition of a put that did land a refusal that shows it.
     #[error("reach DynamoDB: {0}")]
     Unavailable(String),
-    /// Table missing, rights missing, an index that refuses our items: pauses the projection until
+    /// There is no such table. For commands that is no snapshot; for everybody else a set-up fault.
+    #[error(
+        "use table `{table}`: there is none, {problem}; create it with `projector provision`, or check prefix, region and endpoint"
+    )]
+    NoTable {
+        /// The table.
+        table: String,
+        /// What was said.
+        problem: String,
+    },
+    /// Rights missing, not a table of ours, an index that refuses our items: pauses the projection until
     /// somebody acts.
     #[error("use table `{table}`: {problem}; {remedy}")]
     Setup {
@@ -412,12 +437,17 @@ impl StoreError {
         matches!(self, Self::Throttled { .. } | Self::Unavailable(_))
     }
 
+    /// Whether it stays until somebody sets something up.
+    pub fn is_setup(&self) -> bool {
+        matches!(self, Self::Setup { .. } | Self::NoTable { .. })
+    }
+
     /// A word for metrics and log classes.
     pub fn class(&self) -> &'static str {
         match self {
             Self::Throttled { .. } => "throttled",
             Self::Unavailable(_) => "unavailable",
-            Self::Setup { .. } => "setup",
+            Self::Setup { .. } | Self::NoTable { .. } => "setup",
             Self::Corrupt { .. } => "corrupt",
         }
     }

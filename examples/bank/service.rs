@@ -160,6 +160,7 @@ async fn read(
     let token = Token {
         stream: stream.into(),
         version: answer.version(),
+        event: answer.header.event.as_ref().map(|event| event.id),
     };
     let said = [
         (TOKEN, token.to_string()),

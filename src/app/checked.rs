@@ -57,7 +57,7 @@ impl Checked {
 
     /// A table deleted under a running process is looked at again, and created again where wanted.
     fn heed<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
-        if matches!(answer, Err(StoreError::Setup { .. })) {
+        if answer.as_ref().is_err_and(StoreError::is_setup) {
             self.good.store(false, Ordering::Release);
         }
         answer

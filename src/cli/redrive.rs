@@ -83,7 +83,6 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
                 out::line(format!("{stream} is not quarantined and up to date; nothing to do"));
                 return Ok(());
             }
-            None => {}
             Some(mark) if mark.is_diverged() => {
                 return Err(Failure::new(
                     Exit::No,
@@ -93,7 +92,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
                     ),
                 ));
             }
-            Some(_) => {}
+            None | Some(_) => {}
         }
     }
     let stores = Stores {

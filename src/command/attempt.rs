@@ -36,7 +36,7 @@ pub use answer::Committed;
 
 mod parts;
 
-pub use parts::{Action, Append, AttemptRules, Identity, OnDeleted, Pause, Reply, event_id, longest_wait};
+pub use parts::{Action, Append, AttemptRules, Identity, OnDeleted, Pause, Reply, Searched, event_id, longest_wait};
 
 use parts::metadata;
 
@@ -74,6 +74,8 @@ enum Phase<A: Aggregate, E: std::error::Error + 'static> {
     /// Reading a landed command's events.
     Recall(Landed, Vec<RawEvent>),
     Look,
+    /// Looking for the command further back than the base remembers.
+    Search,
     Append,
     Wait(Pause, Box<Phase<A, E>>),
     Done(Box<Result<Committed<A>, CommandError<E>>>),
@@ -85,6 +87,8 @@ pub struct Finished<A: Aggregate, E: std::error::Error + 'static> {
     pub answer: Result<Committed<A>, CommandError<E>>,
     /// The base that whoever comes next may start from, where the leader confirmed it.
     pub base: Option<Base>,
+    /// How far the catching up came that the deadline ended: no state to decide on.
+    pub part: Option<Base>,
     /// The event that this attempt's append followed: its revision and id, as the base had it.
     pub parent: Option<(Revision, Uuid)>,
     /// The state that was loaded is no part of the base: whoever has it cached has it wrong.
@@ -110,6 +114,8 @@ pub struct Attempt<'a, A: Aggregate, C: Command<A>> {
     loaded: (Version, Revision),
     /// The leader had nothing beyond `base` after this attempt began.
     confirmed: bool,
+    /// The command was looked for back to the retry horizon, and not found up to the base.
+    searched: bool,
     /// The snapshots were asked for their freshest: once is enough.
     refreshed: bool,
     /// The stream is deleted, and the append is to revive it.
@@ -126,6 +132,7 @@ pub struct Attempt<'a, A: Aggregate, C: Command<A>> {
     revived: bool,
     pending: Option<Pending>,
     doubt: Doubt,
+    part: Option<Base>,
     parent: Option<(Revision, Uuid)>,
     attempts: u32,
     waits: u32,
@@ -152,6 +159,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             base: Base::initial(fold, Lineage::Foreign),
             loaded: (None, 0),
             confirmed: false,
+            searched: false,
             refreshed: false,
             reviving: false,
             unknown_end: false,
@@ -161,6 +169,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             revived: false,
             pending: None,
             doubt: Doubt::None,
+            part: None,
             parent: None,
             attempts: 0,
             waits: 0,
@@ -177,6 +186,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             Phase::Recall(landed, events) => Action::Read(landed.first + events.len() as u64),
             Phase::Refresh(_) => Action::Refresh,
             Phase::Look => Action::Look,
+            Phase::Search => Action::Search(self.base.header.version.unwrap_or_default()),
             Phase::Append => match &self.pending {
                 Some(pending) => Action::Append(Append {
                     expected: pending.expected,
@@ -210,13 +220,16 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             (Phase::Recall(landed, events), Reply::Read(Ok(slice))) => self.recalled(landed, events, slice),
             (Phase::Refresh(reading), Reply::Refreshed(base)) => self.refreshed(reading, base),
             (Phase::Look, Reply::Stands(Ok(standing))) => self.stands(&standing),
+            (Phase::Search, Reply::Searched(Ok(searched))) => self.searched(searched),
             (Phase::Append, Reply::Appended(outcome, beside)) => self.appended(outcome, beside),
             // The answer was not waited for any longer.
             (Phase::Append, Reply::Read(Ok(slice))) => {
                 self.doubt = self.doubt.max(Doubt::Lost);
                 self.read(Box::new(self.reading()), slice);
             }
-            (phase, Reply::Read(Err(error)) | Reply::Stands(Err(error))) => self.failed(phase, error),
+            (phase, Reply::Read(Err(error)) | Reply::Stands(Err(error)) | Reply::Searched(Err(error))) => {
+                self.failed(phase, error);
+            }
             // A reply to something that was not asked changes nothing.
             (phase, _) => self.phase = phase,
         }
@@ -224,8 +237,10 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
 
     /// The deadline is over.
     pub fn expire(&mut self) {
-        if matches!(self.phase, Phase::Done(_)) {
-            return;
+        match &self.phase {
+            Phase::Done(_) => return,
+            Phase::CatchUp(reading) => self.part = reading.part().cloned(),
+            _ => {}
         }
         let error = if self.in_doubt() {
             CommandError::OutcomeUnknown {
@@ -260,6 +275,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             answer,
             begun_anew: version.is_some() && (header.version < version || header.first != first),
             base: self.confirmed.then_some(self.base),
+            part: self.part,
             parent: self.parent,
             attempts: self.attempts,
         }
@@ -370,6 +386,15 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
                 self.phase = Phase::Replay(Box::new(reading), landed);
             }
             Some(landed) => self.phase = Phase::Recall(landed, Vec::new()),
+            // The base does not remember as much as was promised.
+            None if !self.searched
+                && self
+                    .rules
+                    .known_from
+                    .is_some_and(|from| self.base.header.commands_since > from) =>
+            {
+                self.phase = Phase::Search;
+            }
             None => self.decide(),
         }
     }
@@ -389,6 +414,33 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             }));
         }
         reused
+    }
+
+    fn searched(&mut self, searched: Searched) {
+        match searched {
+            Searched::Found(landed) if landed.first > next_after(self.base.header.version) => {
+                // Beyond the base: on the way there it is found.
+                self.searched = true;
+                self.phase = self.catch_up();
+            }
+            Searched::Found(landed) => {
+                self.base.header.commands.insert(0, landed);
+                self.look_up();
+            }
+            Searched::NotThere => {
+                self.searched = true;
+                self.decide();
+            }
+            Searched::OutOfReach(_) if self.in_doubt() => self.lost_track(),
+            Searched::OutOfReach(since) => {
+                self.confirmed = false;
+                self.done(Err(CommandError::OutOfReach {
+                    command_id: self.identity.command,
+                    stream: self.stream.to_string(),
+                    since,
+                }));
+            }
+        }
     }
 
     fn in_doubt(&self) -> bool {
@@ -417,6 +469,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         self.base = Base::initial(self.fold, Lineage::Foreign);
         self.confirmed = false;
         self.hole = None;
+        self.searched = false;
         self.phase = self.catch_up();
     }
 
@@ -502,6 +555,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             Some(base) => {
                 self.base = *base;
                 self.confirmed = false;
+                self.searched = false;
                 if self.knows_command() {
                     self.look_up();
                 } else {
@@ -641,6 +695,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
                     state: state.clone(),
                     version: self.base.header.version,
                     revision: self.base.header.version,
+                    event_id: self.base.header.event.as_ref().map(|event| event.id),
                     events,
                     attempts: self.attempts,
                     repeated: false,
@@ -818,7 +873,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         }
         let base = (self.base.header.clone(), self.base.state.clone());
         let folded = fold_run(self.fold, base, &raw, self.rules.catch_up.keep_commands);
-        self.base.bytes += raw.iter().map(|e| e.data.len()).sum::<usize>();
+        self.base.weight.grew(&raw);
         self.base.seen = self.base.header.version.filter(|_| self.rules.catch_up.restarts);
         self.base.header = folded.header;
         self.base.state = folded.state;

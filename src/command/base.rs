@@ -47,8 +47,36 @@ pub struct Base {
     pub verified: bool,
     /// The last event that a read has shown of it, where that is not the one at its version.
     pub seen: Option<Revision>,
-    /// About its size in bytes, for a cache.
-    pub bytes: usize,
+    /// What the state weighs in a cache.
+    pub weight: Weight,
+}
+
+/// What a state takes in memory, weighed seldom: by the last weighing and what was folded since.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Weight {
+    /// Bytes; `None` before it was weighed first.
+    weighed: Option<usize>,
+    /// Bytes of the events folded since then.
+    since: usize,
+}
+
+impl Weight {
+    /// An event counts as this much at least: a small one may add more to a state than its size.
+    const EVENT: usize = 128;
+    /// Weighed again when this part of the last weight was folded: a weighing writes the state
+    /// as text once, so that each byte of events pays for eight at most.
+    const PART: usize = 8;
+
+    /// These were folded.
+    pub fn grew(&mut self, events: &[RawEvent]) {
+        let bytes = events.iter().map(|e| e.data.len().max(Self::EVENT)).sum();
+        self.since = self.since.saturating_add(bytes);
+    }
+
+    /// Bytes: exact when it was just weighed, else what it may have grown to.
+    pub fn bytes(&self) -> usize {
+        self.weighed.unwrap_or_default().saturating_add(self.since)
+    }
 }
 
 impl Base {
@@ -60,7 +88,18 @@ impl Base {
             lineage,
             verified: true,
             seen: None,
-            bytes: 0,
+            weight: Weight::default(),
+        }
+    }
+
+    /// Weighs the state, when it may have changed by more than a little since it was weighed last.
+    pub fn weigh(&mut self, fold: &dyn Fold) {
+        let Weight { weighed, since } = self.weight;
+        if weighed.is_none_or(|bytes| since >= bytes / Weight::PART) {
+            self.weight = Weight {
+                weighed: Some(fold.weigh(&self.state)),
+                since: 0,
+            };
         }
     }
 }
@@ -170,6 +209,11 @@ impl CatchUp {
             watched,
             rules,
         }
+    }
+
+    /// How far it came, when that is known to be this stream's: for whoever goes on later.
+    pub fn part(&self) -> Option<&Base> {
+        (self.verified && self.folded > 0).then_some(&self.base)
     }
 
     /// Where the next read starts: at the base's own version as long as it is not known to be this
@@ -292,8 +336,7 @@ impl CatchUp {
         let folded = fold_run(fold, base, run, self.rules.keep_commands);
         self.base.header = folded.header;
         self.base.state = folded.state;
-        // An upper bound that grows until the entry is loaded anew: exact would be an encoding each time.
-        self.base.bytes += run.iter().map(|e| e.data.len()).sum::<usize>();
+        self.base.weight.grew(run);
         match folded.stopped {
             None => Ok(()),
             Some((index, error)) => Err(CatchUpError::Unfoldable {

@@ -1,46 +1,67 @@
 //! Bases of the aggregates that this process dealt with last: baselines only, never answers.
 //!
-//! Bounded in bytes. Who asks for an aggregate that another task is loading waits for that load.
+//! Bounded in bytes of what it holds: states, ids, names, its own bookkeeping. Who asks for an
+//! aggregate that another task is loading waits for that load, and a load that was cut off is gone
+//! on with where it stopped.
 
 use std::sync::Arc;
 
 use quick_cache::{Weighter, sync};
 
 use super::base::Base;
+use crate::replica::Landed;
 
-/// What an entry takes beside its state: key, header, and the cache's own bookkeeping.
-const OVERHEAD: u64 = 512;
+/// What the cache itself takes for an entry: its slot, its hash, two reference counts each for name
+/// and base, and what the allocator adds to four allocations.
+const OVERHEAD: usize = 192;
+
+/// A base that is kept.
+#[derive(Clone)]
+struct Entry {
+    base: Arc<Base>,
+    /// Whether it was folded to where its stream ended; else a load was cut off here.
+    whole: bool,
+}
 
 #[derive(Clone)]
 struct Bytes;
 
-impl Weighter<Arc<str>, Arc<Base>> for Bytes {
-    fn weight(&self, key: &Arc<str>, base: &Arc<Base>) -> u64 {
-        // A state in memory takes about twice its stored form.
-        OVERHEAD + key.len() as u64 + 2 * base.bytes as u64
+impl Weighter<Arc<str>, Entry> for Bytes {
+    fn weight(&self, key: &Arc<str>, entry: &Entry) -> u64 {
+        let header = &entry.base.header;
+        let ids = header.commands.capacity() * size_of::<Landed>();
+        let texts = header.event.as_ref().map_or(0, |event| event.kind.len())
+            + header.quarantine.as_ref().map_or(0, |mark| {
+                mark.reason.len() + mark.by.iter().map(|by| by.len()).sum::<usize>()
+            });
+        (OVERHEAD + size_of::<Base>() + key.len() + ids + texts + entry.base.weight.bytes()) as u64
     }
 }
 
 /// The cache.
-pub(super) struct Cache(sync::Cache<Arc<str>, Arc<Base>, Bytes>);
+pub(super) struct Cache(sync::Cache<Arc<str>, Entry, Bytes>);
 
 type Guard<'a> = sync::PlaceholderGuard<
     'a,
     Arc<str>,
-    Arc<Base>,
+    Entry,
     Bytes,
     quick_cache::DefaultHashBuilder,
-    sync::DefaultLifecycle<Arc<str>, Arc<Base>>,
+    sync::DefaultLifecycle<Arc<str>, Entry>,
 >;
 
 /// The right to load one aggregate for everybody who waits for it; dropped, the next one has it.
-pub(super) struct Lead<'a>(Guard<'a>);
+pub(super) struct Lead<'a> {
+    guard: Guard<'a>,
+    /// Where a load before this one was cut off.
+    pub(super) begun: Option<Arc<Base>>,
+}
 
 impl Lead<'_> {
-    /// Here it is.
-    pub(super) fn found(self, base: Arc<Base>) {
+    /// Here it is; or, not `whole`, as much of it as was folded before the load was cut off.
+    pub(super) fn found(self, base: Arc<Base>, whole: bool) {
         // Refused when the entry was replaced meanwhile: by something newer.
-        let _ = self.0.insert(base);
+        let _ = self.guard.insert(Entry { base, whole });
     }
 }
 
@@ -53,15 +74,29 @@ impl Cache {
 
     /// The base, or the right to load it.
     pub(super) async fn get_or_lead(&self, stream: &Arc<str>) -> Result<Arc<Base>, Lead<'_>> {
-        self.0.get_value_or_guard_async(stream).await.map_err(Lead)
+        let mut begun = None;
+        loop {
+            match self.0.get_value_or_guard_async(stream).await {
+                Ok(entry) if entry.whole => return Ok(entry.base),
+                Ok(part) => {
+                    // Whoever takes it out goes on with it; everybody else waits for that.
+                    let same = |entry: &Entry| Arc::ptr_eq(&entry.base, &part.base);
+                    if self.0.remove_if(stream, same).is_some() {
+                        begun = Some(part.base);
+                    }
+                }
+                Err(guard) => return Err(Lead { guard, begun }),
+            }
+        }
     }
 
     /// Keeps `base` unless a newer one is there; `force`: whatever is there.
     pub(super) fn put(&self, stream: &Arc<str>, base: Base, force: bool) {
         // Two commands may end at once; which of them is kept only decides how long a tail is read.
-        let newer = |there: Arc<Base>| there.header.version > base.header.version;
+        let newer = |there: Entry| there.whole && there.base.header.version > base.header.version;
         if force || !self.0.peek(stream).is_some_and(newer) {
-            self.0.insert(stream.clone(), Arc::new(base));
+            let base = Arc::new(base);
+            self.0.insert(stream.clone(), Entry { base, whole: true });
         }
     }
 
@@ -73,5 +108,22 @@ impl Cache {
             }
             None => self.0.clear(),
         }
+    }
+
+    /// Keeps how far a load came, for the next one to go on with.
+    pub(super) fn put_part(&self, stream: &Arc<str>, base: Base) {
+        let base = Arc::new(base);
+        self.0.insert(stream.clone(), Entry { base, whole: false });
+    }
+
+    /// Forgets one that may be wrong; a part of one, which the stream is compared with first, stays.
+    pub(super) fn distrust(&self, stream: &str) {
+        self.0.remove_if(stream, |entry| entry.whole);
+    }
+
+    /// What it holds weighs this many bytes.
+    #[cfg(test)]
+    pub(super) fn weight(&self) -> u64 {
+        self.0.weight()
     }
 }

@@ -2,9 +2,10 @@
 
 use std::error::Error;
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::base::CatchUpError;
+use super::{base::CatchUpError, snapshots::SnapshotError};
 use crate::{event::Revision, journal::JournalError, replica::StoreError};
 
 /// Why a command was not carried out, or is not known to have been.
@@ -24,6 +25,31 @@ pub enum CommandError<E: Error + 'static> {
         /// The revision that a conflict named and that no read showed up to the deadline.
         awaited: Option<Revision>,
     },
+    /// The deadline ended, or the queue was full, before this command's turn among those of its own
+    /// process on the same aggregate: nothing was done.
+    #[error(
+        "begin on `{stream}`: {ahead} commands of this process were before it; try again, or spread the load over more aggregates"
+    )]
+    Queued {
+        /// The stream.
+        stream: String,
+        /// Commands that were before it.
+        ahead: usize,
+    },
+    /// The deadline ended while the aggregate was loaded from its stream: nothing was done.
+    #[error(
+        "load `{stream}` before the command's deadline: {folded} events were folded and are kept for the next command, so try again{}",
+        match snapshot { Some(error) => format!("; its snapshot could not be had: failed to {error}"), None => String::new() }
+    )]
+    SlowLoad {
+        /// The stream.
+        stream: String,
+        /// Events folded within this command.
+        folded: usize,
+        /// Why there was no snapshot, where its store is to blame.
+        #[source]
+        snapshot: Option<SnapshotError>,
+    },
     /// An append's reply was lost and the deadline ended before its outcome was known.
     #[error("learn the outcome of command {command_id}: execute it again with this id, it lands at most once")]
     OutcomeUnknown {
@@ -39,6 +65,20 @@ pub enum CommandError<E: Error + 'static> {
         command_id: Uuid,
         /// What landed with it.
         landed: String,
+    },
+    /// Whether the command landed before, within the retry horizon, cannot be told: its stream
+    /// cannot be read back that far. Nothing was done.
+    #[error(
+        "tell whether command {command_id} has landed on `{stream}` before: its events can be read back to {since} only, \
+         and not to the retry horizon; look at the aggregate, and execute the command without an id where it is missing"
+    )]
+    OutOfReach {
+        /// The command's id.
+        command_id: Uuid,
+        /// The stream.
+        stream: String,
+        /// What landed before this is not known.
+        since: DateTime<Utc>,
     },
     /// The aggregate's stream is deleted.
     #[error("use `{stream}`: it is deleted{}", if *.tombstoned { " for good" } else { "" })]
@@ -80,11 +120,12 @@ impl<E: Error + 'static> CommandError<E> {
     /// Whether the same command, with the same id, may succeed later without anybody acting.
     pub fn can_retry(&self) -> bool {
         match self {
-            Self::Contended { .. } | Self::OutcomeUnknown { .. } => true,
+            Self::Contended { .. } | Self::Queued { .. } | Self::SlowLoad { .. } | Self::OutcomeUnknown { .. } => true,
             Self::Journal(error) => error.is_transient(),
             Self::Replica(error) => error.is_transient(),
             Self::Rejected(_)
             | Self::KeyReused { .. }
+            | Self::OutOfReach { .. }
             | Self::Deleted { .. }
             | Self::State(_)
             | Self::Unwritable { .. } => false,
@@ -96,8 +137,11 @@ impl<E: Error + 'static> CommandError<E> {
         match self {
             Self::Rejected(_) => "rejected",
             Self::Contended { .. } => "contended",
+            Self::Queued { .. } => "queued",
+            Self::SlowLoad { .. } => "slow_load",
             Self::OutcomeUnknown { .. } => "outcome_unknown",
             Self::KeyReused { .. } => "key_reused",
+            Self::OutOfReach { .. } => "out_of_reach",
             Self::Deleted { .. } => "deleted",
             Self::State(_) => "state",
             Self::Unwritable { .. } => "unwritable",

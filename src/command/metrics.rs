@@ -78,6 +78,9 @@ impl Observer for CommandMetrics {
             Observation::Discarded(why) => self.discards.with_label_values(&[projection, why.label()]).inc(),
             // Summed up when the command ends.
             Observation::Replayed(_) => {}
+            Observation::Searched => event("horizon_read"),
+            Observation::ShortWindow => event("short_window"),
+            Observation::Queued => event("queued"),
             Observation::Confirming => event("confirmation"),
             Observation::Appended => event("append"),
             Observation::Conflict => event("conflict"),

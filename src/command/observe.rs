@@ -17,6 +17,8 @@ pub enum Discard {
     Unavailable,
     /// It begins behind events that can be read.
     Skipped,
+    /// There is no table of snapshots.
+    NoTable,
 }
 
 impl Discard {
@@ -28,6 +30,7 @@ impl Discard {
             Self::WentBackwards => "went_backwards",
             Self::Unavailable => "unavailable",
             Self::Skipped => "skipped",
+            Self::NoTable => "no_table",
         }
     }
 }
@@ -66,6 +69,12 @@ pub enum Observation {
     Discarded(Discard),
     /// A read brought this many events to fold.
     Replayed(usize),
+    /// A command with a caller's id is looked for further back than its state remembers.
+    Searched,
+    /// A snapshot remembers fewer commands than the repository's settings say.
+    ShortWindow,
+    /// A command waits for its turn behind others of its process on the same aggregate.
+    Queued,
     /// A rejection or an empty decision is being confirmed at the leader.
     Confirming,
     /// An append succeeded.

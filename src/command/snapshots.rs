@@ -3,16 +3,20 @@
 //! A snapshot is a cache and never trusted as more: what does not decode, or cannot be loaded, is
 //! none, and what it claims of its stream is checked by whoever reads the tail.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use super::{
-    base::{Base, Lineage},
+    base::{Base, Lineage, Weight},
     observe::{Discard, Origin},
 };
+use serde::de::DeserializeOwned;
+
 use crate::{
-    projection::Fold,
+    aggregate::Aggregate,
+    journal::JournalError,
+    projection::{Fold, State, StateError, StoredState},
     replica::{
-        Demand, Header, Put, PutOutcome, Replica, ReplicaStore, StoreError,
+        Demand, Header, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError,
         item::{self, Rules},
     },
 };
@@ -32,6 +36,27 @@ pub enum Snapshot {
     Unusable(Discard, String),
 }
 
+/// Why a source has no snapshot to give.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// The replica table failed.
+    #[error(transparent)]
+    Replica(#[from] StoreError),
+    /// The event store failed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+impl SnapshotError {
+    /// Whether the source may have it later without anybody acting.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Replica(error) => error.is_transient(),
+            Self::Journal(error) => error.is_transient(),
+        }
+    }
+}
+
 /// A source of snapshots, and where they go.
 pub trait Snapshots: Clone + Send + Sync + 'static {
     /// What the metrics call it.
@@ -43,13 +68,14 @@ pub trait Snapshots: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Only what an operator must act on; a source that is away has an unusable snapshot.
+    /// What an operator must act on fails the command; with a transient error the aggregate is
+    /// folded from its stream.
     fn load(
         &self,
         fold: &dyn Fold,
         stream: &str,
         fresh: bool,
-    ) -> impl Future<Output = Result<Snapshot, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Snapshot, SnapshotError>> + Send;
 
     /// A command was committed from `base`, whose header and state are now those after its last
     /// event. `None`: nothing was to be kept; else whether it was kept.
@@ -60,6 +86,15 @@ pub trait Snapshots: Clone + Send + Sync + 'static {
         base: &mut Base,
         appended: u64,
     ) -> impl Future<Output = Option<bool>> + Send;
+
+    /// The error of a source that did not answer within `bound`; names the store that it is.
+    fn late(bound: Duration) -> SnapshotError {
+        let text = format!("no answer within {bound:?}");
+        match Self::ORIGIN {
+            Origin::SnapshotEvent => JournalError::Unavailable(text).into(),
+            Origin::Cache | Origin::Replica | Origin::Replay => StoreError::Unavailable(text).into(),
+        }
+    }
 
     /// Whether what is kept says when the last event was written: the server's time, which only a
     /// read tells, and which is read before [`Self::keep`] then.
@@ -96,16 +131,36 @@ pub fn base_of(fold: &dyn Fold, replica: Replica) -> Result<Base, String> {
         lineage,
         verified: false,
         seen: None,
-        bytes: replica.bytes,
+        weight: Weight::default(),
     })
 }
 
 /// The replica table that the daemon keeps.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Replicas<R> {
     store: R,
     consistent: bool,
     write_through: Option<Arc<Rules>>,
+    previous: Option<Previous<R>>,
+}
+
+/// The table of the schema before, and how its states become this one's.
+#[derive(Clone)]
+struct Previous<R> {
+    store: R,
+    upgrade: Upgrade,
+}
+
+type Upgrade = Arc<dyn Fn(&StoredState) -> Result<State, StateError> + Send + Sync>;
+
+impl<R> std::fmt::Debug for Replicas<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replicas")
+            .field("consistent", &self.consistent)
+            .field("write_through", &self.write_through)
+            .field("upgrades", &self.previous.is_some())
+            .finish_non_exhaustive()
+    }
 }
 
 impl<R: ReplicaStore> Replicas<R> {
@@ -115,7 +170,27 @@ impl<R: ReplicaStore> Replicas<R> {
             store,
             consistent: false,
             write_through: None,
+            previous: None,
         }
+    }
+
+    /// Where the table has no replica yet, because the schema was raised and the daemon has still to
+    /// fold it, starts from the one before: `store` is its table, and `upgrade` makes its state `O`
+    /// the aggregate's `A`, as folding the stream anew would. Without it the first command of each
+    /// aggregate folds its whole stream until the daemon is there. Such a state is this process's
+    /// own: it is never written through.
+    #[must_use]
+    pub fn upgrading<O, A>(mut self, store: R, upgrade: impl Fn(O) -> A + Send + Sync + 'static) -> Self
+    where
+        O: DeserializeOwned,
+        A: Aggregate,
+    {
+        let upgrade = move |stored: &StoredState| stored.read::<O>().map(|old| State::new(upgrade(old)));
+        self.previous = Some(Previous {
+            store,
+            upgrade: Arc::new(upgrade),
+        });
+        self
     }
 
     /// Reads strongly consistent: fewer lost races right after other processes' write-throughs.
@@ -126,7 +201,9 @@ impl<R: ReplicaStore> Replicas<R> {
     }
 
     /// Puts the new replica after each append, by the same conditional put as the daemon's, so that
-    /// the writer reads its own writes at once. The rules are those of the daemon's settings.
+    /// the writer reads its own writes at once. The rules are those of the daemon's settings
+    /// (`app::item_rules`, and `Connections::repository_through`): a replica that has promoted attributes which
+    /// the rules do not name is left to the daemon, for a put without them would take it out of its indexes.
     /// One read of the appended event (its time is the server's) and one put, before the answer.
     #[must_use]
     pub fn write_through(mut self, rules: Rules) -> Self {
@@ -140,18 +217,67 @@ impl<R: ReplicaStore> Replicas<R> {
     }
 }
 
+impl<R: ReplicaStore> Previous<R> {
+    /// A base on the state of before; what cannot be had of it, the stream has.
+    async fn load(&self, stream: &str, consistent: bool) -> Option<Base> {
+        let replica = match self.store.get(stream, consistent).await {
+            Ok(replica) => replica?,
+            Err(error) => {
+                tracing::warn!(stream, %error, "failed to load the replica of the schema before");
+                return None;
+            }
+        };
+        if replica.header.quarantine.as_ref().is_some_and(Quarantine::is_diverged) {
+            return None;
+        }
+        match (self.upgrade)(replica.fold.as_ref().or(replica.view.as_ref())?) {
+            Ok(state) => Some(Base {
+                header: Header {
+                    quarantine: None,
+                    ..replica.header
+                },
+                state,
+                lineage: Lineage::Foreign,
+                verified: false,
+                seen: None,
+                weight: Weight::default(),
+            }),
+            Err(error) => {
+                tracing::warn!(stream, %error, "failed to upgrade the replica of the schema before");
+                None
+            }
+        }
+    }
+}
+
 impl<R: ReplicaStore> Snapshots for Replicas<R> {
     const ORIGIN: Origin = Origin::Replica;
 
-    async fn load(&self, fold: &dyn Fold, stream: &str, fresh: bool) -> Result<Snapshot, StoreError> {
-        match self.store.get(stream, fresh || self.consistent).await {
+    async fn load(&self, fold: &dyn Fold, stream: &str, fresh: bool) -> Result<Snapshot, SnapshotError> {
+        let consistent = fresh || self.consistent;
+        let found = self.store.get(stream, consistent).await;
+        if let (Ok(None) | Err(StoreError::NoTable { .. }), Some(previous)) = (&found, &self.previous)
+            && let Some(base) = previous.load(stream, consistent).await
+        {
+            return Ok(Snapshot::Base(base));
+        }
+        match found {
             Ok(None) => Ok(Snapshot::Nothing(Lineage::Absent)),
             Ok(Some(replica)) => {
-                Ok(base_of(fold, replica).map_or_else(|e| Snapshot::Unusable(Discard::Undecodable, e), Snapshot::Base))
+                let ours = self.promotes_all(stream, &replica);
+                let base = match base_of(fold, replica) {
+                    Ok(base) => base,
+                    Err(problem) => return Ok(Snapshot::Unusable(Discard::Undecodable, problem)),
+                };
+                Ok(Snapshot::Base(Base {
+                    lineage: if ours { base.lineage } else { Lineage::Foreign },
+                    ..base
+                }))
             }
             Err(error @ StoreError::Corrupt { .. }) => Ok(Snapshot::Unusable(Discard::Undecodable, error.to_string())),
-            Err(error) if error.is_transient() => Ok(Snapshot::Unusable(Discard::Unavailable, error.to_string())),
-            Err(error) => Err(error),
+            // It is not provisioned yet, or its schema is new: the stream has everything.
+            Err(error @ StoreError::NoTable { .. }) => Ok(Snapshot::Unusable(Discard::NoTable, error.to_string())),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -174,6 +300,24 @@ impl<R: ReplicaStore> Snapshots for Replicas<R> {
 }
 
 impl<R: ReplicaStore> Replicas<R> {
+    /// Whether a write-through keeps every promoted attribute that the stored replica has.
+    fn promotes_all(&self, stream: &str, replica: &Replica) -> bool {
+        let Some(rules) = &self.write_through else {
+            return true;
+        };
+        let named = |name: &Arc<str>| rules.promoted.iter().any(|promoted| promoted.attribute == *name);
+        let Some(lost) = replica.promoted.iter().find(|name| !named(name)) else {
+            return true;
+        };
+        tracing::warn!(
+            stream,
+            attribute = %lost,
+            "not writing a replica through: it has a promoted attribute that this service's rules do not name; \
+             take the rules of the daemon's settings"
+        );
+        false
+    }
+
     async fn put(&self, fold: &dyn Fold, rules: &Rules, stream: &Arc<str>, base: &mut Base) -> Result<bool, String> {
         let encoded = fold.encode(&base.state).map_err(|e| e.to_string())?;
         // Twice: the item may have been made, or administered, since it was read.
@@ -202,8 +346,9 @@ impl<R: ReplicaStore> Replicas<R> {
                 }
                 PutOutcome::Refused(None) => base.lineage = Lineage::Absent,
                 PutOutcome::Refused(Some(stored)) => {
+                    let ours = self.promotes_all(stream, &stored);
                     let stored = stored.header;
-                    if stored.quarantine.is_some() || stored.deleted {
+                    if stored.quarantine.is_some() || stored.deleted || !ours {
                         base.lineage = Lineage::Foreign;
                         return Ok(false);
                     }
@@ -227,7 +372,7 @@ pub struct NoSnapshots;
 impl Snapshots for NoSnapshots {
     const ORIGIN: Origin = Origin::Replay;
 
-    async fn load(&self, _: &dyn Fold, _: &str, _: bool) -> Result<Snapshot, StoreError> {
+    async fn load(&self, _: &dyn Fold, _: &str, _: bool) -> Result<Snapshot, SnapshotError> {
         Ok(Snapshot::Nothing(Lineage::Foreign))
     }
 

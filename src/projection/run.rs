@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Change, Fold, FoldError, State};
 use crate::{
     event::RawEvent,
-    replica::{Header, Landed, LastEvent, Sort},
+    replica::{ALL_COMMANDS, Header, Landed, LastEvent, Sort, stored_time},
 };
 
 /// The metadata member that names the command that an event carries out.
@@ -83,8 +83,12 @@ pub fn fold_run(fold: &dyn Fold, base: (Header, State), events: &[RawEvent], kee
 }
 
 fn advance(header: &mut Header, event: &RawEvent, keep: usize) {
+    let at = stored_time(event.created);
     if header.version.is_none() {
         header.first = event.revision;
+        header.commands.clear();
+        // What was before the first event that can be read, nobody knows.
+        header.commands_since = if event.revision == 0 { ALL_COMMANDS } else { at };
     }
     header.version = Some(event.revision);
     header.event = Some(LastEvent {
@@ -92,21 +96,27 @@ fn advance(header: &mut Header, event: &RawEvent, keep: usize) {
         kind: event.kind.clone(),
         at: event.created,
     });
+    // A window is never made shorter than others have it: who keeps more relies on it.
+    let keep = keep.max(header.commands.len());
     if keep == 0 {
+        header.commands_since = at;
         return;
     }
     let Some(origin) = origin_of(event) else { return };
     match header.commands.last_mut() {
-        Some(last) if last.command == origin.command => last.last = event.revision,
+        Some(last) if last.command == origin.command => (last.last, last.at) = (event.revision, Some(at)),
         _ => header.commands.push(Landed {
             command: origin.command,
             sort: origin.sort,
             first: event.revision,
             last: event.revision,
+            at: Some(at),
         }),
     }
     let surplus = header.commands.len().saturating_sub(keep);
-    header.commands.drain(..surplus);
+    for dropped in header.commands.drain(..surplus) {
+        header.commands_since = header.commands_since.max(dropped.at.unwrap_or(at));
+    }
 }
 
 /// The metadata member that names the execution of a command that appended an event: one call.
@@ -277,6 +287,7 @@ mod tests {
             sort: Sort::default(),
             first,
             last,
+            at: Some(DateTime::UNIX_EPOCH),
         });
         assert_eq!(landed, expected);
         assert_eq!(run(&events[..2], 2).header.commands[0].last, 1);

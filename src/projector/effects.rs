@@ -242,7 +242,7 @@ impl<J: Journal, S: ReplicaStore> Stores<J, S> {
                 Ok(PutOutcome::Done) => WriteOutcome::Done,
                 Ok(PutOutcome::Refused(_)) => WriteOutcome::Refused,
                 Err(StoreError::Throttled { .. }) => WriteOutcome::Throttled,
-                Err(StoreError::Setup { .. }) => WriteOutcome::Setup,
+                Err(StoreError::Setup { .. } | StoreError::NoTable { .. }) => WriteOutcome::Setup,
                 Err(StoreError::Unavailable(_) | StoreError::Corrupt { .. }) => WriteOutcome::Unavailable,
             };
             self.meter.count(Count::Write(outcome), 1);
@@ -277,7 +277,7 @@ impl<J: Journal, S: ReplicaStore> Stores<J, S> {
                 self.table_trouble.failed(&error.to_string(), false);
                 delays.wait().await;
             }
-            StoreError::Setup { .. } | StoreError::Corrupt { .. } => {
+            StoreError::Setup { .. } | StoreError::NoTable { .. } | StoreError::Corrupt { .. } => {
                 self.table_trouble.failed(&error.to_string(), true);
                 tokio::time::sleep(OPERATOR_DELAY).await;
             }

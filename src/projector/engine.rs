@@ -230,7 +230,9 @@ impl Next {
         let text = format!("failed to {error}");
         match error {
             StoreError::Throttled { .. } | StoreError::Unavailable(_) => Self::Again(Phase::StoreAway(text)),
-            StoreError::Setup { .. } | StoreError::Corrupt { .. } => Self::Operator(Phase::Paused(text)),
+            StoreError::Setup { .. } | StoreError::NoTable { .. } | StoreError::Corrupt { .. } => {
+                Self::Operator(Phase::Paused(text))
+            }
         }
     }
 }

@@ -1,22 +1,39 @@
-//! What a writer hands to a reader so that the reader sees the write: stream and version, as text for a header.
+//! What a writer hands to a reader so that the reader sees the write: stream, version and the event's id, as text
+//! for a header.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
+use uuid::Uuid;
+
 use crate::event::Version;
 
-/// A point that an answer must have reached. As text: `stream@version`, in printable ASCII, so
-/// that it travels in an HTTP header as it is.
+/// A point that an answer must have reached. As text: `stream@version:event`, in printable ASCII,
+/// so that it travels in an HTTP header as it is; `stream@version`, as tokens were, is read too.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     /// The stream.
     pub stream: Arc<str>,
     /// The version that an answer has, at least.
     pub version: Version,
+    /// The id of the event at that version, where it is known: an answer with another event there
+    /// is from another past, and has not reached the token.
+    pub event: Option<Uuid>,
+}
+
+impl Token {
+    /// A token for any event at this version.
+    pub fn new(stream: impl Into<Arc<str>>, version: Version) -> Self {
+        Self {
+            stream: stream.into(),
+            version,
+            event: None,
+        }
+    }
 }
 
 /// Text that is no token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("read `{0}` as a token: send back what the command returned, `stream@version`")]
+#[error("read `{0}` as a token: send back what the command returned, `stream@version:event`")]
 pub struct TokenError(String);
 
 impl fmt::Display for Token {
@@ -32,6 +49,10 @@ impl fmt::Display for Token {
         match self.version {
             Some(version) => write!(f, "@{version}"),
             None => f.write_str("@-1"),
+        }?;
+        match self.event {
+            Some(event) => write!(f, ":{}", event.simple()),
+            None => Ok(()),
         }
     }
 }
@@ -43,6 +64,10 @@ impl FromStr for Token {
         let wrong = || TokenError(text.chars().take(100).collect());
         // A stream's name may have an `@` of its own, a version has none.
         let (stream, version) = text.trim().rsplit_once('@').ok_or_else(wrong)?;
+        let (version, event) = match version.split_once(':') {
+            Some((version, event)) => (version, Some(Uuid::try_parse(event).map_err(|_| wrong())?)),
+            None => (version, None),
+        };
         let version = match version {
             "-1" => None,
             digits if digits.bytes().all(|b| b.is_ascii_digit()) => Some(digits.parse().map_err(|_| wrong())?),
@@ -68,6 +93,7 @@ impl FromStr for Token {
         Ok(Self {
             stream: stream.into(),
             version,
+            event,
         })
     }
 }
@@ -80,12 +106,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tokens_read_back_and_are_fit_for_headers(stream in "\\PC{1,40}", version: Option<u64>) {
-            let token = Token { stream: stream.into(), version };
+        fn tokens_read_back_and_are_fit_for_headers(stream in "\\PC{1,40}", version: Option<u64>, event: Option<u128>) {
+            let event = event.map(Uuid::from_u128);
+            let token = Token { stream: stream.into(), version, event };
             let text = token.to_string();
             prop_assert!(text.bytes().all(|b| b.is_ascii_graphic()));
             prop_assert_eq!(text.parse::<Token>(), Ok(token));
         }
+    }
+
+    #[test]
+    fn tokens_of_before_are_read() {
+        let read = |text: &str| text.parse::<Token>().unwrap();
+        assert_eq!(read("account-1@3"), Token::new("account-1", Some(3)));
+        assert_eq!(read("a@b:c@-1"), Token::new("a@b:c", None));
     }
 
     #[test]
@@ -98,6 +132,8 @@ mod tests {
             "a@x",
             "a@+1",
             "a@99999999999999999999",
+            "a@1:",
+            "a@1:xyz",
             "a%f@1",
             "a%ff@1",
         ] {

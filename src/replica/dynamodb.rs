@@ -551,7 +551,7 @@ impl Retry {
     /// Waits before the next attempt, or gives the failure back when there is to be none.
     async fn wait(&mut self, failure: Failure, table: &str) -> Result<(), StoreError> {
         match &failure {
-            Failure::Setup { .. } => return Err(failure.into_error(table)),
+            Failure::Setup { .. } | Failure::NoTable(_) => return Err(failure.into_error(table)),
             Failure::Credentials { .. } if self.credentials_tried => {
                 return Err(failure.into_error(table));
             }

@@ -61,6 +61,11 @@ pub mod attribute {
     pub const COMMAND_NAME: &str = "name";
     /// S in [`COMMANDS`]: the caller's fingerprint of its request, if it gave one.
     pub const COMMAND_FINGERPRINT: &str = "fingerprint";
+    /// N, in a command: when that was written, in milliseconds since 1970.
+    pub const COMMAND_AT: &str = "at";
+    /// N: every command that landed after this time, in milliseconds since 1970, is among
+    /// [`COMMANDS`]; absent where that is only known of those after the last event.
+    pub const COMMANDS_SINCE: &str = "commands_since";
     /// N: the revision of the event that cannot be folded, only while quarantined.
     pub const QUARANTINED_AT: &str = "quarantined_at";
     /// S: why.
@@ -73,7 +78,7 @@ pub mod attribute {
     pub const DELETED: &str = "deleted";
 
     /// All of them that stand at the item's top: no promoted attribute may have such a name.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 21] = [
         KEY,
         PROJECTION,
         SCHEMA,
@@ -89,6 +94,7 @@ pub mod attribute {
         EVENT_AT,
         PROJECTED_AT,
         COMMANDS,
+        COMMANDS_SINCE,
         QUARANTINED_AT,
         QUARANTINE_REASON,
         QUARANTINED_BY,
@@ -341,9 +347,17 @@ fn packed_bytes(view: &[u8], fold: Option<&[u8]>) -> usize {
 /// What all but the state takes, with room left for a mark.
 fn header_bytes(header: &Header, stream: &str, projection: &str) -> usize {
     use attribute as a;
-    /// A map of three pairs in a list.
-    const COMMAND: usize =
-        4 + 3 + a::COMMAND_ID.len() + ID + a::COMMAND_FIRST.len() + INTEGER + a::COMMAND_LAST.len() + INTEGER;
+    /// A map of four pairs in a list.
+    const COMMAND: usize = 5
+        + 3
+        + a::COMMAND_ID.len()
+        + ID
+        + a::COMMAND_FIRST.len()
+        + INTEGER
+        + a::COMMAND_LAST.len()
+        + INTEGER
+        + a::COMMAND_AT.len()
+        + INTEGER;
     let event = header.event.as_ref().map_or(0, |event| {
         a::EVENT_ID.len() + ID + a::EVENT_TYPE.len() + event.kind.len() + a::EVENT_AT.len() + TIME
     });
@@ -352,7 +366,12 @@ fn header_bytes(header: &Header, stream: &str, projection: &str) -> usize {
             |name: &str, text: &Option<std::sync::Arc<str>>| text.as_ref().map_or(0, |t| 2 + name.len() + t.len());
         part(a::COMMAND_NAME, &landed.sort.name) + part(a::COMMAND_FINGERPRINT, &landed.sort.fingerprint)
     });
-    let commands = a::COMMANDS.len() + 3 + header.commands.len() * COMMAND + sorts.sum::<usize>();
+    let commands = a::COMMANDS.len()
+        + a::COMMANDS_SINCE.len()
+        + INTEGER
+        + 3
+        + header.commands.len() * COMMAND
+        + sorts.sum::<usize>();
     let fixed = a::KEY.len()
         + a::PROJECTION.len()
         + projection.len()

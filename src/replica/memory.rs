@@ -58,6 +58,8 @@ struct Inner {
     put_faults: BTreeMap<u64, PutFault>,
     /// How many puts an eventually consistent read may be behind.
     behind: usize,
+    /// Nothing is answered.
+    silent: bool,
 }
 
 impl MemoryStore {
@@ -78,6 +80,19 @@ impl MemoryStore {
     /// Eventually consistent reads answer what was there this many puts ago.
     pub fn stale_by(&self, puts: usize) {
         self.lock().behind = puts;
+    }
+
+    /// From now on nothing is answered, neither with a result nor with an error; or it is again.
+    pub fn silent(&self, silent: bool) {
+        self.lock().silent = silent;
+    }
+
+    async fn heard(&self) {
+        breathe().await;
+        let silent = self.lock().silent;
+        if silent {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// The nth read from now (1: the next) goes wrong.
@@ -217,6 +232,7 @@ impl Inner {
             fold,
             projected_at: Some(Utc::now()),
             bytes: put.body.bytes(),
+            promoted: Vec::new(),
         });
         Ok(PutOutcome::Done)
     }
@@ -233,14 +249,14 @@ fn corrupt(stream: &str, broken: &Broken) -> StoreError {
 
 impl ReplicaStore for MemoryStore {
     async fn get(&self, stream: &str, consistent: bool) -> Result<Option<Replica>, StoreError> {
-        breathe().await;
+        self.heard().await;
         let mut inner = self.lock();
         Self::count_get(&mut inner, consistent)?;
         Self::one(&inner, stream, consistent)
     }
 
     async fn get_many(&self, streams: &[Arc<str>], consistent: bool) -> Result<Vec<Option<Replica>>, StoreError> {
-        breathe().await;
+        self.heard().await;
         let mut inner = self.lock();
         Self::count_get(&mut inner, consistent)?;
         streams
@@ -286,7 +302,7 @@ impl ReplicaStore for MemoryStore {
     }
 
     async fn put(&self, put: &Put) -> Result<PutOutcome, StoreError> {
-        breathe().await;
+        self.heard().await;
         let mut inner = self.lock();
         inner.calls.puts += 1;
         let nth = inner.calls.puts;
@@ -341,6 +357,11 @@ impl ReplicaStore for MemoryStore {
             fold,
             projected_at: Some(Utc::now()),
             bytes,
+            promoted: put
+                .body
+                .promoted()
+                .map(|promoted| promoted.set.iter().map(|(name, _)| name.clone()).collect())
+                .unwrap_or_default(),
         });
         if fault == Some(PutFault::LostReply) {
             return Err(StoreError::Unavailable("the reply was lost".to_owned()));

@@ -364,6 +364,18 @@ async fn poison_waits_alone_until_it_can_be_folded() {
     .await;
     let nothing = world.run(&["redrive", "order-1"]).await;
     assert_eq!((nothing.code, nothing.out.contains("nothing to do")), (0, true));
+    // What changed nothing and was settled by a process that died before it stored the version.
+    stores.node.log(|log| {
+        log.push("order-1", "Kept", b"{}", true);
+    });
+    let behind = world.run(&["redrive", "order-1"]).await;
+    assert_eq!(
+        (behind.code, behind.out.contains("revision 5")),
+        (0, true),
+        "{behind:?}"
+    );
+    let shown: Value = serde_json::from_str(&world.run(&["get", "order-1"]).await.out).unwrap();
+    assert_eq!(shown["version"], json!(5));
 }
 
 #[tokio::test(flavor = "multi_thread")]

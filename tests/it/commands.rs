@@ -10,6 +10,7 @@ mod interleavings;
 mod queries;
 mod repeated;
 mod trips;
+mod turns;
 
 use std::{sync::Arc, time::Duration};
 

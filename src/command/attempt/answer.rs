@@ -27,6 +27,8 @@ pub struct Committed<A: Aggregate> {
     /// The command's events, as they read back from the stream; none for an empty decision, or
     /// where they cannot be read any more.
     pub events: Vec<A::Event>,
+    /// The id of the event at `revision`, where it is known.
+    pub event_id: Option<Uuid>,
     /// Appends that it took, lost races counted; 0 for an empty decision or a repetition.
     pub attempts: u32,
     /// Another call had carried the command out: this one wrote nothing.
@@ -53,6 +55,7 @@ impl<A: Aggregate> Committed<A> {
         Token {
             stream: self.stream.clone(),
             version: self.revision,
+            event: self.event_id,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     event::{Event, Revision},
     journal::{Appended, Expected, JournalError, NewEvent, Slice, Standing},
     projection::run::{COMMAND_ID, EXECUTION_ID},
-    replica::Sort,
+    replica::{Landed, Sort},
 };
 
 /// What a command finds when its aggregate's stream is deleted softly.
@@ -37,6 +37,9 @@ pub struct AttemptRules {
     pub attempts: u32,
     /// What a deleted stream means.
     pub on_deleted: OnDeleted,
+    /// The command may have landed since this time, and must not land again: its id is a caller's.
+    /// `None`: the id is this attempt's own.
+    pub known_from: Option<DateTime<Utc>>,
     /// How the stream is folded on.
     pub catch_up: CatchUpRules,
 }
@@ -69,6 +72,8 @@ pub enum Action {
     Refresh,
     /// Look how the stream stands.
     Look,
+    /// Look for the command among those that landed up to this revision, back to the retry horizon.
+    Search(Revision),
     /// Append.
     Append(Append),
     /// Wait, with jitter.
@@ -121,6 +126,17 @@ impl Pause {
     }
 }
 
+/// What a search found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Searched {
+    /// The command landed.
+    Found(Landed),
+    /// It did not, within the horizon.
+    NotThere,
+    /// The horizon cannot be reached: nothing is known before the time that is told.
+    OutOfReach(DateTime<Utc>),
+}
+
 /// What came of an action.
 #[derive(Debug)]
 pub enum Reply<E: std::error::Error + 'static> {
@@ -134,11 +150,27 @@ pub enum Reply<E: std::error::Error + 'static> {
     Read(Result<Slice, JournalError>),
     /// A look's.
     Stands(Result<Standing, JournalError>),
+    /// A search's.
+    Searched(Result<Searched, JournalError>),
     /// An append's, and what was read beside it to verify the base, if that was asked for. The
     /// append's look at the stream, where it was quicker, is a [`Self::Read`].
     Appended(Result<Appended, JournalError>, Option<Result<Slice, JournalError>>),
     /// The wait is over.
     Waited,
+}
+
+impl<E: std::error::Error + 'static> Reply<E> {
+    /// Whether the event store was reached, where it was asked: an error says that it was not.
+    pub(crate) fn reached(&self) -> Option<Result<(), &JournalError>> {
+        let error = match self {
+            Self::Read(outcome) => outcome.as_ref().err(),
+            Self::Stands(outcome) => outcome.as_ref().err(),
+            Self::Searched(outcome) => outcome.as_ref().err(),
+            Self::Appended(outcome, _) => outcome.as_ref().err(),
+            Self::Loaded(..) | Self::NotLoaded(_) | Self::Refreshed(_) | Self::Waited => return None,
+        };
+        Some(error.filter(|error| error.is_transient()).map_or(Ok(()), Err))
+    }
 }
 
 /// The id of a command's event. It covers everything that is stored of the event, the execution in

@@ -61,6 +61,10 @@ impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
             state: state.clone(),
             version: header.version,
             revision: Some(last),
+            event_id: events
+                .last()
+                .filter(|event| event.revision == last)
+                .map(|event| event.id),
             events: decoded,
             attempts: if repeated { 0 } else { self.attempts.max(1) },
             repeated,

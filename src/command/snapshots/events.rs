@@ -9,17 +9,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Snapshot, Snapshots};
+use super::{Snapshot, SnapshotError, Snapshots};
 use crate::{
     command::{
-        base::{Base, Lineage},
+        base::{Base, Lineage, Weight},
         observe::{Discard, Origin},
     },
     document::json,
-    event::next_after,
-    journal::{Expected, Journal, JournalError, NewEvent, ReadLimit},
+    event::{RawEvent, next_after},
+    journal::{Expected, Journal, JournalError, NewEvent, ReadLimit, Standing},
     projection::{Fold, StoredState},
-    replica::{Header, Landed, LastEvent, Sort, StoreError},
+    replica::{Header, Landed, LastEvent, Sort},
 };
 
 /// The event type of a snapshot.
@@ -55,26 +55,35 @@ impl<J: Journal> SnapshotEvents<J> {
     }
 
     async fn write(&self, stream: &str, event: NewEvent) -> Result<(), JournalError> {
-        // Where the newest snapshot stands is not known here, so the first append is a guess.
-        let mut expected = Expected::NoStream;
-        for _ in 0..3 {
-            match self
-                .journal
-                .append(stream, expected, vec![event.clone()], DEADLINE)
-                .await
-            {
-                Ok(appended) => {
-                    if appended.revision == Some(0) {
-                        self.keep_newest_only(stream).await?;
-                    }
-                    return Ok(());
-                }
-                Err(JournalError::WrongExpected { current }) => expected = current.into(),
-                Err(error) => return Err(error),
-            }
+        let expected = if let Some(newest) = self.newest(stream).await? {
+            Expected::Exact(newest.revision)
+        } else {
+            // Before the first snapshot: a crash in between leaves metadata of nothing, and not
+            // snapshots of which the oldest is read for ever.
+            self.keep_newest_only(stream).await?;
+            Expected::NoStream
+        };
+        match self.journal.append(stream, expected, vec![event], DEADLINE).await {
+            // Others write the same snapshot; theirs is as good.
+            Ok(_) | Err(JournalError::WrongExpected { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
-        // Others write the same snapshot; theirs is as good.
-        Ok(())
+    }
+
+    /// The newest snapshot. Where more than one can be read, EventStoreDB has not been told to keep
+    /// one only: a process died before it could, and that is made good.
+    async fn newest(&self, stream: &str) -> Result<Option<RawEvent>, JournalError> {
+        // With `$maxCount` 1 the first readable event is the newest.
+        let first = self.journal.read(stream, 0, ONE).await?;
+        if first.end {
+            return Ok(first.events.into_iter().next());
+        }
+        self.keep_newest_only(stream).await?;
+        let Standing::Live(Some(newest)) = self.journal.look(stream).await? else {
+            return Ok(None);
+        };
+        let mut last = self.journal.read(stream, newest.revision, ONE).await?.events;
+        Ok(last.pop())
     }
 
     async fn keep_newest_only(&self, stream: &str) -> Result<(), JournalError> {
@@ -109,16 +118,23 @@ struct Stored {
     /// What each of them was; older code knows nothing of it.
     #[serde(default)]
     sorts: Vec<Sort>,
+    /// When each of them landed, in milliseconds, and since when they are all; versions of before
+    /// did not say.
+    #[serde(default)]
+    commands_at: Vec<Option<i64>>,
+    #[serde(default)]
+    commands_since: Option<i64>,
     state: Box<RawValue>,
 }
 
 impl Stored {
     fn base(self, fold: &dyn Fold) -> Result<Base, String> {
         let text = self.state.get().as_bytes().to_vec();
-        let bytes = text.len();
         let state = fold.decode(&StoredState::Json(text), None).map_err(|e| e.to_string())?;
+        let moment = |at: i64| DateTime::from_timestamp_millis(at);
         let sorts = self.sorts.into_iter().chain(std::iter::repeat_with(Sort::default));
-        let commands = self.commands.into_iter().zip(sorts);
+        let times = self.commands_at.into_iter().chain(std::iter::repeat(None));
+        let commands = self.commands.into_iter().zip(sorts).zip(times);
         let header = Header {
             version: Some(self.version),
             first: self.first,
@@ -128,13 +144,15 @@ impl Stored {
                 at: self.event_at,
             }),
             commands: commands
-                .map(|((command, first, last), sort)| Landed {
+                .map(|(((command, first, last), sort), at)| Landed {
                     command,
                     sort,
                     first,
                     last,
+                    at: at.and_then(moment),
                 })
                 .collect(),
+            commands_since: self.commands_since.and_then(moment).unwrap_or(self.event_at),
             ..Header::new()
         };
         Ok(Base {
@@ -143,7 +161,7 @@ impl Stored {
             lineage: Lineage::Foreign,
             verified: false,
             seen: None,
-            bytes,
+            weight: Weight::default(),
         })
     }
 
@@ -166,6 +184,13 @@ impl Stored {
                 .map(|l| (l.command, l.first, l.last))
                 .collect(),
             sorts: base.header.commands.iter().map(|l| l.sort.clone()).collect(),
+            commands_at: base
+                .header
+                .commands
+                .iter()
+                .map(|l| l.at.map(|at| at.timestamp_millis()))
+                .collect(),
+            commands_since: Some(base.header.commands_since.timestamp_millis()),
             state: RawValue::from_string(state).map_err(|e| e.to_string())?,
         }))
     }
@@ -174,14 +199,14 @@ impl Stored {
 impl<J: Journal> Snapshots for SnapshotEvents<J> {
     const ORIGIN: Origin = Origin::SnapshotEvent;
 
-    async fn load(&self, fold: &dyn Fold, stream: &str, _: bool) -> Result<Snapshot, StoreError> {
+    async fn load(&self, fold: &dyn Fold, stream: &str, _: bool) -> Result<Snapshot, SnapshotError> {
         let unusable = |why, text| Ok(Snapshot::Unusable(why, text));
-        // With `$maxCount` 1 the first readable event is the newest.
-        let slice = match self.journal.read(&Self::stream(fold, stream), 0, ONE).await {
-            Ok(slice) => slice,
+        let event = match self.newest(&Self::stream(fold, stream)).await {
+            Ok(event) => event,
+            Err(error) if error.is_transient() => return Err(error.into()),
             Err(error) => return unusable(Discard::Unavailable, error.to_string()),
         };
-        let Some(event) = slice.events.first() else {
+        let Some(event) = event else {
             return Ok(Snapshot::Nothing(Lineage::Foreign));
         };
         let stored = serde_json::from_slice::<Stored>(&event.data).map_err(|e| e.to_string());

@@ -363,10 +363,7 @@ async fn client(world: World, bank: Bank, history: History, deletions: Arc<Mutex
                     _ => None,
                 });
                 let Some(version) = newest else { continue };
-                let token = Token {
-                    stream: STREAM.into(),
-                    version,
-                };
+                let token = Token::new(STREAM, version);
                 let then = if version.is_some_and(|v| v % 2 == 0) {
                     WhenLate::FoldTail
                 } else {

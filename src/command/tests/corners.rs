@@ -57,7 +57,8 @@ async fn a_stale_snapshot_turns_no_valid_command_away() {
         (nothing.state.cents, nothing.revision, nothing.events.len()),
         (52, Some(3), 0)
     );
-    assert_eq!(nothing.token().to_string(), "account-1@3");
+    let token = format!("account-1@3:{}", world.journal.all(STREAM)[3].id.simple());
+    assert_eq!(nothing.token().to_string(), token);
 }
 
 #[tokio::test]

@@ -31,10 +31,7 @@ fn cents(answer: &Answer) -> i64 {
 
 fn at_least(version: Version, then: WhenLate) -> Mode {
     Mode::AtLeast {
-        token: Token {
-            stream: STREAM.into(),
-            version,
-        },
+        token: Token::new(STREAM, version),
         timeout: Duration::from_secs(1),
         then,
     }
@@ -334,4 +331,137 @@ async fn a_deletion_between_two_pages_is_no_streams_end() {
     };
     let (answer, ()) = tokio::join!(queries.get(STREAM, &Mode::Strong), deletion);
     assert_eq!(answer.unwrap_err().class(), "deleted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_reached_by_its_own_event_only() {
+    let world = World::with(&[1, 2]);
+    let done = world.bank().execute("1", &Do::Deposit(4)).await.unwrap();
+    world.project(STREAM, usize::MAX).await;
+    let queries = queries(&world);
+    let ask = |token: &Token, then| Mode::AtLeast {
+        token: token.clone(),
+        timeout: Duration::from_secs(1),
+        then,
+    };
+    let ours = done.token();
+    assert_eq!(ours.event, Some(world.journal.all(STREAM)[2].id));
+    let answer = queries.get(STREAM, &ask(&ours, WhenLate::AnswerBehind)).await;
+    assert_eq!(answer.unwrap().unwrap().freshness, Freshness::AtLeast);
+    // Both stores were restored to before it, and others have written since.
+    world.journal.restore(STREAM, 2);
+    world.deposit(&[8]);
+    world.store.remove(STREAM);
+    world.project(STREAM, usize::MAX).await;
+    let begun = tokio::time::Instant::now();
+    for then in [WhenLate::AnswerBehind, WhenLate::FoldTail] {
+        let answer = queries.get(STREAM, &ask(&ours, then)).await.unwrap().unwrap();
+        assert_eq!(
+            (cents(&answer), answer.freshness),
+            (11, Freshness::Behind),
+            "{then:?}: another event stands there"
+        );
+    }
+    assert_eq!(begun.elapsed(), Duration::ZERO, "waiting would change nothing");
+    // A replica that has yet to come there: the tail is folded across it, and tells.
+    world.store.remove(STREAM);
+    world.project(STREAM, 2).await;
+    let answer = queries.get(STREAM, &ask(&ours, WhenLate::FoldTail)).await;
+    assert_eq!(answer.unwrap().unwrap().freshness, Freshness::Behind);
+    // A token without an event, as they were before, asks for the version alone.
+    let of_before: Token = "account-1@2".parse().unwrap();
+    let answer = queries.get(STREAM, &ask(&of_before, WhenLate::FoldTail)).await;
+    assert_eq!(answer.unwrap().unwrap().freshness, Freshness::Confirmed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_out_bounds_all_of_it() {
+    let world = World::with(&[1]);
+    world.store.silent(true);
+    let queries = queries(&world);
+    for (then, answers) in [(WhenLate::FoldTail, true), (WhenLate::AnswerBehind, false)] {
+        let begun = tokio::time::Instant::now();
+        let answer = queries.get(STREAM, &at_least(Some(0), then)).await;
+        assert!(begun.elapsed() <= Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert_eq!(answer.is_ok(), answers, "{answer:?}");
+    }
+    // And where the event store is away too, and for waits beyond every clock.
+    let away = || JournalError::Unavailable("connection refused".into());
+    for nth in 1..5_000 {
+        world.journal.fail_read(nth, away());
+    }
+    let begun = tokio::time::Instant::now();
+    let error = queries.get(STREAM, &at_least(Some(0), WhenLate::FoldTail)).await;
+    assert_eq!(error.unwrap_err(), QueryError::Journal(away()));
+    assert!(begun.elapsed() <= Duration::from_secs(1));
+    let world = World::with(&[1]);
+    world.project(STREAM, usize::MAX).await;
+    let queries = super::queries::queries(&world);
+    let mode = Mode::AtLeast {
+        token: Token::new(STREAM, Some(0)),
+        timeout: Duration::MAX,
+        then: WhenLate::FoldTail,
+    };
+    assert!(queries.get(STREAM, &mode).await.is_ok());
+}
+
+/// The number of deposits above 100; others change nothing.
+struct Large;
+
+impl crate::projection::Projection for Large {
+    const NAME: &'static str = "large";
+    type Event = Entry;
+    type View = u32;
+
+    fn project(view: &mut u32, event: crate::event::Recorded<Entry>) -> crate::projection::Change {
+        match event.event {
+            Entry::Deposited { cents } if cents > 100 => {
+                *view += 1;
+                crate::projection::Change::Put
+            }
+            _ => crate::projection::Change::Keep,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_changes_nothing_is_not_waited_for() {
+    let world = World::with(&[500, 1]);
+    let fold: Arc<dyn crate::projection::Fold> = Arc::new(crate::projection::Compiled::<Large>::new("x"));
+    // As the daemon leaves it: the version of what changed nothing is stored later.
+    let put = async |events: usize| {
+        let events = &world.journal.all(STREAM)[..events];
+        let folded =
+            crate::projection::run::fold_run(&*fold, (crate::replica::Header::new(), fold.initial()), events, 0);
+        let replica = crate::replica::Replica {
+            header: folded.header,
+            view: Some(crate::projection::StoredState::Document(
+                fold.encode(&folded.state).unwrap().view,
+            )),
+            fold: None,
+            projected_at: None,
+            bytes: 0,
+            promoted: Vec::new(),
+        };
+        world.store.set(STREAM, replica);
+    };
+    put(1).await;
+    world.deposit(&[2, 3]);
+    let queries = Queries::new(world.journal.clone(), world.store.clone(), fold.clone());
+    for then in [WhenLate::AnswerBehind, WhenLate::FoldTail] {
+        let begun = tokio::time::Instant::now();
+        let answer = queries.get(STREAM, &at_least(Some(3), then)).await.unwrap().unwrap();
+        assert_eq!(
+            (answer.freshness, answer.view::<u32>(), answer.version()),
+            (Freshness::AtLeast, Some(&1), Some(3))
+        );
+        assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+    }
+    // One that changes something is waited for, and nothing is made of another past's replica.
+    world.deposit(&[700]);
+    let answer = queries.get(STREAM, &at_least(Some(4), WhenLate::AnswerBehind)).await;
+    assert_eq!(answer.unwrap().unwrap().freshness, Freshness::Behind);
+    world.store.diverge(STREAM);
+    let answer = queries.get(STREAM, &at_least(Some(3), WhenLate::AnswerBehind)).await;
+    assert_eq!(answer.unwrap().unwrap().freshness, Freshness::Behind);
 }

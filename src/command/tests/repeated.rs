@@ -1,5 +1,7 @@
 //! The same command id again: one append, the same answer, from everywhere.
 
+use std::time::Duration;
+
 use uuid::Uuid;
 
 use super::kit::*;
@@ -110,28 +112,172 @@ async fn a_replica_that_claims_a_command_the_stream_does_not_have_is_not_believe
     assert_eq!((done.repeated, done.state.cents), (false, 3));
 }
 
+fn few(world: &World, more: impl FnOnce(Settings) -> Settings) -> Bank {
+    world.bank().with_settings(more(Settings {
+        keep_commands: 2,
+        ..settings()
+    }))
+}
+
 #[tokio::test(start_paused = true)]
-async fn the_window_is_the_guarantee() {
+async fn the_horizon_is_the_guarantee_and_not_the_window() {
+    let world = World::with(&[10]);
+    let first = few(&world, |s| s)
+        .execute_with("1", &Do::Withdraw(10), again())
+        .await
+        .unwrap();
+    let bank = few(&world, |s| s);
+    for _ in 0..50 {
+        bank.execute("1", &Do::Deposit(0)).await.unwrap();
+    }
+    // Decided anew it would be rejected; and a cold load is no different from a warm one.
+    for projected in [false, true] {
+        if projected {
+            world.project(STREAM, usize::MAX).await;
+        }
+        for bank in [bank.clone(), few(&world, |s| s)] {
+            same(
+                &first,
+                &bank.execute_with("1", &Do::Withdraw(10), again()).await.unwrap(),
+            );
+        }
+    }
+    assert_eq!(world.journal.all(STREAM).len(), 52);
+    // Beyond the horizon it is a new command.
+    let short = few(&world, |settings| Settings {
+        retry_horizon: Duration::ZERO,
+        ..settings
+    });
+    short.execute("1", &Do::Nothing).await.unwrap();
+    let anew = short.execute_with("1", &Do::Withdraw(10), again()).await.unwrap_err();
+    assert_eq!(anew.class(), "rejected");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_costs_nothing_while_the_window_reaches_back_and_one_read_back_where_it_does_not() {
+    let id = |n: u32| Context::with_id(Uuid::from_u128(u128::from(n)));
     let world = World::default();
-    let few = || {
-        world.bank().with_settings(Settings {
-            keep_commands: 2,
+    let bank = world.bank();
+    for n in 0..32 {
+        bank.execute_with("1", &Do::Deposit(1), id(n)).await.unwrap();
+    }
+    world.journal.reset_calls();
+    let one = |world: &World| world.journal.calls().reads;
+    bank.execute_with("1", &Do::Deposit(1), id(100)).await.unwrap();
+    assert_eq!(one(&world), 0);
+    for n in 200..400 {
+        bank.execute("1", &Do::Deposit(1)).await.unwrap();
+        if n == 300 {
+            world.journal.reset_calls();
+            bank.execute_with("1", &Do::Deposit(1), id(n)).await.unwrap();
+            let back = one(&world);
+            // All of the stream, for it is all younger than the horizon: pages of seven.
+            assert!((15..=25).contains(&back), "{back}");
+        }
+    }
+    world.journal.reset_calls();
+    for n in 400..450 {
+        bank.execute_with("1", &Do::Deposit(1), id(n)).await.unwrap();
+    }
+    assert_eq!(one(&world), 0, "it knows from memory");
+    // What other processes write in between is read, and no more.
+    for _ in 0..35 {
+        world.bank().execute("1", &Do::Deposit(1)).await.unwrap();
+    }
+    world.journal.reset_calls();
+    bank.execute_with("1", &Do::Deposit(1), id(450)).await.unwrap();
+    assert!(one(&world) <= 15, "{}", one(&world));
+    // Who looks at the same time waits for the one who reads.
+    let racing = world.bank().with_settings(Settings { queue: 0, ..settings() });
+    racing.execute("1", &Do::Nothing).await.unwrap();
+    let pages = (world.journal.all(STREAM).len() / 7 + 1) as u64;
+    world.journal.reset_calls();
+    let commands = (0..4).map(|n| {
+        let racing = racing.clone();
+        let context = id(500 + n);
+        tokio::spawn(async move { racing.execute_with("1", &Do::Nothing, context).await })
+    });
+    for command in commands.collect::<Vec<_>>() {
+        command.await.unwrap().unwrap();
+    }
+    assert!(one(&world) < 2 * pages, "{} of {pages}", one(&world));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_horizon_is_out_of_reach_nothing_is_decided() {
+    let busy = async || {
+        let world = World::with(&[1]);
+        let bank = few(&world, |s| s);
+        for _ in 0..40 {
+            bank.execute("1", &Do::Deposit(1)).await.unwrap();
+        }
+        world
+    };
+    // History that is gone.
+    let world = busy().await;
+    world.journal.truncate_before(STREAM, 20);
+    let error = few(&world, |s| s)
+        .execute_with("1", &Do::Deposit(1), again())
+        .await
+        .unwrap_err();
+    assert_eq!(error.class(), "out_of_reach");
+    assert!(
+        !error.can_retry() && error.to_string().contains("without an id"),
+        "{error}"
+    );
+    // More than may be read.
+    let world = busy().await;
+    world.project(STREAM, usize::MAX).await;
+    world.store.change(STREAM, |replica| {
+        // As a version of before stored it.
+        replica.header.commands.clear();
+        replica.header.commands_since = replica.header.event.as_ref().unwrap().at;
+    });
+    let capped = few(&world, |settings| Settings {
+        horizon_cap: 14,
+        ..settings
+    });
+    let error = capped.execute_with("1", &Do::Deposit(1), again()).await.unwrap_err();
+    assert_eq!(error.class(), "out_of_reach");
+    assert_eq!(world.journal.all(STREAM).len(), 41, "nothing landed");
+    // Without an id nobody asks; and with one, once all that is older than the horizon.
+    capped.execute("1", &Do::Deposit(1)).await.unwrap();
+    let world = World::default();
+    world
+        .journal
+        .set_now(chrono::Utc::now() - chrono::TimeDelta::minutes(6));
+    world.deposit(&[1; 40]);
+    world.journal.truncate_before(STREAM, 20);
+    let done = world.bank().execute_with("1", &Do::Deposit(1), again()).await;
+    assert!(done.is_ok(), "{done:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn writers_that_keep_fewer_do_not_shrink_the_window() {
+    let world = World::default();
+    let through = |keep_commands| {
+        world.through().with_settings(Settings {
+            keep_commands,
             ..settings()
         })
     };
-    few().execute_with("1", &Do::Deposit(1), again()).await.unwrap();
-    let bank = few();
-    for _ in 0..2 {
-        bank.execute("1", &Do::Deposit(1)).await.unwrap();
+    let many = through(8);
+    for _ in 0..10 {
+        many.execute("1", &Do::Deposit(1)).await.unwrap();
     }
-    // Beyond the window of a state in hand it is a new command; a full replay still sees it.
-    assert!(
-        few()
-            .execute_with("1", &Do::Deposit(1), again())
-            .await
-            .unwrap()
-            .repeated
-    );
-    assert!(!bank.execute_with("1", &Do::Deposit(1), again()).await.unwrap().repeated);
-    assert_eq!(world.truth(STREAM).cents, 4);
+    let window = || world.store.stored(STREAM).unwrap().header;
+    assert_eq!(window().commands.len(), 8);
+    assert_eq!(Some(window().commands_since), world_time(&world, 1));
+    for _ in 0..3 {
+        through(2).execute("1", &Do::Deposit(1)).await.unwrap();
+    }
+    assert_eq!(window().commands.len(), 8);
+    assert_eq!(Some(window().commands_since), world_time(&world, 4));
+}
+
+fn world_time(world: &World, revision: usize) -> Option<chrono::DateTime<chrono::Utc>> {
+    let events = world.journal.all(STREAM);
+    events
+        .get(revision)
+        .map(|event| crate::replica::stored_time(event.created))
 }

@@ -1,6 +1,6 @@
 //! Where states come from and where they are kept.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
@@ -10,11 +10,15 @@ use crate::{
         Context, Replicas, Repository, SnapshotEvents,
         base::{Base, Lineage},
         observe::Origin,
-        snapshots::{Snapshot, Snapshots, base_of},
+        snapshots::{Snapshot, SnapshotError, Snapshots, base_of},
     },
+    journal::NewEvent,
     projection::{Fold, StoredState},
-    replica::{Header, Replica, StoreError},
-    testing::MemoryStore,
+    replica::{
+        Header, Replica, StoreError,
+        item::{KeyKind, Promoted, Rules},
+    },
+    testing::{AppendFault, MemoryJournal, MemoryStore},
 };
 
 fn without_times(replica: Replica) -> (Header, Option<StoredState>) {
@@ -127,7 +131,7 @@ struct ReadThrough {
 impl Snapshots for ReadThrough {
     const ORIGIN: Origin = Origin::Replica;
 
-    async fn load(&self, fold: &dyn Fold, stream: &str, fresh: bool) -> Result<Snapshot, StoreError> {
+    async fn load(&self, fold: &dyn Fold, stream: &str, fresh: bool) -> Result<Snapshot, SnapshotError> {
         if fresh {
             return self.table.load(fold, stream, true).await;
         }
@@ -204,5 +208,144 @@ async fn a_fresher_snapshot_is_no_way_past_a_command_that_landed() {
             .unwrap();
         assert_eq!((again.revision, again.state), (first.revision, first.state.clone()));
         assert_eq!(world.journal.all(STREAM).len(), 81, "once");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_through_keeps_promoted_attributes() {
+    let world = World::with(&[1]);
+    let through = |rules| {
+        let snapshots = Replicas::new(world.store.clone()).write_through(rules);
+        Repository::<Account, _, _>::new(world.journal.clone(), snapshots).with_settings(settings())
+    };
+    let promoting = || Rules {
+        promoted: vec![Promoted::new("owes", "cents", KeyKind::N).unwrap()],
+        ..Rules::new("account")
+    };
+    let promoted = || {
+        let stored = world.store.stored(STREAM).unwrap();
+        (stored.header.version, stored.promoted.len())
+    };
+    // As the daemon's settings have it, and then a service that does not know.
+    through(promoting()).execute("1", &Do::Deposit(2)).await.unwrap();
+    assert_eq!(promoted(), (Some(1), 1));
+    let unaware = through(Rules::new("account"));
+    unaware.execute("1", &Do::Deposit(4)).await.unwrap();
+    unaware.execute("1", &Do::Deposit(4)).await.unwrap();
+    assert_eq!(promoted(), (Some(1), 1), "left to the daemon");
+    through(promoting()).execute("1", &Do::Deposit(8)).await.unwrap();
+    assert_eq!(promoted(), (Some(4), 1));
+    // Seen only when the put is refused.
+    let world_2 = World::with(&[1]);
+    let bank = world_2.through();
+    bank.execute("1", &Do::Nothing).await.unwrap();
+    let mut other = world.store.stored(STREAM).unwrap();
+    other.header = crate::replica::Header::new();
+    world_2.store.set(STREAM, other);
+    bank.execute("1", &Do::Deposit(1)).await.unwrap();
+    assert_eq!(world_2.store.stored(STREAM).unwrap().promoted.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_through_stays_inside_the_deadline() {
+    let world = World::with(&[1]);
+    let bank = world.through();
+    bank.execute("1", &Do::Deposit(1)).await.unwrap();
+    world.store.silent(true);
+    let begun = tokio::time::Instant::now();
+    let context = Context {
+        deadline: Some(Duration::from_millis(300)),
+        ..Context::default()
+    };
+    bank.execute_with("1", &Do::Deposit(1), context).await.unwrap();
+    assert!(begun.elapsed() <= Duration::from_millis(301), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_between_the_first_snapshot_event_and_its_metadata_heals() {
+    let stream = SnapshotEvents::<MemoryJournal>::stream(&fold(), STREAM);
+    let metadata = format!("$${stream}");
+    let bank = |world: &World| {
+        let snapshots = SnapshotEvents::new(world.journal.clone(), 10);
+        Repository::<Account, _, _>::new(world.journal.clone(), snapshots).with_settings(settings())
+    };
+    let deposit = async |bank: &Repository<Account, _, _>, count| {
+        for _ in 0..count {
+            bank.execute("1", &Do::Deposit(1)).await.unwrap();
+        }
+    };
+    // Whichever of its two writes is the last before the crash.
+    for fails in [1, 2] {
+        let world = World::default();
+        let service = bank(&world);
+        deposit(&service, 9).await;
+        world.journal.fail_append(1 + fails, AppendFault::LostBeforeWrite);
+        deposit(&service, 1).await;
+        let snapshots = world.journal.all(&stream).len();
+        assert!(snapshots == 0 || world.journal.all(&metadata).len() == 1);
+        deposit(&bank(&world), 20).await;
+        assert_eq!(world.journal.all(&metadata).len(), 1, "{fails}");
+    }
+    // As it was written before: two snapshots, and nobody told the server to keep one.
+    let donor = World::default();
+    let service = bank(&donor);
+    deposit(&service, 20).await;
+    let world = World {
+        journal: MemoryJournal::new(),
+        ..World::default()
+    };
+    let copy = |from: &str| {
+        donor.journal.all(from).into_iter().map(|event| NewEvent {
+            id: event.id,
+            kind: event.kind,
+            json: true,
+            data: event.data,
+            metadata: event.metadata,
+        })
+    };
+    world.journal.push(STREAM, copy(STREAM).collect());
+    world.journal.push(&stream, copy(&stream).collect());
+    assert_eq!(world.journal.all(&stream).len(), 2);
+    let seen = world.journal.calls().events_read;
+    bank(&world).execute("1", &Do::Nothing).await.unwrap();
+    assert_eq!(world.journal.all(&metadata).len(), 1);
+    assert_eq!(
+        world.journal.calls().events_read - seen,
+        3,
+        "both snapshots and the last event"
+    );
+}
+
+/// An account as it was before its schema was raised.
+#[derive(serde::Deserialize)]
+struct Before {
+    cents: i64,
+    entries: u32,
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_raised_schema_starts_from_the_replica_of_the_one_before() {
+    let world = World::with(&[1; 100]);
+    world.project(STREAM, usize::MAX).await;
+    world.deposit(&[1]);
+    for no_table in [false, true] {
+        let raised = MemoryStore::new();
+        if no_table {
+            let table = "projector-account-s2".to_owned();
+            let problem = "a test".to_owned();
+            raised.fail_get(1, StoreError::NoTable { table, problem });
+        }
+        let snapshots = Replicas::new(raised.clone())
+            .write_through(Rules::new("account"))
+            .upgrading(world.store.clone(), |before: Before| Account {
+                cents: before.cents,
+                entries: before.entries,
+            });
+        let bank = Repository::<Account, _, _>::new(world.journal.clone(), snapshots).with_settings(settings());
+        world.journal.reset_calls();
+        let done = bank.execute("1", &Do::Deposit(1)).await.unwrap();
+        assert_eq!(done.state, world.truth(STREAM));
+        assert!(world.journal.calls().events_read <= 6, "{:?}", world.journal.calls());
+        assert!(raised.stored(STREAM).is_none(), "the daemon's to fold");
     }
 }

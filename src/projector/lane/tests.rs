@@ -523,6 +523,7 @@ impl World {
             view,
             fold: None,
             projected_at: None,
+            promoted: Vec::new(),
             bytes: 1,
         });
         self.check_replica()?;
@@ -986,6 +987,7 @@ fn loaded_and_delivered() -> (World, Lane) {
         view: Some(view),
         fold: None,
         projected_at: None,
+        promoted: Vec::new(),
         bytes: 1,
     };
     let mut lane = Lane::new("s-1".into(), world.tasks[0].rules.clone());
@@ -1077,6 +1079,7 @@ fn a_denied_stream_is_marked_and_tried_again() {
         view: Some(StoredState::Document(Document::List(list.into()))),
         fold: None,
         projected_at: None,
+        promoted: Vec::new(),
         bytes: 1,
     };
     for (token, denied) in [(2, true), (3, false)] {

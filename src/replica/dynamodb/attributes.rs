@@ -17,12 +17,13 @@ use crate::{
     event::Version,
     projection::StoredState,
     replica::{
-        Broken, Fingerprints, Header, Landed, LastEvent, Put, Quarantine, Replica, Sort,
+        ALL_COMMANDS, Broken, Fingerprints, Header, Landed, LastEvent, Put, Quarantine, Replica, Sort,
         item::{
             self, Body, Key, attribute as a,
             number::{Decimal, is_plain_integer},
             size,
         },
+        stored_time,
     },
 };
 
@@ -80,6 +81,11 @@ pub(super) fn item(put: &Put, projection: &str, schema: u32, projected_at: DateT
         let commands = header.commands.iter().map(command).collect();
         set(a::COMMANDS, AttributeValue::L(commands));
     }
+    // Without it, it is the last event's time.
+    let told = header.event.as_ref().map(|event| stored_time(event.at));
+    if told.is_some_and(|told| header.commands_since < told) {
+        set(a::COMMANDS_SINCE, millis(header.commands_since));
+    }
     if let Some(mark) = &header.quarantine {
         set(a::QUARANTINED_AT, number(mark.at));
         set(a::QUARANTINE_REASON, text(item::reason(mark)));
@@ -124,6 +130,10 @@ pub(super) fn also_by(mark: &Quarantine) -> Option<AttributeValue> {
     (!all.is_empty()).then_some(AttributeValue::L(all))
 }
 
+fn millis(at: DateTime<Utc>) -> AttributeValue {
+    AttributeValue::N(at.timestamp_millis().to_string())
+}
+
 fn command(landed: &Landed) -> AttributeValue {
     let mut map = HashMap::from([
         (a::COMMAND_ID.to_owned(), text(landed.command.to_string())),
@@ -135,6 +145,9 @@ fn command(landed: &Landed) -> AttributeValue {
         if let Some(said) = said {
             map.insert(key.to_owned(), text(said.to_string()));
         }
+    }
+    if let Some(at) = landed.at {
+        map.insert(a::COMMAND_AT.to_owned(), millis(at));
     }
     AttributeValue::M(map)
 }
@@ -199,12 +212,18 @@ pub(super) fn replica(item: Item, projection: &str, schema: u32) -> Result<Repli
         Some(AttributeValue::L(list)) => list.into_iter().map(landed).collect::<Result<_, _>>()?,
         Some(_) => return Err(wrong(a::COMMANDS, "a list")),
     };
+    let commands_since = match (item.moment(a::COMMANDS_SINCE)?, &event) {
+        (Some(since), _) => since,
+        (None, Some(event)) => stored_time(event.at),
+        (None, None) => ALL_COMMANDS,
+    };
     let header = Header {
         version,
         first: item.unsigned(a::FIRST)?,
         generation: item.unsigned(a::GENERATION)?,
         event,
         commands,
+        commands_since,
         quarantine,
         deleted,
     };
@@ -226,6 +245,7 @@ pub(super) fn replica(item: Item, projection: &str, schema: u32) -> Result<Repli
         view,
         fold,
         projected_at,
+        promoted: item.others(),
     })
 }
 
@@ -285,6 +305,15 @@ impl Reader {
         }))
     }
 
+    /// What is left when all that is a replica's own was taken.
+    fn others(self) -> Vec<std::sync::Arc<str>> {
+        let names = self.0.into_keys();
+        names
+            .filter(|name| !a::ALL.contains(&name.as_str()))
+            .map(Into::into)
+            .collect()
+    }
+
     fn take(&mut self, name: &str) -> Option<AttributeValue> {
         self.0.remove(name)
     }
@@ -314,6 +343,15 @@ impl Reader {
     fn unsigned(&mut self, name: &str) -> Result<u64, NotOurs> {
         let value = self.integer(name)?;
         unsigned(name, value)
+    }
+
+    /// A time in milliseconds, where it is there.
+    fn moment(&mut self, name: &str) -> Result<Option<DateTime<Utc>>, NotOurs> {
+        if !self.0.contains_key(name) {
+            return Ok(None);
+        }
+        let at = DateTime::from_timestamp_millis(self.integer(name)?);
+        at.map(Some).ok_or_else(|| wrong(name, "a time in milliseconds"))
     }
 
     fn time(&mut self, name: &str) -> Result<DateTime<Utc>, NotOurs> {
@@ -368,6 +406,7 @@ fn landed(value: AttributeValue) -> Result<Landed, NotOurs> {
         },
         first: map.unsigned(a::COMMAND_FIRST)?,
         last: map.unsigned(a::COMMAND_LAST)?,
+        at: map.moment(a::COMMAND_AT)?,
     })
 }
 

@@ -28,6 +28,8 @@ pub(super) enum Failure {
     Unavailable(String),
     /// The credentials ran out; new ones may be there for the next attempt.
     Credentials { problem: String, remedy: String },
+    /// There is no such table.
+    NoTable(String),
     /// Nothing helps but somebody who acts.
     Setup { problem: String, remedy: String },
 }
@@ -38,7 +40,7 @@ impl Failure {
             Self::Throttled(scope) => AttemptOutcome::Throttled(*scope),
             Self::Conflict(_) => AttemptOutcome::Conflict,
             Self::Unavailable(_) => AttemptOutcome::Unavailable,
-            Self::Credentials { .. } | Self::Setup { .. } => AttemptOutcome::Setup,
+            Self::Credentials { .. } | Self::NoTable(_) | Self::Setup { .. } => AttemptOutcome::Setup,
         }
     }
 
@@ -49,6 +51,10 @@ impl Failure {
                 scope,
             },
             Self::Conflict(problem) | Self::Unavailable(problem) => StoreError::Unavailable(problem),
+            Self::NoTable(problem) => StoreError::NoTable {
+                table: table.to_owned(),
+                problem,
+            },
             Self::Credentials { problem, remedy } | Self::Setup { problem, remedy } => StoreError::Setup {
                 table: table.to_owned(),
                 problem,
@@ -166,11 +172,10 @@ where
             remedy: CREDENTIALS_REMEDY.to_owned(),
         };
     }
+    if code == "ResourceNotFoundException" {
+        return Failure::NoTable(said);
+    }
     let remedy = match code {
-        "ResourceNotFoundException" => {
-            "create the table with `projector provision`, or check prefix, region and endpoint"
-                .to_owned()
-        }
         "AccessDeniedException" | "AccessDenied" => {
             format!("grant `dynamodb:{operation}` on the table to the role of this process")
         }

@@ -232,6 +232,7 @@ fn a_stored_replica_is_put_again_as_it_was() {
         view,
         fold,
         projected_at: None,
+        promoted: Vec::new(),
         bytes: 0,
     };
     let rules = Rules {

@@ -89,14 +89,13 @@ impl Client {
                     let Some(version) = self.history.newest(&self.stream()) else {
                         continue;
                     };
-                    let stream = self.stream().into();
                     let then = if waits {
                         WhenLate::FoldTail
                     } else {
                         WhenLate::AnswerBehind
                     };
                     let mode = Mode::AtLeast {
-                        token: Token { stream, version },
+                        token: Token::new(self.stream(), version),
                         timeout: Duration::from_millis(if waits { 20 } else { 0 }),
                         then,
                     };

@@ -103,10 +103,7 @@ async fn deleted_and_quarantined_each_mode_says_what_it_does() {
     world.stores.delete("account-1").await;
     daemon.caught_up().await;
     let queries = world.queries().await;
-    let token = |stream: &str, version| Token {
-        stream: stream.into(),
-        version: Some(version),
-    };
+    let token = |stream: &str, version| Token::new(stream, Some(version));
 
     let eventual = queries.get("account-1", &Mode::Eventual).await.unwrap().unwrap();
     assert!(eventual.header.deleted && cents(&eventual) == 3);

@@ -158,13 +158,10 @@ async fn what_queries_cost() {
     daemon.stop().await;
     let table = world.table().await;
     let queries = projector::query::Queries::new(store, table, std::sync::Arc::new(super::fold()));
-    let token = |version| Token {
-        stream: "account-1".into(),
-        version: Some(version),
-    };
+    let token = |version| Token::new("account-1", Some(version));
     let at_least = |version, then| Mode::AtLeast {
         token: token(version),
-        timeout: Duration::from_millis(200),
+        timeout: Duration::from_secs(4),
         then,
     };
     let run = async |mode: Mode| {

@@ -14,7 +14,7 @@ use projector::{
     embedded::eventstore::{EventStoreDb, Handle, Options},
     event::Recorded,
     projection::{Change, Projection, Registry, StoredState},
-    replica::{Replica, ReplicaStore as _, StoreError, dynamodb::DynamoTable, dynamodb::table_name},
+    replica::{Replica, ReplicaStore as _, dynamodb::DynamoTable, dynamodb::table_name},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -271,7 +271,7 @@ impl World {
     /// A replica; none as long as there is no table.
     pub(crate) async fn replica(&self, stream: &str) -> Option<Replica> {
         match self.table(1).await.get(stream, true).await {
-            Err(StoreError::Setup { .. }) => None,
+            Err(error) if error.is_setup() => None,
             replica => replica.unwrap(),
         }
     }

@@ -168,7 +168,8 @@ async fn the_largest_states_that_we_let_through_fit() {
                 fingerprint: Some("f".repeat(64).into()),
             },
             first: u64::MAX / 2,
-            last: u64::MAX / 2
+            last: u64::MAX / 2,
+            at: Some(chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::days(20_000)),
         };
         64
     ];
