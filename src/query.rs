@@ -416,7 +416,10 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
                 && let Ok(replica) = &found
             {
                 looked = true;
-                let unchanged = timeout_at(until, self.unchanged(stream, replica.clone(), token, replayed));
+                let unchanged = timeout_at(
+                    until,
+                    Box::pin(self.unchanged(stream, replica.clone(), token, replayed)),
+                );
                 if let Ok(Some(answer)) = unchanged.await {
                     return Ok(Some(answer));
                 }
@@ -432,9 +435,8 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
             WhenLate::FoldTail => loop {
                 let mut passing = Passing { token, same: None };
                 let deadline = until.min(after(Instant::now(), self.limits.deadline));
-                let answer = self
-                    .fold_tail(stream, None, deadline, Some(&mut passing), replayed)
-                    .await?;
+                let tail = self.fold_tail(stream, None, deadline, Some(&mut passing), replayed);
+                let answer = Box::pin(tail).await?;
                 let reached = answer.as_ref().map(|a| a.header.version) >= Some(token.version);
                 polls += 1;
                 let next = Instant::now() + longest_wait(polls).mul_f64(0.5 + fastrand::f64() / 2.0);
@@ -501,7 +503,8 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         replayed: &mut usize,
     ) -> Result<Option<Answer>, QueryError> {
         let deadline = after(Instant::now(), self.limits.deadline);
-        self.fold_tail(stream, until, deadline, None, replayed).await
+        // On the heap: it holds both stores' futures, which are large.
+        Box::pin(self.fold_tail(stream, until, deadline, None, replayed)).await
     }
 
     async fn fold_tail(
