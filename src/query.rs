@@ -285,11 +285,12 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         let mut replayed = 0;
         let answer = match mode {
             Mode::Eventual => self.eventual(stream).await,
+            // Boxed: what reads the stream is large, and callers await this on stacks of their own.
             Mode::AtLeast { token, timeout, then } => {
-                self.at_least(stream, token, *timeout, *then, &mut replayed).await
+                Box::pin(self.at_least(stream, token, *timeout, *then, &mut replayed)).await
             }
-            Mode::Strong => self.strong(stream, None, &mut replayed).await,
-            Mode::AsOf(moment) => self.strong(stream, Some(*moment), &mut replayed).await,
+            Mode::Strong => Box::pin(self.strong(stream, None, &mut replayed)).await,
+            Mode::AsOf(moment) => Box::pin(self.strong(stream, Some(*moment), &mut replayed)).await,
         };
         let outcome = match &answer {
             Ok(Some(Answer {
