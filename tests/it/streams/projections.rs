@@ -134,6 +134,37 @@ async fn what_ran_before_a_restart_is_not_told_twice() {
 }
 
 #[tokio::test]
+async fn what_was_written_while_it_did_not_run_is_told_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = |projections| Options {
+        data: Some(folder.path().to_owned()),
+        projections,
+        ..Options::default()
+    };
+    let server = start(options(Vec::new())).await;
+    let raw = Raw::connect(server.address()).await;
+    put(&raw, "a-1", 1..3).await;
+    server.shutdown().await;
+    for (ids, links) in [(3..4, 2), (4..5, 3)] {
+        let server = start(options(vec![SystemProjection::ByCategory])).await;
+        let raw = Raw::connect(server.address()).await;
+        assert_eq!(shows(&raw, "$ce-a").await.len(), links);
+        put(&raw, "a-1", ids).await;
+        server.shutdown().await;
+    }
+    // Switched off over the wire, it stays behind over a restart that does not run it, and no longer.
+    let server = start(options(vec![SystemProjection::ByCategory])).await;
+    let raw = Raw::connect(server.address()).await;
+    switch(&raw, "Disable", "$by_category", true).await.unwrap();
+    put(&raw, "a-1", 5..6).await;
+    server.shutdown().await;
+    let server = start(options(vec![SystemProjection::ByCategory])).await;
+    let raw = Raw::connect(server.address()).await;
+    assert_eq!(shows(&raw, "$ce-a").await.len(), 5);
+    server.shutdown().await;
+}
+
+#[tokio::test]
 async fn it_knows_the_five_and_says_so_of_others() {
     let (_server, raw) = server().await;
     let everything = StatisticsOptions {

@@ -82,6 +82,7 @@ pub(super) fn writer(path: &Path, durable: bool) -> Result<Connection, Problem> 
                  source INTEGER
              );
              CREATE UNIQUE INDEX events_of ON events (stream, revision);
+             CREATE TABLE projections (name TEXT PRIMARY KEY, stopped INTEGER NOT NULL);
              COMMIT;",
         )?;
         connection.pragma_update(None, "application_id", APPLICATION)?;

@@ -232,8 +232,6 @@ pub(super) struct Writer {
     connection: Connection,
     shared: Arc<Shared>,
     projections: Arc<[SystemProjection]>,
-    /// Where those that were switched off left off.
-    stopped: HashMap<SystemProjection, u64>,
     streams: HashMap<Arc<str>, Stream>,
     types: HashMap<Arc<str>, i64>,
     recent: Recent,
@@ -300,7 +298,6 @@ impl Writer {
             connection,
             shared,
             projections: projections.into(),
-            stopped: HashMap::new(),
             streams: HashMap::new(),
             types: HashMap::new(),
             recent: Recent::default(),
@@ -314,6 +311,7 @@ impl Writer {
             unanswered: VecDeque::new(),
         };
         writer.introduce()?;
+        writer.go_on()?;
         writer.shared.set_head(Some(writer.last), writer.position);
         Ok(writer)
     }
@@ -463,9 +461,16 @@ impl Writer {
 
     /// Judges a write that is held, and accepts it.
     fn hold(&mut self, write: Write, held: Duration) -> rusqlite::Result<()> {
+        let mut accepted = std::mem::take(&mut self.accepted);
+        let judged = self.hold_in(&mut accepted, write, held);
+        // Also when the file fails: what else is held stays.
+        self.accepted = accepted;
+        judged
+    }
+
+    fn hold_in(&mut self, accepted: &mut Accepted, write: Write, held: Duration) -> rusqlite::Result<()> {
         let (expected, ids) = write.expected();
         let stream = self.stream(&write.stream)?;
-        let mut accepted = std::mem::take(&mut self.accepted);
         let judged = accepted.judged(&write.stream, |name| {
             let own = self.stream(&name.into())?;
             let metadata: Arc<str> = stream::metadata_of(name).into();
@@ -501,7 +506,6 @@ impl Writer {
                 }
             }
         }
-        self.accepted = accepted;
         Ok(())
     }
 

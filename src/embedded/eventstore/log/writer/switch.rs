@@ -1,5 +1,7 @@
-//! Switching a system projection off and on. Keeps: one that is switched on writes what it has missed
-//! before anything else is written, each link once.
+//! Switching a system projection off and on, while the server runs and between two runs.
+//!
+//! Invariant: one that is switched on writes what it has missed before anything else is written, each
+//! link once. Where one stopped stands in the file, so that it goes on there after a restart.
 
 use rusqlite::OptionalExtension as _;
 
@@ -19,19 +21,6 @@ pub(in super::super::super) enum Projecting {
 /// Records that are caught up with at once: what is held of them beside the open transaction.
 const PAGE: usize = 500;
 
-impl SystemProjection {
-    /// The streams that it alone writes: all that begin so, or the one of this name.
-    fn writes(self) -> (&'static str, bool) {
-        match self {
-            Self::ByCategory => ("$ce-", true),
-            Self::ByEventType => ("$et-", true),
-            Self::Streams => ("$streams", false),
-            Self::StreamByCategory => ("$category-", true),
-            Self::ByCorrelationId => ("$bc-", true),
-        }
-    }
-}
-
 impl Writer {
     /// Switches a projection. What it missed is in the log when this returns, and visible.
     pub(super) fn switch(&mut self, projection: SystemProjection, to: Projecting) -> rusqlite::Result<()> {
@@ -49,7 +38,7 @@ impl Writer {
                     .collect();
             }
             (true, Projecting::Stopped | Projecting::Aborted) => {
-                self.stopped.insert(projection, self.position);
+                self.stopped_at(projection, self.position)?;
                 self.projections = self
                     .projections
                     .iter()
@@ -64,19 +53,24 @@ impl Writer {
     }
 
     fn catch_up(&mut self, projection: SystemProjection) -> rusqlite::Result<()> {
-        let mut from = match self.stopped.get(&projection) {
-            Some(at) => *at,
-            None => self.reached(projection)?,
-        };
+        let stopped: Option<u64> = self
+            .connection
+            .prepare_cached("SELECT stopped FROM projections WHERE name = ?1")?
+            .query_row([projection.name()], |row| row.get(0))
+            .optional()?;
+        // One that is not said to have stopped has run until now.
+        let Some(mut from) = stopped else { return Ok(()) };
         let end = self.position;
         let running = std::mem::replace(&mut self.projections, [projection].into());
         self.visible = self.position;
-        // One transaction: the last of its links says how far it has come, if it is asked again.
+        // One transaction: either all of it is written and it no longer counts as stopped, or nothing.
         let written = self.begin().and_then(|()| {
             while let Some(next) = self.missed(from, end)? {
                 from = next;
                 self.project()?;
             }
+            self.connection
+                .execute("DELETE FROM projections WHERE name = ?1", [projection.name()])?;
             self.connection.execute_batch("COMMIT")
         });
         self.projections = running;
@@ -87,26 +81,30 @@ impl Writer {
             self.shared.publish(&mut self.touched, self.last, self.position);
         }
         self.touched.clear();
-        if written.is_ok() {
-            self.stopped.remove(&projection);
-        }
         written
     }
 
-    /// Where a projection that never ran in this process left off: behind the last that it wrote.
-    fn reached(&self, projection: SystemProjection) -> rusqlite::Result<u64> {
-        let (name, prefix) = projection.writes();
-        let beyond = if prefix {
-            format!("{name}\u{10ffff}")
-        } else {
-            name.to_owned()
-        };
-        let mut statement = self.connection.prepare_cached(
-            "SELECT max(e.position) FROM events e, streams s
-             WHERE s.name >= ?1 AND s.name <= ?2 AND e.stream = s.id",
-        )?;
-        let last: Option<Option<u64>> = statement.query_row([name, &beyond], |row| row.get(0)).optional()?;
-        Ok(last.flatten().map_or(0, |last| last + 1))
+    /// At a start: what runs now and did not run before catches up, and what no longer runs stops here.
+    pub(super) fn go_on(&mut self) -> rusqlite::Result<()> {
+        let running = std::mem::take(&mut self.projections);
+        for projection in SystemProjection::ALL {
+            if running.contains(&projection) {
+                self.catch_up(projection)?;
+            } else {
+                self.stopped_at(projection, self.position)?;
+            }
+        }
+        self.projections = running;
+        Ok(())
+    }
+
+    /// Notes where a projection stopped, unless it had stopped before.
+    fn stopped_at(&self, projection: SystemProjection, position: u64) -> rusqlite::Result<()> {
+        let mut insert = self
+            .connection
+            .prepare_cached("INSERT OR IGNORE INTO projections (name, stopped) VALUES (?1, ?2)")?;
+        insert.execute(rusqlite::params![projection.name(), position])?;
+        Ok(())
     }
 
     /// Takes up the next records that it has missed; where to go on, while there is something.
