@@ -101,9 +101,20 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 struct NotYet {
     high: Token,
+    /// Where the stream ended then: nothing at or above it was readable.
+    below: Revision,
+    /// Since when it has ended there, and the newest delivery that has waited as long.
     since: Duration,
+    waited: Token,
     reads: u32,
     due: Duration,
+}
+
+impl NotYet {
+    /// Up to which delivery nothing more is expected.
+    fn hopeless(&self) -> Option<Token> {
+        (self.due > self.since + SHOWN_WITHIN).then_some(self.waited)
+    }
 }
 
 /// Events of a read that shows what a base's last event is: that one, and the one that follows it.
@@ -689,11 +700,13 @@ impl Lane {
             self.unreadable = Some((high, below));
             return;
         }
-        let hopeless = self.not_yet.is_some_and(|n| n.due > n.since + SHOWN_WITHIN);
+        let hopeless = self.not_yet.as_ref().and_then(NotYet::hopeless);
         for (revision, waiting) in self.waiting.range_mut(crate::event::next_after(version)..) {
-            if *revision >= below && !(hopeless && waiting.event.is_none()) {
-                continue;
-            }
+            let high = match hopeless {
+                _ if *revision < below => high,
+                Some(waited) if waiting.event.is_none() => waited,
+                _ => continue,
+            };
             let (gone, newer): (Vec<_>, Vec<_>) = waiting.tokens.drain(..).partition(|token| *token <= high);
             waiting.tokens = newer;
             self.tally.settled_without_write += gone.len() as u64;
@@ -748,11 +761,20 @@ impl Lane {
             self.not_yet = None;
             return;
         }
-        let (since, reads) = self.not_yet.map_or((now, 0), |n| (n.since, n.reads + 1));
+        // A stream that grows is on its way to what is waited for; what came after the last wait
+        // began waits as long.
+        let (since, waited, reads) = match self.not_yet {
+            Some(n) if below > n.below => (now, high, 0),
+            Some(n) if n.hopeless().is_some() => (now, high, n.reads),
+            Some(n) => (n.since, n.waited, n.reads + 1),
+            None => (now, high, 0),
+        };
         let pause = FIRST_PAUSE.saturating_mul(1 << reads.min(10)).min(LONGEST_PAUSE);
         self.not_yet = Some(NotYet {
             high,
+            below,
             since,
+            waited,
             reads,
             due: now + pause,
         });

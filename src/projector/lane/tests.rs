@@ -943,6 +943,59 @@ fn what_a_delivery_names_and_no_read_shows_is_waited_for() {
     assert_eq!(lane.verdicts(), [Verdict::Ack(1)]);
 }
 
+/// The wait used to be counted from the first read that fell short, whatever later reads showed.
+#[test]
+fn a_stream_that_becomes_readable_bit_by_bit_is_waited_for() {
+    let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
+        .rules
+        .clone();
+    let mut lane = Lane::new("s-1".into(), rules);
+    let (mut now, mut shown) = (Duration::ZERO, 0);
+    lane.deliver(1, Arrival::Revision(100), false);
+    while now < 3 * SHOWN_WITHIN {
+        let readable: Vec<_> = (0..=shown).collect();
+        let (wait, _) = run(&mut lane, now, &readable, shown);
+        assert_eq!((lane.unsettled(), lane.verdicts()), (1, vec![]), "at {now:?}");
+        now = wait.unwrap().max(now + SHOWN_WITHIN / 4);
+        shown += 1;
+    }
+    let readable: Vec<_> = (0..=100).collect();
+    let (_, stored) = run(&mut lane, now, &readable, 100);
+    assert_eq!(stored.unwrap().version, Some(100));
+    assert_eq!(lane.verdicts(), [Verdict::Ack(1)]);
+}
+
+/// Each delivery waits for as long; none is given up with one that came long before it.
+#[test]
+fn what_is_delivered_late_is_waited_for_from_then_on() {
+    let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
+        .rules
+        .clone();
+    let mut lane = Lane::new("s-1".into(), rules);
+    lane.deliver(1, Arrival::Revision(2), false);
+    let mut now = Duration::ZERO;
+    let mut given_up = [None, None];
+    while let (Some(at), _) = run(&mut lane, now, &[0], 0) {
+        now = at;
+        if now > SHOWN_WITHIN / 2 && lane.unsettled() == 1 && lane.newest == 1 {
+            lane.deliver(2, Arrival::Revision(3), false);
+        }
+        for verdict in lane.verdicts() {
+            let Verdict::Ack(token) = verdict else { unreachable!() };
+            given_up[usize::try_from(token).unwrap() - 1] = Some(now);
+        }
+    }
+    lane.verdicts().iter().for_each(|v| match v {
+        Verdict::Ack(2) => given_up[1] = Some(now),
+        other => panic!("{other:?}"),
+    });
+    let [Some(first), Some(second)] = given_up else {
+        panic!("{given_up:?}")
+    };
+    assert!(first < 2 * SHOWN_WITHIN, "{first:?}");
+    assert!(second > first + SHOWN_WITHIN / 2, "{first:?}, {second:?}");
+}
+
 #[test]
 fn a_hole_between_two_events_is_crossed_as_one_before_them() {
     for policy in [OnLostHistory::Partial, OnLostHistory::Quarantine] {
