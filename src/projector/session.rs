@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::{
     bases::Bases,
     effects::Stores,
-    held::Deliveries,
+    held::{Deliveries, Record},
     lane::{Arrival, Base, Effect, Lane, Next, Outcome, PutKind, Rules, Token, Verdict},
     meter::{Count, EndReason, LaneState, Level, Meter, Timing},
     pace::Pace,
@@ -345,6 +345,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
 
     fn deliver(&mut self, delivery: Delivery) {
         self.meter().count(Count::Received, 1);
+        let record = Record::of(&delivery);
         let (stream, arrival) = match delivery.said {
             Said::Event(event) => (event.stream.clone(), Arrival::Event(event)),
             Said::Moved {
@@ -355,16 +356,14 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             Said::Onward { stream } => (stream, Arrival::Onward),
             Said::Nothing => {
                 self.meter().count(Count::Skipped, 1);
-                self.deliveries.passed(delivery.place);
-                self.acks.push(delivery.ack);
+                self.pass(record, None);
                 return;
             }
         };
         if let Err(error) = item::check_key(&stream) {
             // Nothing can stand under such a name, not even a mark: it must not stop the others.
             warn!(%stream, %error, "parked: the stream can have no replica");
-            self.deliveries.passed(delivery.place);
-            self.parks.push((delivery.ack, format!("failed to {error}")));
+            self.pass(record, Some(format!("failed to {error}")));
             return;
         }
         let age = (Utc::now() - delivery.at).to_std().unwrap_or_default();
@@ -383,7 +382,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             );
         }
         // Delivered again while it is held: no progress, and nothing new.
-        if let Some(token) = self.deliveries.take(Some(delivery.ack), delivery.place, bytes) {
+        if let Some(token) = self.deliveries.take(Some(record), bytes) {
             self.hand_over(stream, token, arrival, behind);
         }
     }
@@ -589,13 +588,30 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
 
     fn settle(&mut self, verdicts: Vec<Verdict>) {
         for verdict in verdicts {
-            match verdict {
-                Verdict::Ack(token) => self.acks.extend(self.deliveries.settle(token)),
-                Verdict::Park(token, reason) => {
-                    self.parks
-                        .extend(self.deliveries.settle(token).map(|ack| (ack, reason)));
-                }
+            let (token, park) = match verdict {
+                Verdict::Ack(token) => (token, None),
+                Verdict::Park(token, reason) => (token, Some(reason)),
+            };
+            self.let_go(token, park);
+        }
+    }
+
+    fn let_go(&mut self, token: Token, park: Option<String>) {
+        let Some(answer) = self.deliveries.settle(token, park) else {
+            return;
+        };
+        for _ in 0..answer.records {
+            match &answer.park {
+                None => self.acks.push(answer.ack),
+                Some(reason) => self.parks.push((answer.ack, reason.clone())),
             }
+        }
+    }
+
+    /// Settles what no lane need hear of.
+    fn pass(&mut self, record: Record, park: Option<String>) {
+        if let Some(token) = self.deliveries.take(Some(record), 0) {
+            self.let_go(token, park);
         }
     }
 
@@ -699,7 +715,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             && let Some(Marked { stream, generation, .. }) = self.looks.pop_front()
         {
             debug!(%stream, "looking at a noted mark");
-            if let Some(token) = self.deliveries.take(None, None, 0) {
+            if let Some(token) = self.deliveries.take(None, 0) {
                 self.hand_over(stream, token, Arrival::Noted { generation }, false);
             }
         }

@@ -1,7 +1,9 @@
 //! Stores that go away and come back: nothing is parked, nothing is lost, nobody is asked.
 
-use projector::config::Size;
+use eventstore::{AppendToStreamOptions, EventData, ExpectedRevision};
+use projector::config::{self, Size};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::world::{Old, World};
 use crate::support::{node::until, proxy::Fault};
@@ -179,6 +181,54 @@ async fn deliveries_out_of_order_and_twice_change_nothing() {
     }
     one.stop().await;
     two.stop().await;
+}
+
+/// An event id may stand in two streams, and twice in one: while the first was held, the second was
+/// taken for it come again, and its stream stayed behind with a lag of zero.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_with_one_id_are_projected_each() {
+    for (source, placed) in [
+        ("all:stream-prefix:account-", [("account-1", 0), ("account-2", 0)]),
+        ("stream:account-1", [("account-1", 0), ("account-1", 1)]),
+    ] {
+        let world = World::start().await;
+        let daemon = world
+            .daemon_with::<Old>("a", |settings| {
+                let own = config::Projection {
+                    source: Some(source.to_owned()),
+                    ..config::Projection::default()
+                };
+                settings.projection.insert("account".to_owned(), own);
+            })
+            .await;
+        daemon.caught_up().await;
+        world.proxy.inject("PutItem", usize::MAX, Fault::LoseRequest);
+        let id = Uuid::new_v4();
+        for (number, (stream, revision)) in (1..).zip(placed) {
+            let event = EventData::json("Paid", &json!({ "amount": 1 })).unwrap().id(id);
+            let expected = match revision {
+                0 => ExpectedRevision::NoStream,
+                after => ExpectedRevision::Exact(after - 1),
+            };
+            let options = AppendToStreamOptions::default().expected_revision(expected);
+            world.client().append_to_stream(stream, &options, event).await.unwrap();
+            until("it is delivered, and held", async || {
+                daemon.metric("projector_held_deliveries").await >= f64::from(number)
+            })
+            .await;
+        }
+        world.proxy.disarm();
+        daemon.caught_up().await;
+        for (stream, revision) in placed {
+            let version = world.replica(stream).await.unwrap().header.version;
+            assert!(version >= Some(revision), "{source}: {stream} is at {version:?}");
+        }
+        until("the group has an answer for each", async || {
+            daemon.metric("projector_group_in_flight_messages").await == 0.0
+        })
+        .await;
+        daemon.stop().await;
+    }
 }
 
 /// Deliveries of any size used to be taken up to their number alone.
