@@ -395,8 +395,8 @@ struct Reporter {
 /// What the measuring task asks of sessions.
 #[derive(Default)]
 struct Asked {
-    /// Noted streams to look at.
-    looks: Mutex<Vec<Marked>>,
+    /// Noted streams to look at; each once, for there may be no session that takes them.
+    looks: Mutex<HashMap<Arc<str>, Marked>>,
     /// Which table the sessions know.
     table: Mutex<Option<Arc<str>>>,
     /// Connections made so far.
@@ -427,8 +427,14 @@ impl Asked {
         }
     }
 
-    fn looks(&self) -> std::sync::MutexGuard<'_, Vec<Marked>> {
+    fn looks(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Marked>> {
         self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for a look at each; the newest word of a stream stands.
+    fn look_at(&self, marks: Vec<Marked>) {
+        self.looks()
+            .extend(marks.into_iter().map(|mark| (mark.stream.clone(), mark)));
     }
 }
 
@@ -457,7 +463,7 @@ impl Report for Reporter {
     }
 
     fn marks_to_try(&mut self) -> Vec<Marked> {
-        std::mem::take(&mut *self.asked.looks())
+        std::mem::take(&mut *self.asked.looks()).into_values().collect()
     }
 
     fn table_is_anew(&self) -> bool {
@@ -607,7 +613,7 @@ fn heed(
     let due: Vec<Marked> = marks.iter().filter(due).cloned().collect();
     tried.retain(|_, at| at.elapsed() < LOOK_AT_MARK_EVERY);
     tried.extend(due.iter().map(|mark| (mark.stream.clone(), Instant::now())));
-    asked.looks().extend(due);
+    asked.look_at(due);
     let names = |marks: &[&Marked]| marks.iter().map(|mark| mark.stream.to_string()).collect();
     status.send_modify(|s| {
         s.quarantined = names(&quarantined);
@@ -679,6 +685,27 @@ mod tests {
             reporter(unknown).stands_still() >= Some(minute),
             "what cannot be seen may wait"
         );
+    }
+
+    /// Between sessions each round used to add every mark once more.
+    #[test]
+    fn marks_that_nobody_looks_at_are_asked_for_once() {
+        let mark = |stream: &str, generation| Marked {
+            stream: stream.into(),
+            kind: MarkKind::Quarantined,
+            by: crate::replica::Fingerprints::default(),
+            generation,
+        };
+        let mut reporter = reporter(status(0, Duration::ZERO));
+        for generation in 1..=3 {
+            reporter
+                .asked
+                .look_at(vec![mark("a-1", generation), mark("b-1", generation)]);
+        }
+        let mut to_try = reporter.marks_to_try();
+        to_try.sort_by(|a, b| a.stream.cmp(&b.stream));
+        assert_eq!(to_try, [mark("a-1", 3), mark("b-1", 3)]);
+        assert_eq!(reporter.marks_to_try(), []);
     }
 
     #[test]

@@ -169,6 +169,27 @@ enum Input {
     Stop,
 }
 
+/// Noted marks in turn, each stream once however often it is asked for.
+#[derive(Debug, Default)]
+struct Looks {
+    turns: VecDeque<Arc<str>>,
+    generations: HashMap<Arc<str>, u64>,
+}
+
+impl Looks {
+    fn add(&mut self, stream: Arc<str>, generation: u64) {
+        // The newest word stands: a stream that began anew counts from below.
+        if self.generations.insert(stream.clone(), generation).is_none() {
+            self.turns.push_back(stream);
+        }
+    }
+
+    fn next(&mut self) -> Option<(Arc<str>, u64)> {
+        let stream = self.turns.pop_front()?;
+        self.generations.remove_entry(&stream)
+    }
+}
+
 /// One connection and all that hangs on it.
 pub struct Session<Sub, J, S, R> {
     spec: Arc<Spec>,
@@ -203,7 +224,7 @@ pub struct Session<Sub, J, S, R> {
     storms: HashMap<&'static str, VecDeque<Instant>>,
     number: u64,
     /// Noted marks to look at.
-    looks: VecDeque<Marked>,
+    looks: Looks,
     /// Denials that wait whether they are a stream's own, and since when.
     denials: VecDeque<(Instant, Arc<str>, String)>,
     moved: bool,
@@ -245,7 +266,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             next_tick: now + TICK,
             storms: HashMap::new(),
             number: SESSIONS.fetch_add(1, Ordering::Relaxed),
-            looks: VecDeque::new(),
+            looks: Looks::default(),
             denials: VecDeque::new(),
             moved: false,
             last_moved: now,
@@ -710,9 +731,11 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             std::mem::take(&mut self.moved) || (holding == 0 && self.report.stands_still().is_none()),
         );
         self.spec_gauges(holding);
-        self.looks.extend(self.report.marks_to_try());
+        for marked in self.report.marks_to_try() {
+            self.looks.add(marked.stream, marked.generation);
+        }
         while self.deliveries.own() < LOOKS
-            && let Some(Marked { stream, generation, .. }) = self.looks.pop_front()
+            && let Some((stream, generation)) = self.looks.next()
         {
             debug!(%stream, "looking at a noted mark");
             if let Some(token) = self.deliveries.take(None, 0) {
@@ -773,5 +796,27 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
 
     fn meter(&self) -> Arc<dyn Meter> {
         self.stores.meter.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each round used to add every stream once more while the first one waited its turn.
+    #[test]
+    fn a_noted_stream_waits_for_one_look() {
+        let mut looks = Looks::default();
+        for generation in [7, 8] {
+            for stream in ["b-1", "a-1"] {
+                looks.add(stream.into(), generation);
+            }
+        }
+        assert_eq!(looks.next(), Some(("b-1".into(), 8)), "in turn");
+        looks.add("b-1".into(), 9);
+        assert_eq!(looks.next(), Some(("a-1".into(), 8)));
+        assert_eq!(looks.next(), Some(("b-1".into(), 9)), "asked for again after its turn");
+        assert_eq!(looks.next(), None);
+        assert!(looks.generations.is_empty());
     }
 }
