@@ -404,20 +404,24 @@ impl Writer {
     /// Commits what was held up to this moment and what a batch holds.
     fn commit(&mut self, batch: &mut Vec<Write>, until: Instant) {
         let mut answers = Vec::with_capacity(batch.len());
+        let mut settled = Vec::new();
         self.visible = self.position;
         let written = self.begin().and_then(|()| {
             while let Some(due) = self.accepted.pop(until) {
                 match due {
-                    Due::Commit(write) => self.write_now(write, &mut answers)?,
+                    Due::Commit(write) => self.write_now(write, &mut answers, &mut settled)?,
                     Due::Dead(writes) => self.unanswered.extend(writes.into_iter().map(|write| write.reply)),
                 }
             }
             for write in batch.drain(..) {
                 match self.accepted.holds(&write.stream) {
-                    None => self.write_now(write, &mut answers)?,
-                    Some(held) => self.hold(write, held)?,
+                    None => self.write_now(write, &mut answers, &mut settled)?,
+                    Some(held) => self.hold(write, held, &mut settled)?,
                 }
             }
+            // Before the commit, as EventStoreDB answers what it refuses; and no sooner than it must be, for
+            // what they name is not visible until then.
+            settled.drain(..).for_each(give);
             self.connection.execute_batch("COMMIT")
         });
         // A write whose own statement failed is dropped unanswered: its sender reads that as a stop.
@@ -434,17 +438,22 @@ impl Writer {
         for (reply, appended) in answers {
             give((reply, failure.clone().map_or(Ok(appended), Err)));
         }
+        // Judged in a transaction that came to nothing.
+        for (reply, result) in settled {
+            give((reply, failure.clone().map_or(result, Err)));
+        }
         self.unanswered.retain(|reply| !reply.is_closed());
         if self.streams.len() > STREAMS {
             self.streams.clear();
         }
     }
 
-    /// Writes, and answers what needs no commit at once.
+    /// Writes; what needs no commit is settled.
     fn write_now(
         &mut self,
         write: Write,
         answers: &mut Vec<(oneshot::Sender<Result<Appended, WriteError>>, Appended)>,
+        settled: &mut Vec<Answer>,
     ) -> rusqlite::Result<()> {
         let Write { stream, what, reply } = write;
         let done = match &what {
@@ -453,22 +462,28 @@ impl Writer {
         };
         match done {
             Done::Written(appended) => answers.push((reply, appended)),
-            Done::Settled(result) => give((reply, result)),
+            Done::Settled(result) => settled.push((reply, result)),
             Done::Underway => self.unanswered.push_back(reply),
         }
         Ok(())
     }
 
     /// Judges a write that is held, and accepts it.
-    fn hold(&mut self, write: Write, held: Duration) -> rusqlite::Result<()> {
+    fn hold(&mut self, write: Write, held: Duration, settled: &mut Vec<Answer>) -> rusqlite::Result<()> {
         let mut accepted = std::mem::take(&mut self.accepted);
-        let judged = self.hold_in(&mut accepted, write, held);
+        let judged = self.hold_in(&mut accepted, write, held, settled);
         // Also when the file fails: what else is held stays.
         self.accepted = accepted;
         judged
     }
 
-    fn hold_in(&mut self, accepted: &mut Accepted, write: Write, held: Duration) -> rusqlite::Result<()> {
+    fn hold_in(
+        &mut self,
+        accepted: &mut Accepted,
+        write: Write,
+        held: Duration,
+        settled: &mut Vec<Answer>,
+    ) -> rusqlite::Result<()> {
         let (expected, ids) = write.expected();
         let stream = self.stream(&write.stream)?;
         let judged = accepted.judged(&write.stream, |name| {
@@ -501,7 +516,7 @@ impl Writer {
             Some(done) => {
                 accepted.settle(&write.stream);
                 match done {
-                    Done::Settled(result) => give((write.reply, result)),
+                    Done::Settled(result) => settled.push((write.reply, result)),
                     Done::Underway | Done::Written(_) => self.unanswered.push_back(write.reply),
                 }
             }
