@@ -82,7 +82,9 @@ pub struct Settings {
     /// Within this time a command with a caller's id lands at most once, and its repetition is
     /// answered with what was committed. By the server's clock and this process's, which must not be
     /// further apart than callers leave between their last try and it. A deletion ends the
-    /// guarantee: what landed before it can only be known by a replica.
+    /// guarantee: what landed before it can only be known by a replica. A stream's new life cannot be
+    /// told from one that was truncated: until it is as old as this, a command with an id that is
+    /// not remembered is [`CommandError::OutOfReach`], under every policy.
     pub retry_horizon: Duration,
     /// Events that may be read back to the horizon for a command with a caller's id, where the state
     /// does not remember as much; beyond them it is [`CommandError::OutOfReach`].
@@ -150,6 +152,15 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The time since which a command with a caller's id is looked for; from the beginning, where
+    /// the horizon is longer than there are times.
+    fn horizon(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        TimeDelta::from_std(self.retry_horizon)
+            .ok()
+            .and_then(|horizon| now.checked_sub_signed(horizon))
+            .map_or(ALL_COMMANDS, |from| from.max(ALL_COMMANDS))
+    }
+
     fn catch_up(&self) -> CatchUpRules {
         CatchUpRules {
             keep_commands: self.keep_commands,
@@ -357,12 +368,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         let rules = AttemptRules {
             attempts: self.settings.attempts,
             on_deleted: self.settings.on_deleted,
-            known_from: context
-                .command_id
-                .is_some()
-                .then(|| TimeDelta::from_std(self.settings.retry_horizon).ok())
-                .flatten()
-                .and_then(|horizon| identity.at.checked_sub_signed(horizon)),
+            known_from: context.command_id.map(|_| self.settings.horizon(identity.at)),
             catch_up: self.settings.catch_up(),
         };
         seen.known_from = rules.known_from;
@@ -384,7 +390,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             } else {
                 if appending {
                     let late = JournalError::OutcomeUnknown("no reply before the command's deadline".to_owned());
-                    attempt.apply(Reply::Appended(Err(late), None));
+                    attempt.apply(Reply::Appended(Err(late), None, Utc::now()));
                 }
                 if loading && let Some(error) = seen.not_loaded(stream) {
                     attempt.apply(Reply::NotLoaded(error));
@@ -441,7 +447,6 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                     from: seen.known_from.unwrap_or(ALL_COMMANDS),
                     cap: self.settings.horizon_cap,
                     page: self.settings.page,
-                    lives_anew: self.settings.catch_up().restarts || self.settings.on_deleted != OnDeleted::Refuse,
                 };
                 self.observer.observe(A::CATEGORY, Observation::Searched);
                 Reply::Searched(self.recent.search(&self.journal, stream, search).await)
@@ -473,14 +478,15 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         match (look, verify) {
             (Some(from), _) => tokio::select! {
                 biased;
-                outcome = answer => Reply::Appended(outcome, None),
+                outcome = answer => Reply::Appended(outcome, None, Utc::now()),
                 slice = Box::pin(self.look_for(stream, from, place)) => Reply::Read(Ok(slice)),
             },
             (None, Some(at)) => {
-                let (outcome, slice) = tokio::join!(answer, Box::pin(self.journal.read(stream, at, one)));
-                Reply::Appended(outcome, Some(slice))
+                let answered = async { (answer.await, Utc::now()) };
+                let ((outcome, at), slice) = tokio::join!(answered, Box::pin(self.journal.read(stream, at, one)));
+                Reply::Appended(outcome, Some(slice), at)
             }
-            (None, None) => Reply::Appended(answer.await, None),
+            (None, None) => Reply::Appended(answer.await, None, Utc::now()),
         }
     }
 
@@ -712,7 +718,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         let CatchUp { mut base, found, .. } = reading;
         if let Some(found) = found
             && let (Some(first), Some(last)) = (found.events.first(), found.events.last())
-            && !base.header.commands.iter().any(|l| l.command == command)
+            && base.landed(command).is_none()
         {
             // Older than the window, and seen all the same.
             let landed = Landed {
@@ -722,7 +728,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 last: last.revision,
                 at: Some(stored_time(last.created)),
             };
-            base.header.commands.insert(0, landed);
+            base.older = Some(Box::new(landed));
         }
         // Where nothing of the stream is readable, the attempt itself reads to where it ends.
         Ok((base, confirmed))
@@ -787,7 +793,8 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             }
         }
         if trusted {
-            self.recent.heed(stream, &base.header);
+            self.recent
+                .heed(stream, &base.header, self.settings.horizon(Utc::now()));
         }
         if let Some(cache) = &self.cache {
             if trusted {

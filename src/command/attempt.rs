@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
@@ -206,7 +207,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
     pub fn apply(&mut self, reply: Reply<C::Error>) {
         if matches!(
             reply,
-            Reply::Read(Ok(_)) | Reply::Stands(Ok(_)) | Reply::Appended(Ok(_), _)
+            Reply::Read(Ok(_)) | Reply::Stands(Ok(_)) | Reply::Appended(Ok(_), ..)
         ) {
             self.trouble = None;
         }
@@ -221,7 +222,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             (Phase::Refresh(reading), Reply::Refreshed(base)) => self.refreshed(reading, base),
             (Phase::Look, Reply::Stands(Ok(standing))) => self.stands(&standing),
             (Phase::Search, Reply::Searched(Ok(searched))) => self.searched(searched),
-            (Phase::Append, Reply::Appended(outcome, beside)) => self.appended(outcome, beside),
+            (Phase::Append, Reply::Appended(outcome, beside, at)) => self.appended(outcome, beside, at),
             // The answer was not waited for any longer.
             (Phase::Append, Reply::Read(Ok(slice))) => {
                 self.doubt = self.doubt.max(Doubt::Lost);
@@ -375,7 +376,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
     /// Has the command landed already, as far as the base knows? Else it is decided.
     fn look_up(&mut self) {
         let command = self.identity.command;
-        let known = self.base.header.commands.iter().find(|l| l.command == command).cloned();
+        let known = self.base.landed(command).cloned();
         match known {
             Some(landed) if self.reused(&landed.sort) => {}
             // Its state is behind the base: fold the stream anew, up to it, where one read does that.
@@ -424,7 +425,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
                 self.phase = self.catch_up();
             }
             Searched::Found(landed) => {
-                self.base.header.commands.insert(0, landed);
+                self.base.older = Some(Box::new(landed));
                 self.look_up();
             }
             Searched::NotThere => {
@@ -448,11 +449,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
     }
 
     fn knows_command(&self) -> bool {
-        self.base
-            .header
-            .commands
-            .iter()
-            .any(|l| l.command == self.identity.command)
+        self.base.landed(self.identity.command).is_some()
     }
 
     /// The base was marked deleted and the stream lives: what its item says next is the daemon's.
@@ -744,7 +741,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             base: version,
             events: new,
         };
-        let raw = self.raw(&pending, next_after(self.place()));
+        let raw = self.raw(&pending, next_after(self.place()), self.identity.at);
         let folded = fold_run(self.fold, (self.base.header.clone(), self.base.state.clone()), &raw, 0);
         if let Some((index, error)) = folded.stopped {
             let error = unwritable(format!("event {index} (`{}`): {error}", raw[index].kind));
@@ -754,8 +751,8 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         self.phase = Phase::Append;
     }
 
-    /// The pending events as a read would give them, the first at `first`.
-    fn raw(&self, pending: &Pending, first: Revision) -> Vec<RawEvent> {
+    /// The pending events as a read would give them, the first at `first`, written at `at`.
+    fn raw(&self, pending: &Pending, first: Revision, at: DateTime<Utc>) -> Vec<RawEvent> {
         let raw = |(event, revision): (&NewEvent, Revision)| RawEvent {
             stream: self.stream.clone(),
             revision,
@@ -764,19 +761,24 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             json: event.json,
             data: event.data.clone(),
             metadata: event.metadata.clone(),
-            created: self.identity.at,
+            created: at,
         };
         pending.events.iter().zip(first..).map(raw).collect()
     }
 
-    fn appended(&mut self, outcome: Result<Appended, JournalError>, beside: Option<Result<Slice, JournalError>>) {
+    fn appended(
+        &mut self,
+        outcome: Result<Appended, JournalError>,
+        beside: Option<Result<Slice, JournalError>>,
+        at: DateTime<Utc>,
+    ) {
         let to_verify = self.to_verify();
         let Some(pending) = self.pending.take() else {
             return self.expire();
         };
         match outcome {
             Ok(appended) => match to_verify {
-                Some(_) if self.verifies(beside) => self.landed(pending, appended),
+                Some(_) if self.verifies(beside) => self.landed(pending, appended, at),
                 Some(_) => {
                     // It landed, on a state that is not known to be the stream's: what it came to
                     // is read from the stream.
@@ -785,7 +787,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
                     self.pending = Some(pending);
                     self.phase = self.catch_up();
                 }
-                None => self.landed(pending, appended),
+                None => self.landed(pending, appended, at),
             },
             Err(JournalError::WrongExpected { current }) => {
                 self.observed.push(if self.rounds == 0 {
@@ -843,7 +845,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         self.base.verified && self.base.header.version.is_some()
     }
 
-    fn landed(&mut self, pending: Pending, appended: Appended) {
+    fn landed(&mut self, pending: Pending, appended: Appended, at: DateTime<Utc>) {
         let count = pending.events.len() as u64;
         let place = match pending.expected {
             Expected::Exact(at) => Some(at + count),
@@ -861,7 +863,8 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         };
         self.attempts += 1;
         self.observed.push(Observation::Appended);
-        let raw = self.raw(&pending, first);
+        // Written before it was answered: a window that forgets it says so no earlier than it was.
+        let raw = self.raw(&pending, first, at);
         self.parent = self
             .base
             .header

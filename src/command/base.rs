@@ -17,7 +17,7 @@ use crate::{
         Fold, FoldError, OnLostHistory, State,
         run::{command_of, fold_run},
     },
-    replica::Header,
+    replica::{Header, Landed},
 };
 
 /// How a base relates to the item in the replica table: what a write-through may demand.
@@ -49,6 +49,9 @@ pub struct Base {
     pub seen: Option<Revision>,
     /// What the state weighs in a cache.
     pub weight: Weight,
+    /// A command that was found before the header's window. Not in it: a window has every command
+    /// since its first, and others rely on that.
+    pub older: Option<Box<Landed>>,
 }
 
 /// What a state takes in memory, weighed seldom: by the last weighing and what was folded since.
@@ -89,7 +92,14 @@ impl Base {
             verified: true,
             seen: None,
             weight: Weight::default(),
+            older: None,
         }
+    }
+
+    /// Where a command landed, as far as the base knows.
+    pub fn landed(&self, command: Uuid) -> Option<&Landed> {
+        let mut known = self.header.commands.iter().chain(self.older.as_deref());
+        known.find(|landed| landed.command == command)
     }
 
     /// Weighs the state, when it may have changed by more than a little since it was weighed last.

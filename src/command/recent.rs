@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::attempt::Searched;
@@ -24,6 +24,13 @@ use crate::{
 /// that takes 370 a second has 111,000 in five minutes.
 const MOST: usize = 250_000;
 
+/// Remembered beyond the horizon: commands under way began earlier, by a deadline and some waiting,
+/// and ask as much further back.
+const SLACK: TimeDelta = TimeDelta::minutes(1);
+
+/// Pages that are read forwards without asking whether backwards were shorter.
+const FEW_PAGES: usize = 4;
+
 /// What a search is after.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Search {
@@ -35,11 +42,10 @@ pub(super) struct Search {
     /// Events that it may read.
     pub(super) cap: usize,
     pub(super) page: ReadLimit,
-    /// A stream whose history begins above revision 0 lives anew: nothing was before.
-    pub(super) lives_anew: bool,
 }
 
-/// One aggregate's: every command of the events from `low` to `upto`.
+/// One aggregate's: every command of the events from `low` to `upto`. History that is gone is never
+/// taken for history that never was: a stream's events do not tell a truncation from a new life.
 struct Known {
     low: Revision,
     upto: Revision,
@@ -54,31 +60,54 @@ type Shared = Arc<tokio::sync::Mutex<Option<Known>>>;
 
 /// What is known of all aggregates.
 #[derive(Default)]
-pub(super) struct Recent(Mutex<HashMap<Arc<str>, Shared>>);
+pub(super) struct Recent(Mutex<Slots>);
+
+#[derive(Default)]
+struct Slots {
+    of: HashMap<Arc<str>, Slot>,
+    /// All their sizes.
+    total: usize,
+}
+
+struct Slot {
+    shared: Shared,
+    /// One, and one for each command, when it was last looked at.
+    size: usize,
+}
+
+impl Slots {
+    fn remove(&mut self, stream: &str) {
+        if let Some(slot) = self.of.remove(stream) {
+            self.total -= slot.size;
+        }
+    }
+}
 
 impl Recent {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Shared>> {
+    fn lock(&self) -> MutexGuard<'_, Slots> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets one, or all.
     pub(super) fn forget(&self, stream: Option<&str>) {
         match stream {
-            Some(stream) => drop(self.lock().remove(stream)),
-            None => self.lock().clear(),
+            Some(stream) => self.lock().remove(stream),
+            None => *self.lock() = Slots::default(),
         }
     }
 
-    /// Takes what a base knows beyond what is known here, when nothing lies between.
-    pub(super) fn heed(&self, stream: &str, header: &Header) {
-        let Some(shared) = self.lock().get(stream).cloned() else {
+    /// Takes what a base knows beyond what is known here, when nothing lies between, and forgets
+    /// what is older than anybody asks for, `from`.
+    pub(super) fn heed(&self, stream: &str, header: &Header, from: DateTime<Utc>) {
+        let Some(shared) = self.lock().of.get(stream).map(|slot| slot.shared.clone()) else {
             return;
         };
         // Somebody reads: that brings more than this.
-        let Ok(mut known) = shared.try_lock() else { return };
-        let (Some(known), Some(version)) = (known.as_mut(), header.version) else {
+        let Ok(mut slot) = shared.try_lock() else { return };
+        let (Some(known), Some(version)) = (slot.as_mut(), header.version) else {
             return;
         };
+        // A window has every command since its first.
         let joined = header.commands_since <= ALL_COMMANDS
             || header
                 .commands
@@ -86,11 +115,17 @@ impl Recent {
                 .is_some_and(|oldest| oldest.first <= known.upto + 1);
         if joined && version > known.upto {
             let upto = known.upto;
+            let newest = header.event.as_ref().map(|event| stored_time(event.at));
             for landed in header.commands.iter().filter(|landed| landed.last > upto) {
-                known.add(landed.clone());
+                let at = landed.at.or(newest);
+                known.take(Landed { at, ..landed.clone() });
             }
             known.upto = version;
         }
+        known.prune(from);
+        let size = size_of(slot.as_ref());
+        drop(slot);
+        self.weigh(stream, &shared, size);
     }
 
     /// Looks for a command, reading what is not known yet.
@@ -100,47 +135,88 @@ impl Recent {
         stream: &Arc<str>,
         search: Search,
     ) -> Result<Searched, JournalError> {
-        let shared = self.lock().entry(stream.clone()).or_default().clone();
+        let shared = self.slot(stream);
         let mut slot = shared.lock().await;
         let searched = look(journal, stream, &mut slot, search).await;
-        let size = slot.as_ref().map_or(0, |known| known.order.len());
+        let size = size_of(slot.as_ref());
         drop(slot);
-        self.make_room(stream, size);
+        self.weigh(stream, &shared, size);
         searched
     }
 
-    /// Forgets other aggregates when too much is remembered; what is in use counts with the next search.
-    fn make_room(&self, stream: &Arc<str>, size: usize) {
-        let mut all = self.lock();
-        let of = |shared: &Shared| {
-            shared
-                .try_lock()
-                .map_or(0, |known| known.as_ref().map_or(0, |known| known.order.len()))
-        };
-        let total: usize = all.iter().filter(|(name, _)| *name != stream).map(|(_, s)| of(s)).sum();
-        if total + size > MOST {
-            all.retain(|name, _| name == stream);
+    fn slot(&self, stream: &Arc<str>) -> Shared {
+        let mut slots = self.lock();
+        if let Some(slot) = slots.of.get(stream) {
+            return slot.shared.clone();
         }
+        let shared = Shared::default();
+        let slot = Slot {
+            shared: shared.clone(),
+            size: 1,
+        };
+        slots.of.insert(stream.clone(), slot);
+        slots.total += 1;
+        shared
+    }
+
+    /// Notes what an aggregate's takes, none of nothing, and forgets the others when it is too much.
+    fn weigh(&self, stream: &str, shared: &Shared, size: Option<usize>) {
+        let mut slots = self.lock();
+        let Some(slot) = slots
+            .of
+            .get_mut(stream)
+            .filter(|slot| Arc::ptr_eq(&slot.shared, shared))
+        else {
+            return;
+        };
+        let Some(size) = size else { return slots.remove(stream) };
+        let before = std::mem::replace(&mut slot.size, size);
+        slots.total = slots.total - before + size;
         if size > MOST {
-            all.clear();
+            *slots = Slots::default();
+        } else if slots.total > MOST {
+            slots.of.retain(|name, _| &**name == stream);
+            slots.total = size;
         }
     }
 }
 
+/// What is known of an aggregate, in commands; without any it takes room all the same, and may spare
+/// reading.
+fn size_of(known: Option<&Known>) -> Option<usize> {
+    known.map(|known| 1 + known.order.len())
+}
+
 impl Known {
     fn add(&mut self, landed: Landed) {
-        let at = landed.at.unwrap_or(DateTime::UNIX_EPOCH);
+        let at = landed.at.unwrap_or_else(Utc::now);
         let command = landed.command;
         if self.landed.insert(command, landed).is_none() {
             self.order.push_back((at, command));
         }
     }
 
+    /// Takes a newer one: more of the same events, perhaps. Landed twice, which the guarantee is
+    /// against, the first counts.
+    fn take(&mut self, newer: Landed) {
+        match self.landed.get_mut(&newer.command) {
+            Some(known) if known.first == newer.first || known.last + 1 == newer.first => {
+                (known.last, known.at) = (newer.last, newer.at);
+            }
+            Some(_) => {}
+            None => self.add(newer),
+        }
+    }
+
     /// Forgets what is older than anybody asks for.
     fn prune(&mut self, from: DateTime<Utc>) {
+        let from = from.checked_sub_signed(SLACK).unwrap_or(from);
         while let Some((at, command)) = self.order.front().copied().filter(|(at, _)| *at < from) {
             self.order.pop_front();
-            self.landed.remove(&command);
+            if let Some(landed) = self.landed.remove(&command) {
+                // Who asks further back all the same reads it again.
+                self.low = self.low.max(landed.last + 1);
+            }
             self.since = self.since.max(at);
         }
     }
@@ -151,19 +227,13 @@ impl Known {
             self.upto = event.revision;
             let Some(origin) = origin_of(event) else { continue };
             let at = Some(stored_time(event.created));
-            let landed = Landed {
+            self.take(Landed {
                 command: origin.command,
                 sort: origin.sort,
                 first: event.revision,
                 last: event.revision,
                 at,
-            };
-            match self.landed.get_mut(&landed.command) {
-                Some(known) if known.last + 1 == event.revision => (known.last, known.at) = (event.revision, at),
-                // Landed twice, which the guarantee is against: the first counts.
-                Some(_) => {}
-                None => self.add(landed),
-            }
+            });
         }
     }
 }
@@ -175,6 +245,16 @@ async fn look<J: Journal>(
     search: Search,
 ) -> Result<Searched, JournalError> {
     let mut read = 0;
+    let few = FEW_PAGES.saturating_mul(search.page.events);
+    let far = |known: &mut Known| {
+        known.prune(search.from);
+        let distance = search.upto.saturating_sub(known.upto);
+        distance > few.max(known.order.len()).min(search.cap) as u64
+    };
+    if slot.as_mut().is_some_and(far) {
+        // More came since then than is known of: the horizon may be nearer than that.
+        *slot = None;
+    }
     // What came since it was read last.
     if let Some(known) = slot {
         while known.upto < search.upto {
@@ -234,19 +314,21 @@ async fn look<J: Journal>(
             read += events.len();
             older.extend(events.into_iter().filter(|event| event.revision < low));
         }
-        // What stood in a hole cannot be known.
-        let holed = without_hole(&older);
+        // What stood in a hole cannot be known; it may lie before what is known already.
+        let holed = match older.last() {
+            Some(last) if last.revision + 1 != low => older.len(),
+            _ => without_hole(&older),
+        };
         older.drain(..holed);
         let Some(first) = older.first() else {
             // Nothing below can be read.
-            return Ok(match since {
+            return Ok(match outcome(slot.as_ref(), search) {
                 // A deletion ends what can be told.
-                _ if deleted || search.lives_anew => outcome(slot.as_ref(), search),
-                Some(since) => Searched::OutOfReach(since),
-                None => Searched::OutOfReach(Utc::now()),
+                Searched::NotThere if !deleted => Searched::OutOfReach(since.unwrap_or_else(Utc::now)),
+                outcome => outcome,
             });
         };
-        let since = if first.revision == 0 || (holed == 0 && first.revision > start && search.lives_anew) {
+        let since = if first.revision == 0 {
             ALL_COMMANDS
         } else {
             stored_time(first.created)
@@ -263,7 +345,7 @@ async fn look<J: Journal>(
         if let Some(newer) = slot.take() {
             for (_, command) in &newer.order {
                 if let Some(landed) = newer.landed.get(command) {
-                    join(&mut known, landed.clone());
+                    known.take(landed.clone());
                 }
             }
             known.upto = newer.upto;
@@ -273,28 +355,23 @@ async fn look<J: Journal>(
             return Ok(found);
         }
         if gone && since > search.from {
-            return Ok(Searched::OutOfReach(since));
+            return Ok(match outcome(slot.as_ref(), search) {
+                Searched::NotThere => Searched::OutOfReach(since),
+                outcome => outcome,
+            });
         }
     }
+    let outcome = outcome(slot.as_ref(), search);
     if let Some(known) = slot {
         known.prune(search.from);
     }
-    Ok(outcome(slot.as_ref(), search))
+    Ok(outcome)
 }
 
 /// Where the events that follow each other up to the last begin.
 fn without_hole(events: &[RawEvent]) -> usize {
     let parted = |pair: &[RawEvent]| pair[0].revision + 1 != pair[1].revision;
     events.windows(2).rposition(parted).map_or(0, |index| index + 1)
-}
-
-/// A command of newer events; one whose events a page's border parts is one.
-fn join(known: &mut Known, newer: Landed) {
-    match known.landed.get_mut(&newer.command) {
-        Some(older) if older.last + 1 == newer.first => (older.last, older.at) = (newer.last, newer.at),
-        Some(_) => {}
-        None => known.add(newer),
-    }
 }
 
 /// The command, when it is known from its first event on: nothing older can be more of it.
@@ -308,4 +385,199 @@ fn outcome(known: Option<&Known>, search: Search) -> Searched {
     known
         .and_then(|known| known.landed.get(&search.command))
         .map_or(Searched::NotThere, |landed| Searched::Found(landed.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::atomic::AtomicUsize, time::Duration};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        journal::{Appended, Expected, NewEvent, Slice, Standing},
+        projection::run::COMMAND_ID,
+        replica::Sort,
+    };
+
+    /// A stream's readable events, each a command's of its revision's number.
+    #[derive(Clone, Default)]
+    struct Readable(Arc<Mutex<Vec<RawEvent>>>, Arc<AtomicUsize>);
+
+    impl Readable {
+        fn push(&self, revisions: impl IntoIterator<Item = Revision>, minutes_ago: i64) {
+            let event = |revision| RawEvent {
+                stream: "account-1".into(),
+                revision,
+                id: Uuid::from_u128(1 << 64 | u128::from(revision)),
+                kind: "Deposited".into(),
+                json: true,
+                data: Bytes::new(),
+                metadata: format!(r#"{{"{COMMAND_ID}":"{}"}}"#, id(revision)).into(),
+                created: ago(minutes_ago),
+            };
+            self.0.lock().unwrap().extend(revisions.into_iter().map(event));
+        }
+
+        fn reads(&self) -> usize {
+            self.1.swap(0, std::sync::atomic::Ordering::Relaxed)
+        }
+    }
+
+    impl Journal for Readable {
+        async fn read(&self, _: &str, from: Revision, limit: ReadLimit) -> Result<Slice, JournalError> {
+            self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let all = self.0.lock().unwrap();
+            let events: Vec<_> = all
+                .iter()
+                .filter(|e| e.revision >= from)
+                .take(limit.events)
+                .cloned()
+                .collect();
+            let last = all.last().map(|event| event.revision);
+            Ok(Slice {
+                end: events.last().map(|event| event.revision) == last,
+                events,
+                presence: Presence::Present,
+                first: None,
+                last,
+            })
+        }
+
+        async fn look(&self, _: &str) -> Result<Standing, JournalError> {
+            Err(JournalError::Refused("a search only reads".into()))
+        }
+
+        async fn append(&self, _: &str, _: Expected, _: Vec<NewEvent>, _: Duration) -> Result<Appended, JournalError> {
+            Err(JournalError::Refused("a search only reads".into()))
+        }
+    }
+
+    fn id(revision: Revision) -> Uuid {
+        Uuid::from_u128(u128::from(revision))
+    }
+
+    fn ago(minutes: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::days(20_000) - TimeDelta::minutes(minutes)
+    }
+
+    fn landed(revision: Revision, minutes_ago: i64) -> Landed {
+        Landed {
+            command: id(revision),
+            sort: Sort::default(),
+            first: revision,
+            last: revision,
+            at: Some(ago(minutes_ago)),
+        }
+    }
+
+    /// Pages of ten; back five minutes.
+    fn search(revision: Revision, upto: Revision) -> Search {
+        Search {
+            command: id(revision),
+            upto,
+            from: ago(5),
+            cap: 60,
+            page: ReadLimit {
+                events: 10,
+                bytes: 1 << 20,
+            },
+        }
+    }
+
+    fn stream() -> Arc<str> {
+        "account-1".into()
+    }
+
+    #[tokio::test]
+    async fn a_long_pause_is_read_backwards_and_no_further_than_the_horizon() {
+        let (journal, recent) = (Readable::default(), Recent::default());
+        journal.push(0..20, 120);
+        let found = recent.search(&journal, &stream(), search(99, 19)).await;
+        assert_eq!(found, Ok(Searched::NotThere));
+        journal.push(20..500, 60);
+        journal.push(500..503, 1);
+        journal.reads();
+        let found = recent.search(&journal, &stream(), search(501, 502)).await;
+        assert_eq!(found, Ok(Searched::Found(landed(501, 1))));
+        let found = recent.search(&journal, &stream(), search(9_999, 502)).await;
+        assert_eq!(found, Ok(Searched::NotThere));
+        assert!(journal.reads() <= 2);
+        // A short one costs what came in it.
+        journal.push(503..520, 0);
+        let found = recent.search(&journal, &stream(), search(9_999, 519)).await;
+        assert_eq!((found, journal.reads()), (Ok(Searched::NotThere), 2));
+    }
+
+    #[tokio::test]
+    async fn a_hole_at_a_pages_border_is_a_hole() {
+        for border in [90, 95] {
+            let (journal, recent) = (Readable::default(), Recent::default());
+            // Revisions 85 to `border` are gone, and what landed there with them.
+            journal.push(0..85, 60);
+            journal.push(border..100, 1);
+            for _ in 0..2 {
+                let found = recent.search(&journal, &stream(), search(87, 99)).await;
+                assert_eq!(found, Ok(Searched::OutOfReach(ago(1))), "{border}");
+            }
+            let found = recent.search(&journal, &stream(), search(97, 99)).await;
+            assert_eq!(found, Ok(Searched::Found(landed(97, 1))), "{border}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_older_than_anybody_asks_for_is_forgotten_whoever_adds_to_it() {
+        let (journal, recent) = (Readable::default(), Recent::default());
+        journal.push(0..20, 4);
+        let found = recent.search(&journal, &stream(), search(99, 19)).await;
+        assert_eq!(found, Ok(Searched::NotThere));
+        let known = || recent.lock().total;
+        assert_eq!(known(), 21);
+        let heed = |revision: Revision, from| {
+            let mut header = Header::new();
+            header.version = Some(revision);
+            header.commands_since = ago(0);
+            header.commands = (revision - 1..=revision).map(|revision| landed(revision, 0)).collect();
+            recent.heed("account-1", &header, from);
+        };
+        for revision in 20..30 {
+            heed(revision, ago(5));
+        }
+        assert_eq!(known(), 31);
+        journal.push(20..30, 0);
+        journal.reads();
+        // Later.
+        heed(30, ago(2));
+        assert_eq!(known(), 12);
+        // Who began before that and asks further back reads it again.
+        let found = recent.search(&journal, &stream(), search(15, 30)).await;
+        assert_eq!(found, Ok(Searched::Found(landed(15, 4))));
+        assert!(journal.reads() > 0);
+        recent.forget(Some("account-1"));
+        assert_eq!(known(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_window_that_begins_beyond_what_is_known_does_not_join_on() {
+        let (journal, recent) = (Readable::default(), Recent::default());
+        journal.push(0..40, 1);
+        let found = recent.search(&journal, &stream(), search(99, 19)).await;
+        assert_eq!(found, Ok(Searched::NotThere));
+        let mut header = Header::new();
+        header.version = Some(39);
+        header.commands_since = ago(0);
+        for first in [30, 21, 20] {
+            header.commands = (first..40).map(|revision| landed(revision, 1)).collect();
+            recent.heed("account-1", &header, ago(5));
+            journal.reads();
+            let found = recent.search(&journal, &stream(), search(25, 39)).await;
+            assert_eq!(found, Ok(Searched::Found(landed(25, 1))));
+            let joined = journal.reads() == 0;
+            assert_eq!(joined, first == 20, "{first}");
+            if !joined {
+                recent.forget(None);
+                recent.search(&journal, &stream(), search(99, 19)).await.unwrap();
+            }
+        }
+    }
 }

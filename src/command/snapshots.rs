@@ -132,6 +132,7 @@ pub fn base_of(fold: &dyn Fold, replica: Replica) -> Result<Base, String> {
         verified: false,
         seen: None,
         weight: Weight::default(),
+        older: None,
     })
 }
 
@@ -241,6 +242,7 @@ impl<R: ReplicaStore> Previous<R> {
                 verified: false,
                 seen: None,
                 weight: Weight::default(),
+                older: None,
             }),
             Err(error) => {
                 tracing::warn!(stream, %error, "failed to upgrade the replica of the schema before");

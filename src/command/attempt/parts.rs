@@ -57,7 +57,7 @@ pub struct Identity {
     pub correlation: String,
     /// What caused it; EventStoreDB's `$causationId`.
     pub causation: String,
-    /// When it was taken in: what its events count as created at until they are read back.
+    /// When it was taken in: what its events count as created at while it is tried whether they fold.
     pub at: DateTime<Utc>,
 }
 
@@ -153,8 +153,13 @@ pub enum Reply<E: std::error::Error + 'static> {
     /// A search's.
     Searched(Result<Searched, JournalError>),
     /// An append's, and what was read beside it to verify the base, if that was asked for. The
-    /// append's look at the stream, where it was quicker, is a [`Self::Read`].
-    Appended(Result<Appended, JournalError>, Option<Result<Slice, JournalError>>),
+    /// append's look at the stream, where it was quicker, is a [`Self::Read`]. When it was answered:
+    /// what its events count as created at until they are read back.
+    Appended(
+        Result<Appended, JournalError>,
+        Option<Result<Slice, JournalError>>,
+        DateTime<Utc>,
+    ),
     /// The wait is over.
     Waited,
 }
@@ -166,7 +171,7 @@ impl<E: std::error::Error + 'static> Reply<E> {
             Self::Read(outcome) => outcome.as_ref().err(),
             Self::Stands(outcome) => outcome.as_ref().err(),
             Self::Searched(outcome) => outcome.as_ref().err(),
-            Self::Appended(outcome, _) => outcome.as_ref().err(),
+            Self::Appended(outcome, ..) => outcome.as_ref().err(),
             Self::Loaded(..) | Self::NotLoaded(_) | Self::Refreshed(_) | Self::Waited => return None,
         };
         Some(error.filter(|error| error.is_transient()).map_or(Ok(()), Err))

@@ -76,7 +76,7 @@ impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
     /// Answers with a command whose events cannot be read any more, if the base knows it.
     pub(super) fn answer_from_memory(&mut self) -> bool {
         let command = self.identity.command;
-        let Some(landed) = self.base.header.commands.iter().find(|l| l.command == command).cloned() else {
+        let Some(landed) = self.base.landed(command).cloned() else {
             return false;
         };
         if self.reused(&landed.sort) {

@@ -162,6 +162,7 @@ impl Stored {
             verified: false,
             seen: None,
             weight: Weight::default(),
+            older: None,
         })
     }
 

@@ -45,6 +45,10 @@ enum What {
     Contended {
         command: Uuid,
     },
+    /// Nobody can tell whether it landed before the stream's new life.
+    OutOfReach {
+        command: Uuid,
+    },
     /// Told that the stream is deleted; whether it had asked before without an answer.
     Deleted,
     Read {
@@ -111,6 +115,7 @@ async fn execute(bank: &Bank, history: &History, account: usize, command: Do) ->
                 }
             }
             Err(CommandError::Contended { .. }) => What::Contended { command: id },
+            Err(CommandError::OutOfReach { .. }) => What::OutOfReach { command: id },
             Err(CommandError::Deleted { .. }) => What::Deleted,
             Err(error) => {
                 assert!(error.can_retry(), "{error}");
@@ -194,6 +199,13 @@ fn check(told: &[Told], account: usize, events: &[RawEvent], deletions: &[(u64, 
                 );
             }
             What::Contended { command } => {
+                assert!(!places.contains_key(command) || !undisturbed, "{t:?} landed");
+            }
+            What::OutOfReach { command } => {
+                assert!(
+                    deletions.iter().any(|(at, _)| *at <= t.to),
+                    "{t:?} of a stream that has all its history"
+                );
                 assert!(!places.contains_key(command) || !undisturbed, "{t:?} landed");
             }
             What::Deleted => assert!(may_be_deleted(t), "{t:?} of a living stream"),
@@ -415,11 +427,16 @@ proptest! {
         through: bool,
         lost in prop_oneof![Just(0_u8), Just(60)],
         late in prop_oneof![Just(0_u64), Just(3), Just(40)],
+        // A new life as old as the horizon is decided on; a younger one may be history that is gone.
+        aged: bool,
         seed: u64,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let (world, history) = (World::default(), History::default());
+            if aged {
+                world.journal.set_now(chrono::Utc::now() - chrono::TimeDelta::minutes(6));
+            }
             world.journal.lose_replies(lost, seed);
             world.journal.delay_commits(Duration::from_millis(late), lost, seed);
             let deletions = Arc::new(Mutex::new(Vec::new()));

@@ -5,7 +5,15 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::kit::*;
-use crate::command::{Committed, Context, Settings};
+use crate::{
+    command::{
+        Committed, Context, OnDeleted, Settings,
+        attempt::{Action, Attempt, AttemptRules, Identity, Reply},
+        base::{Base, Lineage},
+    },
+    journal::{Appended, Standing},
+    replica::Sort,
+};
 
 fn again() -> Context {
     Context::with_id(Uuid::from_u128(42))
@@ -280,4 +288,115 @@ fn world_time(world: &World, revision: usize) -> Option<chrono::DateTime<chrono:
     events
         .get(revision)
         .map(|event| crate::replica::stored_time(event.created))
+}
+
+fn id(n: u128) -> Context {
+    Context::with_id(Uuid::from_u128(n))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_found_before_the_window_is_no_part_of_it() {
+    let world = World::default();
+    let bank = few(&world, |s| s);
+    bank.execute_with("1", &Do::Deposit(1), again()).await.unwrap();
+    for _ in 0..5 {
+        bank.execute("1", &Do::Deposit(1)).await.unwrap();
+    }
+    // This process knows the stream from here on.
+    bank.execute_with("1", &Do::Nothing, id(7)).await.unwrap();
+    let other = few(&world, |s| s);
+    other.execute_with("1", &Do::Deposit(1), id(8)).await.unwrap();
+    for _ in 0..5 {
+        other.execute("1", &Do::Deposit(1)).await.unwrap();
+    }
+    // A replay on whose way the oldest command is seen.
+    let cache = bank.cache.as_ref().unwrap();
+    cache.forget(Some(STREAM));
+    let old = bank.execute_with("1", &Do::Deposit(1), again()).await.unwrap();
+    assert!(old.repeated);
+    let base = cache.get_or_lead(&STREAM.into()).await.ok().unwrap();
+    assert_eq!(base.header.commands.len(), 2, "no longer for it");
+    let then = bank.execute_with("1", &Do::Deposit(1), id(8)).await.unwrap();
+    assert!(then.repeated, "what the others wrote in between is looked at");
+    assert_eq!(world.journal.all(STREAM).len(), 12);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_horizon_is_too_long() {
+    let years = |years: u64| Duration::from_hours(24 * 365 * years);
+    for retry_horizon in [years(50), years(60), years(600_000_000), Duration::MAX] {
+        let world = World::with(&[1]);
+        let bank = few(&world, |settings| Settings {
+            retry_horizon,
+            ..settings
+        });
+        let first = bank.execute_with("1", &Do::Deposit(2), again()).await.unwrap();
+        for _ in 0..10 {
+            bank.execute("1", &Do::Deposit(1)).await.unwrap();
+        }
+        same(&first, &bank.execute_with("1", &Do::Deposit(2), again()).await.unwrap());
+        let fresh = bank.execute_with("1", &Do::Deposit(2), id(7)).await.unwrap();
+        assert!(!fresh.repeated, "and a new one is decided");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn truncated_history_is_no_new_life_under_any_policy() {
+    for (on_deleted, restarts) in [
+        (OnDeleted::Refuse, false),
+        (OnDeleted::Continue, false),
+        (OnDeleted::Restart, false),
+        (OnDeleted::Refuse, true),
+    ] {
+        let world = World::with(&[1]);
+        let bank = || {
+            few(&world, |settings| Settings {
+                on_deleted,
+                restarts,
+                ..settings
+            })
+        };
+        bank().execute_with("1", &Do::Deposit(2), again()).await.unwrap();
+        let writer = bank();
+        for _ in 0..20 {
+            writer.execute("1", &Do::Deposit(1)).await.unwrap();
+        }
+        world.journal.truncate_before(STREAM, 10);
+        let error = bank().execute_with("1", &Do::Deposit(2), again()).await.unwrap_err();
+        assert_eq!(error.class(), "out_of_reach", "{on_deleted:?} {restarts}");
+        assert_eq!(world.journal.all(STREAM).len(), 22);
+    }
+}
+
+/// The window says since when it has every command: no earlier than the last that it forgot.
+#[test]
+fn a_command_counts_as_landed_when_its_append_was_answered() {
+    let (fold, command) = (fold(), Do::Deposit(1));
+    let begun = crate::replica::stored_time(chrono::Utc::now());
+    let answered = begun + chrono::TimeDelta::seconds(8);
+    let identity = Identity {
+        command: Uuid::from_u128(42),
+        execution: Uuid::from_u128(43),
+        sort: Sort::default(),
+        correlation: String::new(),
+        causation: String::new(),
+        at: begun,
+    };
+    let rules = AttemptRules {
+        attempts: 1,
+        on_deleted: OnDeleted::Refuse,
+        known_from: Some(begun),
+        catch_up: settings().catch_up(),
+    };
+    let mut attempt = Attempt::new(&fold, &command, STREAM, identity, rules);
+    attempt.apply(Reply::Loaded(Base::initial(&fold, Lineage::Absent), true));
+    attempt.apply(Reply::Stands(Ok(Standing::Missing)));
+    assert!(matches!(attempt.select(), Action::Append(_)));
+    let appended = Appended {
+        revision: Some(0),
+        positioned: true,
+    };
+    attempt.apply(Reply::Appended(Ok(appended), None, answered));
+    let header = attempt.finish().base.unwrap().header;
+    assert_eq!(header.commands[0].at, Some(answered));
 }
