@@ -127,10 +127,11 @@ impl Client {
                 }
                 (Err(CommandError::Contended { .. }), _) => What::Contended { command: id },
                 (Err(CommandError::Deleted { .. }), _) => What::Deleted,
-                // A deletion ends what an id can tell: asked again it could land again.
-                (Err(CommandError::OutcomeUnknown { .. }), _) => What::Unknown { command: id },
-                // Nor is it told apart, in a new life, from one whose history was truncated.
-                (Err(CommandError::OutOfReach { .. }), _) => What::Unknown { command: id },
+                // A deletion ends what an id can tell: asked again it could land again; and a new life is
+                // not told apart from truncated history.
+                (Err(CommandError::OutcomeUnknown { .. } | CommandError::OutOfReach { .. }), _) => {
+                    What::Unknown { command: id }
+                }
                 (Err(error), _) => {
                     assert!(error.can_retry(), "{error}");
                     continue;
