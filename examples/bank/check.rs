@@ -98,7 +98,9 @@ async fn commands_and_their_repetition(check: &mut Check, stores: &Stores) -> Re
 
     let opened = check.post("/accounts/1", json!({ "owner": "ada" })).await?;
     check.is("opened", &opened.status, &200);
-    check.is("its token", &opened.token, &Some("account-1@0".to_owned()));
+    // The event's id follows, which nobody knows beforehand.
+    let token = opened.token.clone().unwrap_or_default();
+    check.is("its token", &token.starts_with("account-1@0:"), &true);
     check.is(
         "its account",
         &opened.body["account"],
@@ -112,7 +114,9 @@ async fn commands_and_their_repetition(check: &mut Check, stores: &Stores) -> Re
         .post_with("/accounts/1/deposits", json!({ "cents": 500 }), Some(key))
         .await?;
     check.is("deposited", &(first.status, first.cents()), &(200, json!(500)));
-    check.is("its token", &first.token, &Some("account-1@1".to_owned()));
+    // The event's id follows, which nobody knows beforehand.
+    let token = first.token.clone().unwrap_or_default();
+    check.is("its token", &token.starts_with("account-1@1:"), &true);
     check.is("done now", &first.body["repeated"], &json!(false));
     check.is("its key comes back", &first.key, &Some(key.to_string()));
     let more = check.post("/accounts/1/deposits", json!({ "cents": 20 })).await?;
