@@ -6,12 +6,13 @@ use projector::{
     aggregate::{Aggregate, Command},
     command::{CommandError, Context, NoSnapshots, Repository, Settings},
     event::Event,
-    journal::esdb::EventStore,
+    journal::{Expected, Journal as _, JournalError, NewEvent, ReadLimit, esdb::EventStore},
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Do, Short, World, length};
+use crate::support::{eventstore::PATIENCE, node::until};
 
 /// Counts its own events.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -119,6 +120,55 @@ async fn no_number_is_written_twice() {
     count(Duration::ZERO, length(640), 0).await;
     count(Duration::from_millis(50), length(64), 0).await;
     count(Duration::from_millis(50), length(64), 3).await;
+}
+
+/// Why a conflict's revision alone is nothing to decide on: who takes it for where the stream stands,
+/// as this command path once did, decides without the rival's event and overwrites it.
+#[tokio::test]
+async fn who_believes_a_conflict_that_cannot_be_read_yet_loses_an_update() {
+    let world = World::start().await;
+    let append = |expected, number: u64| {
+        let journal = world.journal();
+        let event = NewEvent {
+            id: Uuid::new_v4(),
+            kind: "Counted".into(),
+            json: true,
+            data: serde_json::to_vec(&serde_json::json!({ "number": number }))
+                .unwrap()
+                .into(),
+            metadata: bytes::Bytes::new(),
+        };
+        async move { journal.append("counter-1", expected, vec![event], PATIENCE).await }
+    };
+    append(Expected::NoStream, 1).await.unwrap();
+    let faults = world.stores.events().faults();
+    faults.delay_commits(Some("counter-1"), PATIENCE);
+    let rival = tokio::spawn(append(Expected::Exact(0), 2));
+    let named = async |revision| {
+        let told = append(Expected::Exact(77), 0).await;
+        told == Err(JournalError::WrongExpected {
+            current: Some(revision),
+        })
+    };
+    until("the rival's event is named", async || named(1).await).await;
+    let limit = ReadLimit {
+        events: 10,
+        bytes: usize::MAX,
+    };
+    let tail = world.journal().read("counter-1", 1, limit).await.unwrap();
+    assert_eq!(
+        (tail.events.len(), tail.last),
+        (0, Some(0)),
+        "the read says that it is not there yet"
+    );
+    let mine = tokio::spawn(append(Expected::Exact(1), 2));
+    until("mine is under way, too", async || named(2).await).await;
+    faults.delay_commits(Some("counter-1"), Duration::ZERO);
+    until("both are there", async || world.events("counter-1").await.len() == 3).await;
+    let events = world.events("counter-1").await;
+    assert_eq!(events[1].data, events[2].data, "the same number twice");
+    // Either may have been told meanwhile that its outcome is not known.
+    let _told = (rival.await.unwrap(), mine.await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
