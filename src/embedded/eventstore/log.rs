@@ -2,6 +2,7 @@
 //! every read that begins afterwards; nothing is ever seen half.
 
 mod accepted;
+mod cause;
 mod filter;
 mod links;
 mod metadata;

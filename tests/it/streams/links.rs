@@ -320,6 +320,12 @@ async fn links_say_which_projection_wrote_them_where_and_because_of_which_event(
         (target.data, target.custom_metadata),
         (b"0@a-1".to_vec(), expected[0].as_bytes().to_vec())
     );
+    // A projection carries a link to a link by what that says, and names it as the cause.
+    link(&raw, "c-1", "0@$ce-a").await;
+    let (to, because) = said(&raw, "$ce-c").await.remove(0);
+    assert_eq!(to, "0@a-1");
+    let id = target.id.unwrap().uuid();
+    assert!(because.ends_with(&format!(r#""$causedBy":"{id}"}}"#)), "{because}");
 }
 
 #[tokio::test]

@@ -1,11 +1,12 @@
-//! What the system projections write: links of a category, of an event type, to all streams. Keeps:
-//! they are written with the event that they point at, so a category is never behind the log; what
-//! they say, of deletions and of their causes, is what EventStoreDB's say.
+//! What the system projections write: links of a category, of an event type, to all streams.
+//!
+//! Invariant: they are written with the event that they point at, so a category is never behind the log;
+//! what they say of deletions is what EventStoreDB's say.
 
 use bytes::Bytes;
-use uuid::Uuid;
 
 use super::super::record::{DELETED, METADATA, TOMBSTONE};
+use super::cause::CORRELATION;
 use super::stream::{described_by, metadata_of};
 
 /// A system projection.
@@ -60,7 +61,7 @@ impl SystemProjection {
 
     /// The `$v` of what it writes: its number, no epoch, its version once it was started, and the
     /// version of the projections themselves.
-    fn version(self) -> &'static str {
+    pub(super) fn version(self) -> &'static str {
         match self {
             Self::Streams => "1:-1:1:4",
             Self::StreamByCategory => "2:-1:1:4",
@@ -127,7 +128,7 @@ impl Seen<'_> {
 }
 
 /// The stream that a record of this type deletes.
-fn deleted<'a>(stream: &'a str, event_type: Option<&str>, deletes: bool) -> Option<&'a str> {
+pub(super) fn deleted<'a>(stream: &'a str, event_type: Option<&str>, deletes: bool) -> Option<&'a str> {
     match described_by(stream) {
         Some(described) if deletes && event_type == Some(METADATA) => Some(described),
         None if event_type == Some(TOMBSTONE) => Some(stream),
@@ -210,109 +211,6 @@ pub(super) fn project(projection: SystemProjection, seen: &Seen<'_>) -> Option<P
 fn category_of(stream: &str) -> Option<&str> {
     let (category, _) = stream.split_once('-')?;
     (!category.is_empty() && !stream.starts_with('$')).then_some(category)
-}
-
-/// What a projection's record says of its cause.
-pub(super) struct Cause<'a> {
-    /// Where the record stands that the projection was shown, and in which stream.
-    pub(super) position: u64,
-    pub(super) stream: &'a str,
-    /// Its type; none of a link to an event that cannot be read.
-    pub(super) event_type: Option<&'a str>,
-    /// When it was written, in ticks of 100 ns since the Unix epoch.
-    pub(super) created: i64,
-    /// The event, which of a link is what it points at; none when that cannot be read.
-    pub(super) id: Option<Uuid>,
-    /// The event's metadata, when the event is JSON.
-    pub(super) metadata: &'a [u8],
-    /// It is metadata that softly deletes its stream.
-    pub(super) deletes: bool,
-}
-
-impl Cause<'_> {
-    /// The metadata of the record that a projection writes for it: as the server's source puts them
-    /// together, to the order.
-    pub(super) fn told(&self, projection: SystemProjection) -> Vec<u8> {
-        let mut told = Vec::with_capacity(TOLD + self.stream.len());
-        let at = self.position;
-        put(
-            &mut told,
-            format_args!(r#"{{"$v":"{}","$c":{at},"$p":{at}"#, projection.version()),
-        );
-        let deleted = deleted(self.stream, self.event_type, self.deletes);
-        match projection {
-            SystemProjection::ByCategory => {
-                told.extend_from_slice(br#","$o":"#);
-                text(&mut told, deleted.unwrap_or(self.stream));
-                if deleted.is_some() {
-                    told.extend_from_slice(br#","$deleted":-1"#);
-                }
-            }
-            SystemProjection::ByEventType if deleted.is_some() => told.extend_from_slice(br#","$deleted":-1"#),
-            SystemProjection::ByCorrelationId => {
-                let at = chrono::DateTime::from_timestamp_micros(self.created / 10).unwrap_or_default();
-                put(
-                    &mut told,
-                    format_args!(r#","$eventTimestamp":"{}""#, at.format("%Y-%m-%dT%H:%M:%S%.6fZ")),
-                );
-            }
-            _ => {}
-        }
-        if let Some(id) = self.id {
-            let mut written = Uuid::encode_buffer();
-            told.extend_from_slice(br#","$causedBy":""#);
-            told.extend_from_slice(id.hyphenated().encode_lower(&mut written).as_bytes());
-            told.push(b'"');
-        }
-        if let Some(correlation) = correlation(self.metadata) {
-            told.extend_from_slice(br#","$correlationId":"#);
-            text(&mut told, &correlation);
-        }
-        told.push(b'}');
-        told
-    }
-}
-
-/// The metadata's key that tells what belongs together.
-const CORRELATION: &str = "$correlationId";
-/// Bytes of a link's metadata beside the stream's name: two positions, an id, and what names them.
-const TOLD: usize = 144;
-
-fn put(told: &mut Vec<u8>, what: std::fmt::Arguments<'_>) {
-    use std::io::Write as _;
-    // A vector takes everything.
-    let _ = told.write_fmt(what);
-}
-
-/// A JSON string, escaped as Newtonsoft's JSON writes it: line separators, too.
-fn text(told: &mut Vec<u8>, text: &str) {
-    let plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\' && byte.is_ascii();
-    if text.bytes().all(plain) {
-        told.push(b'"');
-        told.extend_from_slice(text.as_bytes());
-        told.push(b'"');
-        return;
-    }
-    let mut escaped = serde_json::Value::from(text).to_string();
-    for (separator, written) in [('\u{85}', "\\u0085"), ('\u{2028}', "\\u2028"), ('\u{2029}', "\\u2029")] {
-        escaped = escaped.replace(separator, written);
-    }
-    told.extend_from_slice(escaped.as_bytes());
-}
-
-/// The correlation id that an event's metadata says.
-fn correlation(metadata: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(metadata).ok()?;
-    if !text.contains(CORRELATION) {
-        return None;
-    }
-    let metadata: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
-    let said = match metadata.get(CORRELATION)? {
-        serde_json::Value::Null => return None,
-        serde_json::Value::String(id) => id.clone(),
-        other => other.to_string(),
-    };
-    Some(said).filter(|said| !said.is_empty())
 }
 
 /// Nested deeper than this, EventStoreDB's projections take nothing for JSON.
@@ -587,73 +485,6 @@ mod tests {
         assert_eq!(by(br#"{"$correlationId":1}"#).as_deref(), Some("$bc-1"));
         assert_eq!(by(br#"{"$correlationId":null}"#), None);
         assert_eq!(by(b"{"), None);
-    }
-
-    /// A cause at position 320 with the id 1.
-    fn cause<'a>(stream: &'a str, event_type: &'a str, metadata: &'a [u8], deletes: bool) -> Cause<'a> {
-        Cause {
-            position: 320,
-            stream,
-            event_type: Some(event_type),
-            created: 17_000_000_001_234_567,
-            id: Some(Uuid::from_u128(1)),
-            metadata,
-            deletes,
-        }
-    }
-
-    #[test]
-    fn what_is_written_says_what_caused_it() {
-        let told = |projection: SystemProjection, cause: &Cause<'_>| String::from_utf8(cause.told(projection)).unwrap();
-        let by = r#""$causedBy":"00000000-0000-0000-0000-000000000001""#;
-        let plain = cause("a-1", "E", b"", false);
-        assert_eq!(
-            SystemProjection::ALL.map(|projection| told(projection, &plain)),
-            [
-                format!(r#"{{"$v":"3:-1:1:4","$c":320,"$p":320,"$o":"a-1",{by}}}"#),
-                format!(r#"{{"$v":"4:-1:1:4","$c":320,"$p":320,{by}}}"#),
-                format!(r#"{{"$v":"1:-1:1:4","$c":320,"$p":320,{by}}}"#),
-                format!(r#"{{"$v":"2:-1:1:4","$c":320,"$p":320,{by}}}"#),
-                format!(
-                    r#"{{"$v":"5:-1:1:4","$c":320,"$p":320,"$eventTimestamp":"2023-11-14T22:13:20.123456Z",{by}}}"#
-                ),
-            ]
-        );
-        for (stream, event_type) in [("$$a-1", METADATA), ("a-1", TOMBSTONE)] {
-            let gone = cause(stream, event_type, b"", true);
-            assert_eq!(
-                told(SystemProjection::ByCategory, &gone),
-                format!(r#"{{"$v":"3:-1:1:4","$c":320,"$p":320,"$o":"a-1","$deleted":-1,{by}}}"#)
-            );
-            assert_eq!(
-                told(SystemProjection::ByEventType, &gone),
-                format!(r#"{{"$v":"4:-1:1:4","$c":320,"$p":320,"$deleted":-1,{by}}}"#)
-            );
-        }
-        let dead = Cause {
-            id: None,
-            event_type: None,
-            ..cause("a-1", "", b"", false)
-        };
-        assert_eq!(
-            told(SystemProjection::ByCategory, &dead),
-            r#"{"$v":"3:-1:1:4","$c":320,"$p":320,"$o":"a-1"}"#
-        );
-        let correlated = cause("a-1", "E", br#"{"x":1,"$correlationId":"c\"1"}"#, false);
-        assert_eq!(
-            told(SystemProjection::Streams, &correlated),
-            format!(r#"{{"$v":"1:-1:1:4","$c":320,"$p":320,{by},"$correlationId":"c\"1"}}"#)
-        );
-        for nothing in [
-            &br#"{"$correlationId":null}"#[..],
-            br#"{"$correlationId":""}"#,
-            b"$correlationId",
-            b"\xff",
-        ] {
-            assert_eq!(correlation(nothing), None);
-        }
-        let odd = cause("a\u{2028}\"ö-1", "E", b"", false);
-        assert!(told(SystemProjection::ByCategory, &odd).contains(r#""$o":"a\u2028\"ö-1""#));
     }
 
     #[test]

@@ -12,8 +12,9 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Row, params}
 use uuid::Uuid;
 
 use super::{
+    cause::{self, Cause},
     filter::Matcher,
-    links::{Cause, SystemProjection},
+    links::{self, SystemProjection},
     metadata::Metadata,
     schema::{COLUMNS, records, records_with_sources},
     stream::{self, Stream},
@@ -139,6 +140,8 @@ pub(super) struct Reader<'a> {
     connection: &'a Connection,
     names: &'a Names,
     streams: HashMap<i64, Stream>,
+    /// The stream of the last link that was read, and who writes it: the next is most often its neighbour.
+    projected: Option<(i64, Arc<str>, Option<SystemProjection>)>,
     now: i64,
 }
 
@@ -148,6 +151,7 @@ impl<'a> Reader<'a> {
             connection,
             names,
             streams: HashMap::new(),
+            projected: None,
             now: now(),
         }
     }
@@ -240,7 +244,7 @@ impl<'a> Reader<'a> {
                 "WHERE e.stream = ?1 AND e.revision >= ?2 AND e.revision < ?3 ORDER BY e.revision LIMIT ?4"
             };
         }
-        let sources = written_by_projections(&stream.name);
+        let sources = ask.resolve_links && written_by_projections(&stream.name);
         let mut statement = self.connection.prepare_cached(if sources {
             concat!(records_with_sources!(), forwards!())
         } else {
@@ -274,7 +278,7 @@ impl<'a> Reader<'a> {
                 "WHERE e.stream = ?1 AND e.revision >= ?2 AND e.revision <= ?3 ORDER BY e.revision DESC LIMIT ?4"
             };
         }
-        let sources = written_by_projections(&stream.name);
+        let sources = ask.resolve_links && written_by_projections(&stream.name);
         let mut statement = self.connection.prepare_cached(if sources {
             concat!(records_with_sources!(), backwards!())
         } else {
@@ -316,7 +320,7 @@ impl<'a> Reader<'a> {
             };
         }
         // What a filter leaves out needs no source.
-        let sources = ask.matcher.is_none();
+        let sources = ask.resolve_links && ask.matcher.is_none();
         let mut statement: CachedStatement<'_> = self.connection.prepare_cached(match (ask.direction, sources) {
             (Direction::Forwards, true) => concat!(records_with_sources!(), forwards!()),
             (Direction::Forwards, false) => concat!(records!(), forwards!()),
@@ -402,6 +406,14 @@ impl<'a> Reader<'a> {
         if sources {
             return self.caused(row, row, COLUMNS, resolve_links);
         }
+        if !resolve_links && let Some((from, revision, cause)) = cause::of_brief(source, blob(row, 8)?) {
+            let name = self.stream_name(from)?;
+            let link = self.link(row, &Cause { stream: &name, ..cause }, revision)?;
+            return Ok(Resolved {
+                event: Some(Arc::new(link)),
+                link: None,
+            });
+        }
         let connection = self.connection;
         let mut statement = connection.prepare_cached(concat!(records!(), "WHERE e.position = ?1"))?;
         let mut rows = statement.query([source])?;
@@ -417,9 +429,6 @@ impl<'a> Reader<'a> {
         at: usize,
         resolve_links: bool,
     ) -> rusqlite::Result<Resolved> {
-        let (position, stream): (u64, i64) = (row.get(0)?, row.get(1)?);
-        let into = self.stream_name(stream)?;
-        let event_type = self.type_name(row.get(4)?)?;
         let (from, revision): (i64, u64) = (source.get(at + 1)?, source.get(at + 2)?);
         let name = self.stream_name(from)?;
         let source_type = self.type_name(source.get(at + 4)?)?;
@@ -427,31 +436,17 @@ impl<'a> Reader<'a> {
         let cause = Cause {
             position: source.get(at)?,
             stream: &name,
-            event_type: Some(&source_type),
+            // Of metadata, a projection links only to what deletes.
+            deletes: links::deleted(&name, Some(&source_type), &*source_type == METADATA),
             created: source.get(at + 6)?,
             id: source.get::<_, Option<[u8; 16]>>(at + 3)?.map(Uuid::from_bytes),
-            metadata: if json { blob(source, at + 8)? } else { &[] },
-            // Of metadata, a projection links only to what deletes.
-            deletes: &*source_type == METADATA,
+            correlation: if json {
+                cause::correlation(blob(source, at + 8)?)
+            } else {
+                None
+            },
         };
-        let metadata = SystemProjection::writing(&into).map(|projection| cause.told(projection));
-        let data: Bytes = if &*event_type == REFERENCE {
-            Bytes::copy_from_slice(name.as_bytes())
-        } else {
-            pointer(revision, &name).into()
-        };
-        let link = Record {
-            stream: into,
-            revision: row.get(2)?,
-            id: link_id(position, stream),
-            event_type,
-            json: row.get(5)?,
-            data,
-            metadata: metadata.unwrap_or_default().into(),
-            commit: position,
-            prepare: position,
-            created: row.get(6)?,
-        };
+        let link = self.link(row, &cause, revision)?;
         if !resolve_links || &*link.event_type != LINK {
             return Ok(Resolved {
                 event: Some(Arc::new(link)),
@@ -466,6 +461,45 @@ impl<'a> Reader<'a> {
         Ok(Resolved {
             event,
             link: Some(Arc::new(link)),
+        })
+    }
+
+    /// A projection's own record, which its row and its cause tell.
+    fn link(&mut self, row: &Row<'_>, cause: &Cause<'_>, revision: u64) -> rusqlite::Result<Record> {
+        let (position, stream): (u64, i64) = (row.get(0)?, row.get(1)?);
+        let (into, projection) = match &self.projected {
+            Some((known, into, projection)) if *known == stream => (Arc::clone(into), *projection),
+            _ => {
+                let into = self.stream_name(stream)?;
+                let projection = SystemProjection::writing(&into);
+                self.projected = Some((stream, Arc::clone(&into), projection));
+                (into, projection)
+            }
+        };
+        let event_type = self.type_name(row.get(4)?)?;
+        // Data and metadata in one piece of memory: there are as many links as events.
+        let mut told = Vec::new();
+        if &*event_type == REFERENCE {
+            told.extend_from_slice(cause.stream.as_bytes());
+        } else {
+            put_pointer(&mut told, revision, cause.stream);
+        }
+        let data = told.len();
+        if let Some(projection) = projection {
+            cause.tell(projection, &mut told);
+        }
+        let mut data_and_metadata = Bytes::from(told);
+        Ok(Record {
+            stream: into,
+            revision: row.get(2)?,
+            id: link_id(position, stream),
+            event_type,
+            json: row.get(5)?,
+            data: data_and_metadata.split_to(data),
+            metadata: data_and_metadata,
+            commit: position,
+            prepare: position,
+            created: row.get(6)?,
         })
     }
 
@@ -643,8 +677,16 @@ fn hidden(stream: &str) -> bool {
 }
 
 /// What a link's data says.
-pub(super) fn pointer(revision: u64, stream: &str) -> String {
-    format!("{revision}@{stream}")
+pub(super) fn pointer(revision: u64, stream: &str) -> Vec<u8> {
+    let mut data = Vec::with_capacity(21 + stream.len());
+    put_pointer(&mut data, revision, stream);
+    data
+}
+
+fn put_pointer(data: &mut Vec<u8>, revision: u64, stream: &str) {
+    use std::io::Write as _;
+    // A vector takes everything.
+    let _ = write!(data, "{revision}@{stream}");
 }
 
 /// Where a link's data points.
@@ -675,7 +717,7 @@ pub(super) fn pointed_at(data: &[u8]) -> Pointed<'_> {
 }
 
 /// The id of a link that the server wrote: the same at every read, another for every link.
-fn link_id(position: u64, stream: i64) -> Uuid {
+pub(super) fn link_id(position: u64, stream: i64) -> Uuid {
     let mixed = position ^ 0x706a_6573_6c69_6e6b;
     // Bits 12 to 15 are the id's version and would be written over.
     let high = (mixed >> 12 << 16) | (mixed & 0xfff);

@@ -6,8 +6,9 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags};
 
 /// The layout of the tables. 2: a projection's record says where the record stands that caused it, and
-/// what it says of it is put together when it is read; a log begins as EventStoreDB's does.
-const LAYOUT: i64 = 2;
+/// what it says of it is put together when it is read; a log begins as EventStoreDB's does. 3: it keeps
+/// in its metadata's place, in short, what it says.
+const LAYOUT: i64 = 3;
 /// What the file says it is (`application_id`): "pjES" in ASCII.
 const APPLICATION: i64 = 0x706a_4553;
 /// Pages of 4 KiB that the write-ahead log may grow to before it is folded back: 32 MiB, so that an
@@ -28,7 +29,7 @@ macro_rules! records {
     };
 }
 /// The same, each with the columns of the record that caused it behind its own: for where there are
-/// many of those, for it costs less than to look for them one by one.
+/// many of those to be shown, for it costs less than to look for them one by one.
 macro_rules! records_with_sources {
     () => {
         "SELECT e.position, e.stream, e.revision, e.id, e.type, e.json, e.created, e.data, e.metadata, e.source, \

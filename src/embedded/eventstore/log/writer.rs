@@ -21,9 +21,10 @@ pub(in super::super) use self::switch::Projecting;
 use super::{
     Shared,
     accepted::{Accepted, Due, Judged},
-    links::{self, Cause, Projected, Seen, SystemProjection},
+    cause::{Cause, correlation},
+    links::{self, Projected, Seen, SystemProjection},
     metadata::{self, Metadata},
-    reader::{Pointed, oldest, pointed_at, pointer},
+    reader::{Pointed, link_id, oldest, pointed_at, pointer},
     rules::{self, Decision, Expected, Standing, Written},
     stream::{self, Stream},
 };
@@ -223,7 +224,8 @@ struct Emitted<'a> {
     projection: SystemProjection,
     told: &'a Told,
     shown: &'a Shown,
-    deletes: bool,
+    /// The stream that the record deletes, when it does.
+    deletes: Option<&'a str>,
     into: Arc<str>,
     written: links::Written,
 }
@@ -404,24 +406,20 @@ impl Writer {
     /// Commits what was held up to this moment and what a batch holds.
     fn commit(&mut self, batch: &mut Vec<Write>, until: Instant) {
         let mut answers = Vec::with_capacity(batch.len());
-        let mut settled = Vec::new();
         self.visible = self.position;
         let written = self.begin().and_then(|()| {
             while let Some(due) = self.accepted.pop(until) {
                 match due {
-                    Due::Commit(write) => self.write_now(write, &mut answers, &mut settled)?,
+                    Due::Commit(write) => self.write_now(write, &mut answers)?,
                     Due::Dead(writes) => self.unanswered.extend(writes.into_iter().map(|write| write.reply)),
                 }
             }
             for write in batch.drain(..) {
                 match self.accepted.holds(&write.stream) {
-                    None => self.write_now(write, &mut answers, &mut settled)?,
-                    Some(held) => self.hold(write, held, &mut settled)?,
+                    None => self.write_now(write, &mut answers)?,
+                    Some(held) => self.hold(write, held)?,
                 }
             }
-            // Before the commit, as EventStoreDB answers what it refuses; and no sooner than it must be, for
-            // what they name is not visible until then.
-            settled.drain(..).for_each(give);
             self.connection.execute_batch("COMMIT")
         });
         // A write whose own statement failed is dropped unanswered: its sender reads that as a stop.
@@ -438,22 +436,17 @@ impl Writer {
         for (reply, appended) in answers {
             give((reply, failure.clone().map_or(Ok(appended), Err)));
         }
-        // Judged in a transaction that came to nothing.
-        for (reply, result) in settled {
-            give((reply, failure.clone().map_or(result, Err)));
-        }
         self.unanswered.retain(|reply| !reply.is_closed());
         if self.streams.len() > STREAMS {
             self.streams.clear();
         }
     }
 
-    /// Writes; what needs no commit is settled.
+    /// Writes, and answers what needs no commit at once.
     fn write_now(
         &mut self,
         write: Write,
         answers: &mut Vec<(oneshot::Sender<Result<Appended, WriteError>>, Appended)>,
-        settled: &mut Vec<Answer>,
     ) -> rusqlite::Result<()> {
         let Write { stream, what, reply } = write;
         let done = match &what {
@@ -462,28 +455,22 @@ impl Writer {
         };
         match done {
             Done::Written(appended) => answers.push((reply, appended)),
-            Done::Settled(result) => settled.push((reply, result)),
+            Done::Settled(result) => give((reply, result)),
             Done::Underway => self.unanswered.push_back(reply),
         }
         Ok(())
     }
 
     /// Judges a write that is held, and accepts it.
-    fn hold(&mut self, write: Write, held: Duration, settled: &mut Vec<Answer>) -> rusqlite::Result<()> {
+    fn hold(&mut self, write: Write, held: Duration) -> rusqlite::Result<()> {
         let mut accepted = std::mem::take(&mut self.accepted);
-        let judged = self.hold_in(&mut accepted, write, held, settled);
+        let judged = self.hold_in(&mut accepted, write, held);
         // Also when the file fails: what else is held stays.
         self.accepted = accepted;
         judged
     }
 
-    fn hold_in(
-        &mut self,
-        accepted: &mut Accepted,
-        write: Write,
-        held: Duration,
-        settled: &mut Vec<Answer>,
-    ) -> rusqlite::Result<()> {
+    fn hold_in(&mut self, accepted: &mut Accepted, write: Write, held: Duration) -> rusqlite::Result<()> {
         let (expected, ids) = write.expected();
         let stream = self.stream(&write.stream)?;
         let judged = accepted.judged(&write.stream, |name| {
@@ -516,7 +503,7 @@ impl Writer {
             Some(done) => {
                 accepted.settle(&write.stream);
                 match done {
-                    Done::Settled(result) => settled.push((write.reply, result)),
+                    Done::Settled(result) => give((write.reply, result)),
                     Done::Underway | Done::Written(_) => self.unanswered.push_back(write.reply),
                 }
             }
@@ -654,12 +641,12 @@ impl Writer {
             data: Bytes::new(),
             metadata: Bytes::new(),
         };
-        let position = self.insert(stream.id, DELETED, &event)?;
+        let (position, created) = self.insert(stream.id, DELETED, &event)?;
         stream.tombstoned = true;
         // The stream's metadata is gone with it; of a metadata stream, what is remembered of it, too.
         self.streams.remove(stream::metadata_of(name).as_str());
         self.described.names.remove(name);
-        self.tell(&stream, DELETED, position, event);
+        self.tell(&stream, DELETED, (position, created), event);
         self.streams.insert(Arc::clone(name), stream);
         self.touched.insert(Arc::clone(name), u64::MAX);
         Ok(position)
@@ -693,11 +680,11 @@ impl Writer {
     fn write(&mut self, name: &Arc<str>, event: &NewEvent) -> rusqlite::Result<(u64, u64)> {
         let mut stream = self.stream(name)?;
         let revision = stream.next;
-        let position = self.insert(stream.id, revision, event)?;
+        let (position, created) = self.insert(stream.id, revision, event)?;
         stream.next = revision + 1;
         self.advance(name, stream.next, stream.id)?;
         self.recent.note(stream.id, event.id, revision);
-        self.tell(&stream, revision, position, event.clone());
+        self.tell(&stream, revision, (position, created), event.clone());
         self.streams.insert(Arc::clone(name), stream);
         if let Some(described) = stream::described_by(name) {
             self.described.note(name);
@@ -711,13 +698,13 @@ impl Writer {
     }
 
     /// Notes what the projections are to be told of, if it may concern them.
-    fn tell(&mut self, stream: &Stream, revision: u64, position: u64, event: NewEvent) {
+    fn tell(&mut self, stream: &Stream, revision: u64, (position, created): (u64, i64), event: NewEvent) {
         if !self.projections.is_empty() && links::concerns_users(&stream.name) {
             self.told.push(Told {
                 stream: Arc::clone(&stream.name),
                 revision,
                 position,
-                created: now(),
+                created,
                 event,
             });
         }
@@ -834,14 +821,23 @@ impl Writer {
             return Ok(Target::Unreadable);
         }
         let mut statement = self.connection.prepare_cached(
-            "SELECT e.id, t.name, e.json, e.created, e.data, e.metadata FROM events e, types t
-             WHERE e.stream = ?1 AND e.revision = ?2 AND t.id = e.type",
+            "SELECT e.id, t.name, e.json, e.created, e.data, e.metadata, e.position, s.revision, n.name
+             FROM events e JOIN types t ON t.id = e.type
+             LEFT JOIN events s ON s.position = e.source LEFT JOIN streams n ON n.id = s.stream
+             WHERE e.stream = ?1 AND e.revision = ?2",
         )?;
         let found = statement.query_row(params![stream.id, revision], |row| {
             let id: Option<[u8; 16]> = row.get(0)?;
             let event_type: String = row.get(1)?;
             let (data, metadata): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.get(4)?, row.get(5)?);
-            let data = Bytes::from(data.unwrap_or_default());
+            // A projection's own record says what its cause says.
+            let cause: Option<(u64, String)> = row.get::<_, Option<u64>>(7)?.zip(row.get(8)?);
+            let (data, metadata) = match cause {
+                Some((revision, stream)) if event_type == LINK => (pointer(revision, &stream), None),
+                Some((_, stream)) => (stream.into_bytes(), None),
+                None => (data.unwrap_or_default(), metadata),
+            };
+            let data = Bytes::from(data);
             let link = if event_type == LINK {
                 data.clone()
             } else {
@@ -849,7 +845,10 @@ impl Writer {
             };
             let shown = Shown {
                 event_type: Some(event_type.into()),
-                id: id.map(Uuid::from_bytes),
+                id: Some(match id {
+                    Some(id) => Uuid::from_bytes(id),
+                    None => link_id(row.get(6)?, stream.id),
+                }),
                 json: row.get(2)?,
                 data,
                 metadata: metadata.unwrap_or_default().into(),
@@ -881,8 +880,13 @@ impl Writer {
             }
             links::Written::Reference => (REFERENCE, None),
         };
-        let metadata = says.as_ref().map(|_| emitted.metadata());
-        let source = says.is_none().then_some(told.position);
+        // What follows from the record that caused it is put together when it is read.
+        let (metadata, source) = if says.is_some() {
+            (Some(emitted.metadata()), None)
+        } else {
+            let from = self.stream(&told.stream)?.id;
+            (emitted.cause().brief(from, told.revision), Some(told.position))
+        };
         let of_type = self.event_type(event_type)?;
         let position = self.position;
         let bytes = says.as_ref().map_or(0, Bytes::len) + metadata.as_ref().map_or(0, Vec::len);
@@ -911,9 +915,10 @@ impl Writer {
         Ok(())
     }
 
-    fn insert(&mut self, stream: i64, revision: u64, event: &NewEvent) -> rusqlite::Result<u64> {
+    /// Its position, and when it was written.
+    fn insert(&mut self, stream: i64, revision: u64, event: &NewEvent) -> rusqlite::Result<(u64, i64)> {
         let of_type = self.event_type(&event.event_type)?;
-        let position = self.position;
+        let (position, created) = (self.position, now());
         let mut insert = self.connection.prepare_cached(
             "INSERT INTO events (position, stream, revision, id, type, json, created, data, metadata)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -925,14 +930,14 @@ impl Writer {
             event.id.as_bytes(),
             of_type,
             event.json,
-            now(),
+            created,
             &event.data[..],
             &event.metadata[..]
         ])?;
         drop(insert);
         self.last = position;
         self.position += OVERHEAD + (event.data.len() + event.metadata.len()) as u64;
-        Ok(position)
+        Ok((position, created))
     }
 
     fn advance(&mut self, name: &Arc<str>, next: u64, id: i64) -> rusqlite::Result<()> {
@@ -1035,24 +1040,28 @@ fn emit<'a>(projection: SystemProjection, told: &'a Told, shown: &'a Shown) -> O
         projection,
         told,
         shown,
-        deletes,
+        deletes: links::deleted(&told.stream, shown.event_type.as_deref(), deletes),
         into: into.into(),
         written,
     })
 }
 
 impl Emitted<'_> {
-    fn metadata(&self) -> Vec<u8> {
-        let cause = Cause {
+    fn cause(&self) -> Cause<'_> {
+        Cause {
             position: self.told.position,
             stream: &self.told.stream,
-            event_type: self.shown.event_type.as_deref(),
+            deletes: self.deletes,
             created: self.told.created,
             id: self.shown.id,
-            metadata: if self.shown.json { &self.shown.metadata } else { &[] },
-            deletes: self.deletes,
-        };
-        cause.told(self.projection)
+            correlation: self.shown.json.then(|| correlation(&self.shown.metadata)).flatten(),
+        }
+    }
+
+    fn metadata(&self) -> Vec<u8> {
+        let mut told = Vec::new();
+        self.cause().tell(self.projection, &mut told);
+        told
     }
 }
 
