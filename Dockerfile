@@ -1,11 +1,13 @@
 # syntax=docker/dockerfile:1
 # The daemon alone, for ECS and any other place that runs containers: one binary on a distroless
-# base, no shell, not root, nothing written to its file system.
+# base, no shell, not root, nothing written to its file system. `tests/image/run` stages this file
+# without an engine, line by line, and runs what comes of it.
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /build
 
-# Dependencies by themselves: this layer is built again only when they change.
+# Dependencies by themselves: this layer is built again only when they change. The manifest names
+# every target's file, so it loads without the examples and tests, which are not sent here.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src \
     && echo 'fn main() {}' > src/main.rs \
@@ -15,8 +17,15 @@ RUN mkdir -p src \
         target/release/deps/libprojector-* target/release/.fingerprint/projector-*
 
 COPY src src
+# The symbols are kept aside: see the stage below.
 RUN cargo build --release --locked --bin projector --no-default-features --features daemon \
-    && cp target/release/projector /projector
+    && objcopy --only-keep-debug target/release/projector /projector.debug \
+    && objcopy --strip-all --add-gnu-debuglink=/projector.debug target/release/projector /projector
+
+# Not in the image: `docker build --target symbols --output symbols .` writes them beside it, and a
+# backtrace or a core of the same build is read with `gdb -s symbols/projector.debug`.
+FROM scratch AS symbols
+COPY --from=build /projector.debug /projector.debug
 
 # C runtime and CA certificates, and nothing else.
 FROM gcr.io/distroless/cc-debian12:nonroot

@@ -13,7 +13,7 @@ use std::{
     future::Future,
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -49,6 +49,10 @@ const DIAGNOSIS: Duration = Duration::from_secs(1);
 /// Whether a client of this process got as far as its own set-up. After that the process-wide
 /// TLS provider is the client's own, or one that it lives with.
 static CLIENT_WORKS: AtomicBool = AtomicBool::new(false);
+
+/// Whether somebody else's TLS provider was there before the first client of this process: later
+/// ones find the one that the first installed, which says nothing.
+static FOREIGN_PROVIDER: OnceLock<bool> = OnceLock::new();
 
 /// Makes clients, and keeps the one in use.
 pub(super) struct Factory {
@@ -282,7 +286,7 @@ impl Factory {
         for node in &self.target.nodes {
             self.guard.add_node(&node.host, node.port).await;
         }
-        let provider_before = rustls::crypto::CryptoProvider::get_default().is_some();
+        let provider_before = *FOREIGN_PROVIDER.get_or_init(|| rustls::crypto::CryptoProvider::get_default().is_some());
         let settings = &self.handover.settings;
         let runtime = ClientRuntime::new()?;
         let attempt = async {
