@@ -10,7 +10,8 @@ use super::text::percent_decode;
 /// How EventStoreDB is reached.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EsdbSettings {
-    /// `esdb://host:2113?tls=false`, `esdb+discover://name`, or several hosts with commas.
+    /// `esdb://host:2113?tls=false`, `esdb+discover://name`, or several hosts with commas; `kurrentdb`,
+    /// `kurrent` and `kdb` instead of `esdb` are the same.
     pub connection_string: String,
     /// User name; used instead of one in the connection string.
     pub user: Option<String>,
@@ -101,7 +102,7 @@ impl fmt::Debug for EsdbSettings {
 }
 
 /// Every parameter of a connection string, in the client's spelling.
-const PARAMETERS: [&str; 13] = [
+const PARAMETERS: [&str; 14] = [
     "tls",
     "tlsVerifyCert",
     "tlsCaFile",
@@ -115,6 +116,7 @@ const PARAMETERS: [&str; 13] = [
     "keepAliveTimeout",
     "defaultDeadline",
     "connectionName",
+    "throwOnAppendFailure",
 ];
 
 /// A connection string that may be shown: without the user and the password in it, and without the
@@ -220,7 +222,10 @@ impl Target {
     }
 }
 
-const FORM: &str = "write `esdb://HOST[:PORT][,HOST[:PORT]]…[?KEY=VALUE&…]`, or `esdb+discover://HOST[:PORT]` for a cluster found by gossip";
+const FORM: &str = "write `esdb://HOST[:PORT][,HOST[:PORT]]…[?KEY=VALUE&…]`, or `esdb+discover://HOST[:PORT]` for a cluster found by gossip; `kurrentdb`, `kurrent` and `kdb` are the same as `esdb`";
+
+/// The schemes of all official clients: EventStoreDB's, and those that KurrentDB's added for it.
+const SCHEMES: [&str; 4] = ["esdb", "kurrentdb", "kurrent", "kdb"];
 
 impl EsdbSettings {
     /// Checks everything that can be checked without a connection or a file.
@@ -230,11 +235,13 @@ impl EsdbSettings {
         let whole = |allowed: &str| SettingsError::new("connection string", &shown, allowed);
 
         let (scheme, rest) = text.split_once("://").ok_or_else(|| whole(FORM))?;
-        let discover = match scheme {
-            "esdb" => false,
-            "esdb+discover" => true,
-            _ => return Err(whole(&format!("the scheme is not known; {FORM}"))),
+        let (name, discover) = match scheme.strip_suffix("+discover") {
+            Some(name) => (name, true),
+            None => (scheme, false),
         };
+        if !SCHEMES.contains(&name) {
+            return Err(whole(&format!("the scheme is not known; {FORM}")));
+        }
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at(end);
         if tail.contains('@') {
@@ -271,9 +278,9 @@ impl EsdbSettings {
             default_deadline_ms: None,
         };
         if discover && target.nodes.len() > 1 {
-            return Err(whole(
-                "`esdb+discover` takes one name; write `esdb://` for a list of nodes",
-            ));
+            return Err(whole(&format!(
+                "`{scheme}` takes one name; write `{name}://` for a list of nodes"
+            )));
         }
         let mut files = (None, None);
         for pair in query.split('&').filter(|p| !p.is_empty()) {
@@ -451,6 +458,8 @@ fn parameter(
         "keepalivetimeout" => target.keep_alive_timeout_ms = or_off(1)?,
         "defaultdeadline" => target.default_deadline_ms = or_off(1)?,
         "connectionname" => target.connection_name = text()?,
+        // Of clients that can answer a conflict without an exception; here it is always an error.
+        "throwonappendfailure" => drop(flag()?),
         "tlscafile" => target.tls_ca = Some(text()?),
         "usercertfile" => files.0 = Some(text()?),
         "userkeyfile" => files.1 = Some(text()?),

@@ -36,6 +36,96 @@ fn quirks_of_the_client_are_filled_in() {
     assert_eq!(target("esdb://[::1]").unwrap().nodes[0].port, 2113);
 }
 
+/// What the vendor's documentation and the fixtures of its Rust client say of each, in their words.
+#[test]
+fn the_vendors_connection_strings_are_what_their_words_say() {
+    let node = |host: &str, port| Node {
+        host: host.into(),
+        port,
+    };
+    for scheme in ["esdb", "kurrentdb", "kurrent", "kdb"] {
+        // "One endpoint: the client connects directly and remains with it."
+        let t = target(&format!("{scheme}://localhost:2113?tls=false")).unwrap();
+        assert_eq!((t.discover, t.is_cluster(), t.tls), (false, false, false), "{scheme}");
+        assert_eq!(t.nodes, [node("localhost", 2113)]);
+        assert!(
+            target(&format!("{scheme}://localhost")).unwrap().tls,
+            "TLS is the default"
+        );
+
+        // "Many endpoints: it uses them to query for cluster information."
+        let t = target(&format!(
+            "{scheme}://user:pass@host1:1234,host2:4321,host3:3231?nodePreference=follower"
+        ))
+        .unwrap();
+        assert_eq!((t.discover, t.is_cluster()), (false, true), "{scheme}");
+        assert_eq!(t.nodes, [node("host1", 1234), node("host2", 4321), node("host3", 3231)]);
+        assert_eq!(t.user, Some(("user".into(), "pass".into())));
+        assert_eq!(t.preference, Preference::Follower);
+        let t = target(&format!(
+            "{scheme}://localhost:2111,localhost:2112,localhost:2113?tls=true&tlsVerifyCert=false"
+        ))
+        .unwrap();
+        assert!(t.is_cluster() && t.tls && !t.tls_verify);
+
+        // "A domain name of a cluster, with an optional port."
+        for (text, port) in [("cluster.dns.name", 2113), ("cluster.dns.name:2114", 2114)] {
+            let t = target(&format!(
+                "{scheme}+discover://admin:changeit@{text}?keepAliveInterval=10000"
+            ))
+            .unwrap();
+            assert_eq!((t.discover, t.is_cluster()), (true, true), "{scheme}");
+            assert_eq!(t.nodes, [node("cluster.dns.name", port)]);
+            assert_eq!(t.keep_alive_interval_ms, Some(10_000));
+        }
+
+        // Names of parameters in any case, values of flags too.
+        let t = target(&format!(
+            "{scheme}://host?MaxDiscoverAttempts=200&discoveryinterval=1000&GOSSIPTIMEOUT=1&nOdEpReFeReNcE=leader&TLS=False&TlsVerifyCert=false&THROWOnAppendFailure=true"
+        ))
+        .unwrap();
+        assert_eq!(
+            (t.discover_attempts, t.discovery_interval_ms, t.gossip_timeout_ms),
+            (200, 1_000, 1)
+        );
+        assert!(!t.tls && !t.tls_verify && t.preference == Preference::Leader);
+
+        for (wrong, parts) in [
+            (
+                format!("{scheme}+discover://a,b"),
+                [format!("`{scheme}+discover` takes one name"), format!("`{scheme}://`")],
+            ),
+            (
+                format!("{scheme}+gossip://a"),
+                ["scheme is not known".into(), "kurrentdb".into()],
+            ),
+            (
+                format!("{scheme}s://a"),
+                ["scheme is not known".into(), "esdb+discover".into()],
+            ),
+            (format!("{scheme}:/a"), [format!("{scheme}:/a"), "esdb://HOST".into()]),
+            (
+                format!("{scheme}://h?keepAliveTimeout=-33"),
+                ["keepAliveTimeout = `-33`".into(), "whole number".into()],
+            ),
+            (
+                format!("{scheme}://h?keepAliveInterval=kjslkjfds"),
+                ["keepAliveInterval".into(), "whole number".into()],
+            ),
+            (
+                format!("{scheme}+discover://h?dnsLookUpType=srv"),
+                ["dnsLookUpType".into(), "known are".into()],
+            ),
+        ] {
+            let said = target(&wrong)
+                .err()
+                .unwrap_or_else(|| panic!("{wrong} passed"))
+                .to_string();
+            assert!(parts.iter().all(|part| said.contains(part)), "{wrong}: {said}");
+        }
+    }
+}
+
 #[test]
 fn a_password_is_decoded_and_settings_win_over_the_string() {
     let t = target("esdb://ops:p%40ss%2Fw%25rd@h?tls=false").unwrap();
