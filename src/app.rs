@@ -40,6 +40,7 @@ use crate::{
 };
 
 mod checked;
+mod drain;
 mod signals;
 
 pub use checked::Checked;
@@ -229,6 +230,7 @@ pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon,
 
     let mut running = Vec::new();
     let mut summaries = Vec::new();
+    let mut drains = Vec::new();
     let probed = connections.table(&planned[0], None);
     let about = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -255,6 +257,7 @@ pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon,
         };
         let projection = engine::start(projection, stop.clone());
         health.watch(projection.status.clone());
+        drains.push((projection.status.clone(), counts.clone()));
         summaries.push((projection.status.clone(), counts));
         running.push(projection);
     }
@@ -291,6 +294,7 @@ pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon,
         background.spawn(async move { health.keep(JUDGE_EVERY, close).await });
     }
     background.spawn(sample_process(metrics.clone(), close.clone()));
+    background.spawn(keep_drains(drains, settings.engine.measure_every.0, close.clone()));
     background.spawn(summarise(summaries, settings.log.summary_every.0, close.clone()));
     {
         let (health, metrics, close) = (health.clone(), metrics.clone(), close.clone());
@@ -353,6 +357,31 @@ type Summed = (
     ProjectionMetrics,
 );
 
+/// Keeps each projection's seconds to drain, as often as lag is measured.
+async fn keep_drains(projections: Vec<Summed>, every: Duration, close: CancellationToken) {
+    let began = Instant::now();
+    let mut drains: Vec<_> = projections.iter().map(|_| drain::Drain::default()).collect();
+    loop {
+        for ((status, counts), drain) in projections.iter().zip(&mut drains) {
+            let totals = counts.totals();
+            let seen = {
+                let status = status.borrow();
+                drain::Seen {
+                    lag: status.lag.as_ref().map(|lag| lag.events),
+                    applied: totals.applied,
+                    throttled: totals.throttled,
+                    consumers: status.info.as_ref().map_or(1, |info| info.consumers),
+                }
+            };
+            counts.set_drain_seconds(drain.at(began.elapsed(), seen));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = close.cancelled() => return,
+        }
+    }
+}
+
 /// One line a projection and interval, when anything happened in it or is behind.
 async fn summarise(projections: Vec<Summed>, every: Duration, close: CancellationToken) {
     let mut before: Vec<_> = projections.iter().map(|(_, counts)| counts.totals()).collect();
@@ -377,6 +406,7 @@ async fn summarise(projections: Vec<Summed>, every: Duration, close: Cancellatio
                     holding = status.holding,
                     lag_events = lag.map(|l| l.events),
                     lag_seconds = lag.map(|l| l.seconds),
+                    drain_seconds = counts.drain_seconds(),
                     quarantined = status.quarantined.len(),
                     diverged = status.diverged.len(),
                     "summary"

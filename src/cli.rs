@@ -15,7 +15,6 @@ use crate::{
     telemetry,
 };
 
-#[cfg(feature = "embedded")]
 mod demo;
 #[cfg(feature = "embedded")]
 mod dev;
@@ -168,8 +167,7 @@ struct Common {
     /// A local DynamoDB; short for --set dynamodb.endpoint=….
     #[arg(long, global = true, value_name = "URL")]
     dynamodb: Option<String>,
-    /// Know the projection of the demo that `dev` runs, to look at its replicas.
-    #[cfg(feature = "embedded")]
+    /// Know the projection of the demo's orders, as `dev` does, to look at its replicas.
     #[arg(long, global = true)]
     demo: bool,
 }
@@ -188,6 +186,7 @@ enum Command {
     Dev(dev::Args),
     #[cfg(feature = "embedded")]
     Stack(stack::Args),
+    Demo(demo::Args),
     Import(import::Args),
     Provision(provision::Args),
     Status(status::Args),
@@ -327,7 +326,6 @@ fn start(cli: Cli, build: impl FnOnce(Registry) -> Result<Registry, RegistryErro
     // Reading the executable is too much for a question asked every few seconds.
     let fingerprint = if asks { String::new() } else { fingerprint() };
     let registry = build(Registry::new(fingerprint))?;
-    #[cfg(feature = "embedded")]
     let registry = if cli.common.demo {
         demo::add(registry)?
     } else {
@@ -345,6 +343,7 @@ fn start(cli: Cli, build: impl FnOnce(Registry) -> Result<Registry, RegistryErro
             Command::Dev(args) => dev::run(args, context).await,
             #[cfg(feature = "embedded")]
             Command::Stack(args) => stack::run(args).await,
+            Command::Demo(args) => demo::run(args, &context).await,
             Command::Import(args) => import::run(args, &context).await,
             Command::Provision(args) => provision::run(args, &context).await,
             Command::Status(args) => status::run(args, &context).await,

@@ -72,6 +72,7 @@ struct Families {
     lag_events: GaugeVec,
     lag_seconds: GaugeVec,
     lag_measured_at: GaugeVec,
+    drain: GaugeVec,
     checkpoint_lag: GaugeVec,
     source_stalled: GaugeVec,
     checkpoint: GaugeVec,
@@ -226,6 +227,11 @@ impl Metrics {
             lag_measured_at: m.gauges(
                 "projector_source_lag_measured_timestamp_seconds",
                 "When this process last measured the lag, in seconds since 1970. The same on every task: use max, not sum.",
+                &[],
+            ),
+            drain: m.gauges(
+                "projector_source_drain_seconds",
+                "How long the backlog lasts at this task's present pace times the group's consumers, at most an hour; stands while nothing moves or the table throttles. For scaling: use max, not sum.",
                 &[],
             ),
             checkpoint_lag: m.gauges(

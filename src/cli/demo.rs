@@ -1,20 +1,32 @@
-//! Something to watch: orders that are placed, filled, paid and shipped without end.
+//! `projector demo`, and what `dev` shows: orders that are placed, filled, paid and shipped without end.
 //!
 //! Appends as a service would, at the revision that it knows; what it reads is the events' own
 //! business, so the daemon beside it has nothing but the streams to go by.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::warn;
 use uuid::Uuid;
 
+use super::{Context, Exit, Failure, out};
 use crate::{
     aggregate::Aggregate,
+    app,
     event::{Event, Version, codec},
-    journal::{Expected, Journal, JournalError, NewEvent},
+    journal::{
+        Expected, Journal, JournalError, NewEvent,
+        esdb::{EventStore, redacted},
+    },
     projection::{Registry, RegistryError},
 };
 
@@ -86,14 +98,53 @@ pub(super) fn add(registry: Registry) -> Result<Registry, RegistryError> {
     registry.with::<Order>()
 }
 
-/// Orders that are worked on at the same time: enough streams to see them interleave.
+/// Place, pay and ship orders in any EventStoreDB, for something to watch
+///
+/// Appends to streams order-…, as a service would, until Ctrl-C. A store that is away is waited for.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Args {
+    /// Events a second.
+    #[arg(long, value_name = "EVENTS", default_value_t = RATE, value_parser = clap::value_parser!(u32).range(1..=MOST))]
+    rate: u32,
+    /// End after so many events.
+    #[arg(long, value_name = "N")]
+    events: Option<u64>,
+}
+
+/// Plain to see and no load.
+pub(super) const RATE: u32 = 25;
+/// More is a load test, and this is none.
+const MOST: i64 = 1_000;
+/// Events a second of one worker: each append waits for the one before, some milliseconds.
+const WORKER: u32 = 50;
+/// Orders that a worker has open at the same time: enough streams to see them interleave.
 const OPEN: usize = 50;
-/// Between two appends: about 25 events a second, plain to see and no load.
-const PACE: Duration = Duration::from_millis(40);
 /// After an append that failed: the store may be restarting.
 const REST: Duration = Duration::from_secs(1);
 /// Longest time of one append.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    let journal = EventStore::new(&context.settings.esdb()).map_err(|error| Failure::to(Exit::Usage, &error))?;
+    let connection = redacted(&context.settings.eventstore.connection.0);
+    out::line(format!(
+        "Orders are placed, paid and shipped at {connection}, {} events a second. Ctrl-C stops.",
+        args.rate
+    ));
+    let stop = CancellationToken::new();
+    let asked = app::shutdown();
+    let work = work(journal, args.rate, args.events, stop.clone());
+    tokio::pin!(work);
+    let done = tokio::select! {
+        done = &mut work => done,
+        () = asked => {
+            stop.cancel();
+            work.await
+        }
+    };
+    out::line(format!("{} events appended", done?));
+    Ok(())
+}
 
 /// An order as the workload knows it.
 #[derive(Clone, Debug, Default)]
@@ -144,29 +195,62 @@ impl Working {
     }
 }
 
-/// Works on orders until `stop`.
-pub(super) async fn work<J: Journal>(journal: J, stop: CancellationToken) {
+/// Works on orders at `rate` events a second until `stop`, or until there were `events` of them.
+/// Gives how many were appended; ends by itself where the store refuses for good.
+pub(super) async fn work<J: Journal>(
+    journal: J,
+    rate: u32,
+    events: Option<u64>,
+    stop: CancellationToken,
+) -> Result<u64, JournalError> {
+    let workers = rate.div_ceil(WORKER);
+    let pace = Duration::from_secs(1) * workers / rate;
+    let left = AtomicU64::new(events.unwrap_or(u64::MAX));
+    let work = (0..workers).map(|_| worker(&journal, pace, &left, &stop));
+    Ok(futures::future::try_join_all(work).await?.into_iter().sum())
+}
+
+async fn worker<J: Journal>(
+    journal: &J,
+    pace: Duration,
+    left: &AtomicU64,
+    stop: &CancellationToken,
+) -> Result<u64, JournalError> {
     let mut open: Vec<Working> = (0..OPEN).map(|_| Working::new()).collect();
-    loop {
-        let at = fastrand::usize(..open.len());
-        let wait = match step(&journal, &mut open[at]).await {
-            Ok(true) => PACE,
-            Ok(false) => {
-                open[at] = Working::new();
-                continue;
-            }
-            Err(error) => {
-                debug!(%error, "the demo's append failed");
-                // Whether it landed or not, another order is as good to watch.
-                open[at] = Working::new();
-                REST
-            }
-        };
+    let mut ticks = tokio::time::interval(pace);
+    // After an outage it goes on at its pace, and does not make up for what was not.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut appended, mut away) = (0, false);
+    while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => break,
+        }
+        loop {
+            let at = fastrand::usize(..open.len());
+            match step(journal, &mut open[at]).await {
+                Ok(true) => {
+                    (appended, away) = (appended + 1, false);
+                    break;
+                }
+                Ok(false) => open[at] = Working::new(),
+                Err(error @ (JournalError::Denied { .. } | JournalError::Refused(_))) => return Err(error),
+                Err(error) => {
+                    // Whether it landed or not, another order is as good to watch.
+                    open[at] = Working::new();
+                    if !away {
+                        warn!(%error, "an order's event was not taken; trying again");
+                    }
+                    away = true;
+                    tokio::select! {
+                        () = tokio::time::sleep(REST) => {}
+                        () = stop.cancelled() => return Ok(appended),
+                    }
+                }
+            }
         }
     }
+    Ok(appended)
 }
 
 /// One event more; `false` when the order is done.

@@ -61,7 +61,7 @@ pub(super) async fn run(args: Args, mut context: Context) -> Result<(), Failure>
     let stop = CancellationToken::new();
     let work = if demo {
         let journal = EventStore::new(&context.settings.esdb()).map_err(app::RunError::from)?;
-        Some(tokio::spawn(demo::work(journal, stop.clone())))
+        Some(tokio::spawn(demo::work(journal, demo::RATE, None, stop.clone())))
     } else {
         None
     };

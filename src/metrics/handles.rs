@@ -66,6 +66,8 @@ pub struct Totals {
     pub refused: u64,
     /// Events that gap reads brought.
     pub gap_events: u64,
+    /// Puts that the table throttled.
+    pub throttled: u64,
 }
 
 struct Handles {
@@ -88,6 +90,7 @@ struct Handles {
     cache_misses: IntCounter,
     write_seconds: Histogram,
     durable_age: Histogram,
+    drain: Gauge,
     held: Gauge,
     held_oldest: Gauge,
     lanes: [Gauge; 4],
@@ -179,6 +182,7 @@ impl ProjectionMetrics {
             cache_misses: f.cache_lookups.with_label_values(&and("miss")),
             write_seconds: f.write_seconds.with_label_values(&of),
             durable_age: f.durable_age.with_label_values(&of),
+            drain: f.drain.with_label_values(&of),
             held: f.held.with_label_values(&of),
             held_oldest: f.held_oldest.with_label_values(&of),
             lanes: LaneState::ALL.map(|state| f.lanes.with_label_values(&and(lane_word(state)))),
@@ -205,7 +209,18 @@ impl ProjectionMetrics {
             writes: self.0.writes[WriteOutcome::Done as usize].get(),
             refused: self.0.writes[WriteOutcome::Refused as usize].get(),
             gap_events: self.0.gap_events.get(),
+            throttled: self.0.writes[WriteOutcome::Throttled as usize].get(),
         }
+    }
+
+    /// Tells how long the backlog lasts at the present pace.
+    pub fn set_drain_seconds(&self, seconds: f64) {
+        self.0.drain.set(seconds);
+    }
+
+    /// What was told of that last; 0 before.
+    pub fn drain_seconds(&self) -> f64 {
+        self.0.drain.get()
     }
 
     fn request(&self, operation: Operation, outcome: AttemptOutcome) -> Option<&IntCounter> {

@@ -78,6 +78,23 @@ async fn caught_up(daemon: &Daemon, streams: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_demo_works_on_orders_anywhere_at_a_rate_and_waits_for_a_store_that_is_away() {
+    let stores = Stores::start().await;
+    let world = stores.world();
+    stores.node.kill();
+    let mut demo = world.spawn(&["demo", "--rate", "200", "--events", "99"]);
+    demo.logged("an order's event was not taken; trying again").await;
+    stores.node.restart().await;
+    demo.printed("99 events appended").await;
+    let daemon = world.daemon().await;
+    caught_up(&daemon, 33).await;
+    daemon.stop().await;
+    // What is wrong for good is not tried again.
+    let done = world.run(&["demo", "--rate", "0"]).await;
+    assert!(done.code == 64 && done.err.contains("--rate"), "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_in_replicas_out_and_every_page_says_so() {
     let (stores, dir) = (Stores::start().await, tempfile::tempdir().unwrap());
     let world = stores.world();

@@ -256,7 +256,11 @@ fn exit_codes_are_all_named() {
 fn files_and_commands_that_it_names_are_there() {
     let readme = file("README.md");
     for link in readme.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
-        if !link.contains("://") {
+        if let Some(anchor) = link.strip_prefix('#') {
+            let headings = readme.lines().filter(|line| line.starts_with('#'));
+            let mut anchors = headings.map(|line| line.trim_matches(['#', ' ']).to_lowercase().replace(' ', "-"));
+            assert!(anchors.any(|known| known == anchor), "{link}");
+        } else if !link.contains("://") {
             assert!(root().join(link).exists(), "{link}");
         }
     }

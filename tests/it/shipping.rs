@@ -128,65 +128,200 @@ fn sources(dir: PathBuf) -> Vec<PathBuf> {
     found
 }
 
+/// A service's environment and the settings that come of it.
+fn settings_of(service: &Value) -> Settings {
+    let environment = service["environment"].as_object().unwrap().iter();
+    load(
+        environment
+            .map(|(k, v)| (k.clone(), v.as_str().unwrap().to_owned()))
+            .collect(),
+    )
+}
+
+/// Paths that the stack mounts from here.
+fn mounted(service: &Value) -> Vec<&str> {
+    let volumes = service["volumes"].as_array().map_or(&[][..], Vec::as_slice);
+    let from_here = volumes.iter().map(|v| v.as_str().unwrap().split(':').next().unwrap());
+    from_here.collect()
+}
+
 #[test]
 fn the_compose_stack_starts_in_order_and_on_loopback() {
-    let compose: Value = serde_yaml_ng::from_str(&file("docker-compose.yml")).unwrap();
+    let compose: serde_yaml_ng::Value = serde_yaml_ng::from_str(&file("docker-compose.yml")).unwrap();
+    let mut compose = compose;
+    compose.apply_merge().unwrap();
+    let compose = serde_json::to_value(compose).unwrap();
     let services = compose["services"].as_object().unwrap();
     let names: BTreeSet<_> = services.keys().map(String::as_str).collect();
-    assert_eq!(
-        names,
-        BTreeSet::from(["eventstore", "dynamodb", "projector", "prometheus"])
-    );
+    let always = BTreeSet::from(["eventstore", "dynamodb", "projector", "demo", "prometheus", "grafana"]);
+    let kurrentdb = BTreeSet::from(["kurrentdb", "projector-kurrentdb", "demo-kurrentdb"]);
+    assert_eq!(names, always.union(&kurrentdb).copied().collect());
+    let text = file("docker-compose.yml");
     for (name, service) in services {
-        for port in service["ports"].as_array().unwrap() {
+        assert_eq!(
+            service["profiles"] == serde_json::json!(["kurrentdb"]),
+            kurrentdb.contains(&**name),
+            "{name}"
+        );
+        for port in service["ports"].as_array().into_iter().flatten() {
             assert!(port.as_str().unwrap().starts_with("127.0.0.1:"), "{name}: {port}");
         }
-        if name == "projector" {
-            // The image brings its own check.
-            assert_eq!(service["build"], ".");
+        for path in mounted(service) {
+            assert!(
+                Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists(),
+                "{name}: {path}"
+            );
+        }
+        let waits = service["depends_on"].as_object();
+        for (on, how) in waits.into_iter().flatten() {
+            assert_eq!(how["condition"], "service_healthy", "{name}: {on}");
+            assert!(
+                services[on]["healthcheck"]["disable"] != true,
+                "{name}: {on} is never healthy"
+            );
+        }
+        if name.starts_with("projector") || name.starts_with("demo") {
+            // The image brings its own check; the demo serves nothing that it could ask.
+            assert_eq!(
+                (&service["build"], &service["image"]),
+                (&".".into(), &"projector:compose".into())
+            );
+            assert_eq!(
+                service["healthcheck"]["disable"] == true,
+                name.starts_with("demo"),
+                "{name}"
+            );
+            assert_eq!(
+                (&service["read_only"], &service["cap_drop"][0]),
+                (&true.into(), &"ALL".into())
+            );
         } else {
             assert!(service["healthcheck"]["test"].is_array(), "{name}");
             let image = service["image"].as_str().unwrap();
             let tag = image.rsplit_once(':').unwrap().1;
-            assert!(tag != "latest" && tag.contains(|c: char| c.is_ascii_digit()), "{image}");
+            let numbers = tag
+                .trim_start_matches('v')
+                .split('.')
+                .filter(|part| part.parse::<u32>().is_ok());
+            assert_eq!(numbers.count(), 3, "{image} is pinned to a patch");
         }
     }
-    let waits = |service: &str| -> BTreeSet<String> {
+    let waits = |service: &str| -> BTreeSet<&str> {
         let on = services[service]["depends_on"].as_object().unwrap();
-        assert!(on.values().all(|how| how["condition"] == "service_healthy"));
-        on.keys().cloned().collect()
+        on.keys().map(String::as_str).collect()
     };
-    assert_eq!(
-        waits("projector"),
-        BTreeSet::from(["eventstore".into(), "dynamodb".into()])
-    );
-    assert_eq!(waits("prometheus"), BTreeSet::from(["projector".into()]));
-    let projector = &services["projector"];
-    assert_eq!(
-        (&projector["read_only"], &projector["cap_drop"][0]),
-        (&true.into(), &"ALL".into())
+    assert_eq!(waits("projector"), BTreeSet::from(["eventstore", "dynamodb"]));
+    assert_eq!(waits("projector-kurrentdb"), BTreeSet::from(["kurrentdb", "dynamodb"]));
+    assert_eq!(waits("prometheus"), BTreeSet::from(["projector"]));
+    assert_eq!(waits("grafana"), BTreeSet::from(["prometheus"]));
+    // Two servers have two sets of replicas.
+    let own = settings_of(&services["projector-kurrentdb"]);
+    assert_ne!(
+        own.dynamodb.table_prefix,
+        settings_of(&services["projector"]).dynamodb.table_prefix
     );
 
     // The settings of the stack are settings, and point at its services.
-    let environment = projector["environment"].as_object().unwrap();
-    let environment: BTreeMap<_, _> = environment
-        .iter()
-        .map(|(k, v)| (k.clone(), v.as_str().unwrap().to_owned()))
-        .collect();
-    let settings = load(environment);
-    assert!(settings.eventstore.connection.0.contains("//eventstore:2113"));
-    assert_eq!(settings.dynamodb.endpoint.as_deref(), Some("http://dynamodb:8000"));
-    assert_eq!(settings.plan(&Registry::new("x")).unwrap().len(), 1);
-    let mounted = projector["volumes"][0].as_str().unwrap().split(':').next().unwrap();
-    assert!(
-        Path::new(env!("CARGO_MANIFEST_DIR")).join(mounted).is_file(),
-        "{mounted}"
-    );
+    for (name, server) in [
+        ("projector", "//eventstore:2113"),
+        ("demo", "//eventstore:2113"),
+        ("projector-kurrentdb", "kurrentdb://kurrentdb:2113"),
+        ("demo-kurrentdb", "kurrentdb://kurrentdb:2113"),
+    ] {
+        let settings = settings_of(&services[name]);
+        assert!(settings.eventstore.connection.0.contains(server), "{name}");
+        projector::journal::esdb::EventStore::new(&settings.esdb()).unwrap();
+        assert_eq!(settings.dynamodb.endpoint.as_deref(), Some("http://dynamodb:8000"));
+        assert_eq!(settings.plan(&Registry::new("x")).unwrap().len(), 1);
+        assert!(settings.http.listen.ip().is_unspecified());
+    }
 
     let prometheus: Value = serde_yaml_ng::from_str(&file("config/prometheus/prometheus.yml")).unwrap();
-    let target = &prometheus["scrape_configs"][0]["static_configs"][0]["targets"][0];
-    assert_eq!(target, &format!("projector:{}", settings.http.listen.port()));
-    assert_eq!(prometheus["scrape_configs"][0]["job_name"], "projector");
+    let scrape = &prometheus["scrape_configs"][0];
+    let port = Settings::default().http.listen.port();
+    assert_eq!(scrape["static_configs"][0]["targets"][0], format!("projector:{port}"));
+    let found = &scrape["dns_sd_configs"][0];
+    assert_eq!(
+        (&found["names"][0], &found["port"]),
+        (&"projector-kurrentdb".into(), &port.into())
+    );
+    assert_eq!(scrape["job_name"], "projector");
+
+    // Grafana asks its Prometheus for the board's figures, and nobody for a password.
+    let sources: Value =
+        serde_yaml_ng::from_str(&file("config/grafana/provisioning/datasources/prometheus.yml")).unwrap();
+    let board: Value = serde_json::from_str(&file("config/grafana/boards/projector.json")).unwrap();
+    for panel in board["panels"].as_array().unwrap() {
+        assert_eq!(
+            panel["datasource"]["uid"], sources["datasources"][0]["uid"],
+            "{}",
+            panel["title"]
+        );
+    }
+    let grafana = &services["grafana"]["environment"];
+    let boards = services["grafana"]["volumes"][1]
+        .as_str()
+        .unwrap()
+        .split(':')
+        .nth(1)
+        .unwrap();
+    let providers: Value = serde_yaml_ng::from_str(&file("config/grafana/provisioning/dashboards/boards.yml")).unwrap();
+    assert_eq!(providers["providers"][0]["options"]["path"], boards);
+    assert_eq!(
+        grafana["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"],
+        format!("{boards}/projector.json")
+    );
+    assert_eq!(grafana["GF_AUTH_ANONYMOUS_ENABLED"], "true");
+    assert!(text.contains("unverified"), "a tag that nobody was seen to use says so");
+}
+
+#[test]
+fn the_guide_has_the_teams_dockerfile_and_dependency_as_they_are_tested() {
+    let guide = file("README.md");
+    assert!(guide.contains(&format!("```dockerfile\n{}```", file("examples/team/Dockerfile"))));
+    let manifest = file("examples/team/Cargo.toml");
+    let line = manifest.lines().find(|line| line.starts_with("projector = ")).unwrap();
+    assert!(guide.contains(&format!("```toml\n{line}\n```")), "{line}");
+    let ours: toml::Table = toml::from_str(&file("Cargo.toml")).unwrap();
+    let tag = format!("tag = \"v{}\"", ours["package"]["version"].as_str().unwrap());
+    assert!(line.contains(&tag), "{line}: {tag}");
+    // The README's code is compiled by a test of its own; the image's two files differ in names alone.
+    let ours = file("Dockerfile");
+    for base in [
+        "FROM rust:1.95-bookworm AS build",
+        "FROM gcr.io/distroless/cc-debian12:nonroot",
+        "USER nonroot:nonroot",
+    ] {
+        assert!(
+            ours.contains(base) && file("examples/team/Dockerfile").contains(base),
+            "{base}"
+        );
+    }
+}
+
+/// Names of metrics in a text, without what a histogram puts behind its own.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let ours = words.filter(|word| word.starts_with("projector_"));
+    ours.map(|name| name.trim_end_matches("_bucket").to_owned()).collect()
+}
+
+#[test]
+fn boards_and_alerts_ask_for_metrics_that_there_are() {
+    // The README's table is held against the code by a test of its own.
+    let known = metrics_in(&file("README.md"));
+    let board = metrics_in(&file("config/grafana/boards/projector.json"));
+    assert!(board.is_subset(&known), "{:?}", board.difference(&known));
+    for shown in [
+        "source_lag_seconds",
+        "events_applied_total",
+        "writes_total",
+        "quarantined_aggregates",
+    ] {
+        assert!(board.contains(&format!("projector_{shown}")), "{shown}");
+    }
+    let alerts = metrics_in(&file("config/prometheus/alerts.yml"));
+    assert!(alerts.is_subset(&known), "{:?}", alerts.difference(&known));
 }
 
 fn load(environment: BTreeMap<String, String>) -> Settings {
