@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::{
     aggregate::{Aggregate, Command},
+    event::Revision,
     journal::{Journal, JournalError, Presence, ReadLimit, Slice},
     projection::{
         Compiled, OnLostHistory,
@@ -185,6 +186,9 @@ pub struct Context {
     /// events, and compared when the same command id comes again. Another one is
     /// [`CommandError::KeyReused`].
     pub fingerprint: Option<String>,
+    /// The revision that the aggregate must stand at, as its caller has seen it (HTTP's `If-Match`):
+    /// elsewhere the command is [`CommandError::Conflict`], which is not retried.
+    pub expected: Option<Revision>,
     /// Another deadline than the settings'.
     pub deadline: Option<Duration>,
 }
@@ -196,6 +200,13 @@ impl Context {
             command_id: Some(command_id),
             ..Self::default()
         }
+    }
+
+    /// Only on the aggregate as the caller has seen it, at this revision: [`Self::expected`].
+    #[must_use]
+    pub fn expecting(mut self, revision: Revision) -> Self {
+        self.expected = Some(revision);
+        self
     }
 }
 
@@ -369,6 +380,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             attempts: self.settings.attempts,
             on_deleted: self.settings.on_deleted,
             known_from: context.command_id.map(|_| self.settings.horizon(identity.at)),
+            expected: context.expected,
             catch_up: self.settings.catch_up(),
         };
         seen.known_from = rules.known_from;

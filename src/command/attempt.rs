@@ -652,7 +652,8 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             self.attempts += 1;
         }
         self.rounds = 0;
-        if self.attempts >= self.rules.attempts {
+        // Nothing is tried again against the caller's version: the answer is where the stream stands.
+        if self.attempts >= self.rules.attempts && !self.elsewhere() {
             self.give_up();
         } else {
             self.look_up();
@@ -670,7 +671,35 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         }
     }
 
+    /// The stream does not stand where the caller expects it to, as far as the base knows.
+    fn elsewhere(&self) -> bool {
+        self.rules
+            .expected
+            .is_some_and(|expected| self.place() != Some(expected))
+    }
+
+    /// Reads on from a base that nobody confirmed in this attempt: a stale state must never turn a
+    /// valid command away.
+    fn confirm(&mut self) {
+        self.observed.push(Observation::Confirming);
+        self.phase = self.catch_up();
+    }
+
     fn decide(&mut self) {
+        if self.elsewhere() {
+            if !self.confirmed {
+                return self.confirm();
+            }
+            if self.in_doubt() {
+                return self.give_up();
+            }
+            let error = CommandError::Conflict {
+                stream: self.stream.to_string(),
+                expected: self.rules.expected.unwrap_or_default(),
+                actual: self.place(),
+            };
+            return self.done(Err(error));
+        }
         let Some(state) = self.base.state.get::<A>() else {
             // States come from the aggregate's own fold; another type is a snapshot source's defect.
             return self.discard(Discard::Undecodable);
@@ -678,10 +707,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         let decided = self.command.decide(state);
         let appends = decided.as_ref().is_ok_and(|events| !events.is_empty());
         if !appends && !self.confirmed {
-            // A stale state must never turn a valid command away.
-            self.observed.push(Observation::Confirming);
-            self.phase = self.catch_up();
-            return;
+            return self.confirm();
         }
         match decided {
             Err(rejection) => self.done(Err(CommandError::Rejected(rejection))),

@@ -6,7 +6,11 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{base::CatchUpError, snapshots::SnapshotError};
-use crate::{event::Revision, journal::JournalError, replica::StoreError};
+use crate::{
+    event::{Revision, Version},
+    journal::JournalError,
+    replica::StoreError,
+};
 
 /// Why a command was not carried out, or is not known to have been.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +28,21 @@ pub enum CommandError<E: Error + 'static> {
         attempts: u32,
         /// The revision that a conflict named and that no read showed up to the deadline.
         awaited: Option<Revision>,
+    },
+    /// The stream does not stand at the revision that the caller expects, as the leader confirmed
+    /// ([`super::Context::expecting`]): nothing was done, and nothing is tried again. A repetition of
+    /// a command that landed is never answered so, but with what was committed.
+    #[error(
+        "execute a command on `{stream}`: wrong expected revision: expected {expected}, actual {}; look at the aggregate as it is now, and decide again",
+        actual.map_or_else(|| "none, there are no events".to_owned(), |at| at.to_string())
+    )]
+    Conflict {
+        /// The stream.
+        stream: String,
+        /// The caller's revision.
+        expected: Revision,
+        /// Where the stream stands; `None`: it has no events.
+        actual: Version,
     },
     /// The deadline ended, or the queue was full, before this command's turn among those of its own
     /// process on the same aggregate: nothing was done.
@@ -124,6 +143,7 @@ impl<E: Error + 'static> CommandError<E> {
             Self::Journal(error) => error.is_transient(),
             Self::Replica(error) => error.is_transient(),
             Self::Rejected(_)
+            | Self::Conflict { .. }
             | Self::KeyReused { .. }
             | Self::OutOfReach { .. }
             | Self::Deleted { .. }
@@ -137,6 +157,7 @@ impl<E: Error + 'static> CommandError<E> {
         match self {
             Self::Rejected(_) => "rejected",
             Self::Contended { .. } => "contended",
+            Self::Conflict { .. } => "conflict",
             Self::Queued { .. } => "queued",
             Self::SlowLoad { .. } => "slow_load",
             Self::OutcomeUnknown { .. } => "outcome_unknown",

@@ -3,6 +3,7 @@
 mod campaign;
 mod corners;
 mod early;
+mod expecting;
 mod faults;
 pub(super) mod kit;
 mod loads;

@@ -40,6 +40,8 @@ pub struct AttemptRules {
     /// The command may have landed since this time, and must not land again: its id is a caller's.
     /// `None`: the id is this attempt's own.
     pub known_from: Option<DateTime<Utc>>,
+    /// Where the caller expects the stream to stand: another place is [`CommandError::Conflict`].
+    pub expected: Option<Revision>,
     /// How the stream is folded on.
     pub catch_up: CatchUpRules,
 }

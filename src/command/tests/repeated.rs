@@ -386,6 +386,7 @@ fn a_command_counts_as_landed_when_its_append_was_answered() {
         attempts: 1,
         on_deleted: OnDeleted::Refuse,
         known_from: Some(begun),
+        expected: None,
         catch_up: settings().catch_up(),
     };
     let mut attempt = Attempt::new(&fold, &command, STREAM, identity, rules);
