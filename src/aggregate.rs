@@ -3,6 +3,8 @@
 //! Every aggregate is a projection of itself (see [`crate::projection`]), so the replica that the
 //! daemon writes is the snapshot that commands read.
 
+use std::sync::Arc;
+
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::event::Event;
@@ -27,10 +29,58 @@ pub trait Aggregate: Default + Clone + Serialize + DeserializeOwned + Send + Syn
     }
 }
 
+/// Which aggregates a command is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existence {
+    /// New ones and existing ones alike.
+    #[default]
+    Any,
+    /// Those without an event as yet, and deleted ones where a command starts them anew
+    /// (`OnDeleted::Restart`): else `CommandError::AlreadyExists`.
+    New,
+    /// Those with an event: else `CommandError::NotFound`.
+    Existing,
+}
+
+/// What a command decides: events, or events and a reply for whoever asked.
+///
+/// `Vec<Event>` and `(Vec<Event>, Reply)` are decisions; the reply of the former is `()`.
+pub trait Decision<E> {
+    /// What the caller is told beside what was committed. It is not stored: a repetition of a
+    /// command that has landed has none.
+    type Reply: Send;
+
+    /// The events and the reply.
+    fn into_parts(self) -> (Vec<E>, Self::Reply);
+}
+
+impl<E> Decision<E> for Vec<E> {
+    type Reply = ();
+
+    fn into_parts(self) -> (Vec<E>, ()) {
+        (self, ())
+    }
+}
+
+impl<E, R: Send> Decision<E> for (Vec<E>, R) {
+    type Reply = R;
+
+    fn into_parts(self) -> (Vec<E>, R) {
+        self
+    }
+}
+
 /// A wish to change an aggregate.
-pub trait Command<A: Aggregate>: Send + Sync {
-    /// Why it is turned away.
-    type Error: std::error::Error + Send + Sync + 'static;
+///
+/// It decides on events (`impl Command<Account> for Withdraw`), or on events and a reply to its
+/// caller (`impl Command<Account, (Vec<AccountEvent>, Receipt)> for Withdraw`). Boxed commands are
+/// commands: `Box<dyn Command<Account, Error = Refusal>>`.
+///
+/// Everything that it needs from outside (prices, a clock, other services) is fetched before and
+/// stands in its fields, for it is decided again after every lost race.
+pub trait Command<A: Aggregate, D: Decision<A::Event> = Vec<<A as Aggregate>::Event>>: Send + Sync {
+    /// Why it is turned away: an enum of yours, `String`, `anyhow::Error`.
+    type Error: Send;
 
     /// What kind of command it is: a constant, which must not change with the code's names. It is
     /// written beside the events, so that a command id that is used again for another kind of
@@ -39,8 +89,36 @@ pub trait Command<A: Aggregate>: Send + Sync {
         ""
     }
 
+    /// Which aggregates it is for ([`Existence::Any`] by default): whether there are events, which
+    /// the state alone cannot always tell. Judged before [`Self::decide`], on what the leader confirmed.
+    fn existence(&self) -> Existence {
+        Existence::Any
+    }
+
     /// The events that carry the command out on `state`, none when there is nothing to do.
     ///
     /// Runs again after every lost race, hence `&self`, synchronous and free of side effects.
-    fn decide(&self, state: &A) -> Result<Vec<A::Event>, Self::Error>;
+    fn decide(&self, state: &A) -> Result<D, Self::Error>;
 }
+
+macro_rules! behind_a_pointer {
+    ($($pointer:ident),*) => {$(
+        impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Command<A, D> for $pointer<C> {
+            type Error = C::Error;
+
+            fn name(&self) -> &'static str {
+                (**self).name()
+            }
+
+            fn existence(&self) -> Existence {
+                (**self).existence()
+            }
+
+            fn decide(&self, state: &A) -> Result<D, C::Error> {
+                (**self).decide(state)
+            }
+        }
+    )*};
+}
+
+behind_a_pointer!(Box, Arc);

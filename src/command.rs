@@ -20,8 +20,8 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use crate::{
-    aggregate::{Aggregate, Command},
-    event::Revision,
+    aggregate::{Aggregate, Command, Decision},
+    event::Metadata,
     journal::{Journal, JournalError, Presence, ReadLimit, Slice},
     projection::{
         Compiled, OnLostHistory,
@@ -33,7 +33,9 @@ use crate::{
 pub mod attempt;
 pub mod base;
 mod cache;
+mod context;
 pub mod error;
+mod executor;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 pub mod observe;
@@ -42,7 +44,9 @@ mod recent;
 pub mod snapshots;
 
 pub use attempt::{Committed, OnDeleted};
+pub use context::{Context, Freshness};
 pub use error::CommandError;
+pub use executor::{Executing, Executor};
 pub use snapshots::{NoSnapshots, Replicas, SnapshotError, SnapshotEvents};
 
 use attempt::{Action, Append, Attempt, AttemptRules, Finished, Identity, Reply, longest_wait};
@@ -172,43 +176,9 @@ impl Settings {
     }
 }
 
-/// What a caller may say of a command beside the command itself.
-#[derive(Clone, Debug, Default)]
-pub struct Context {
-    /// The command's id: executed again with the same one within [`Settings::retry_horizon`], it
-    /// lands at most once. Drawn when `None`.
-    pub command_id: Option<Uuid>,
-    /// What the command belongs to; its own id when `None`.
-    pub correlation_id: Option<String>,
-    /// What caused it; its own id when `None`.
-    pub causation_id: Option<String>,
-    /// The caller's fingerprint of its request (a digest of an HTTP body, say): stored beside the
-    /// events, and compared when the same command id comes again. Another one is
-    /// [`CommandError::KeyReused`].
-    pub fingerprint: Option<String>,
-    /// The revision that the aggregate must stand at, as its caller has seen it (HTTP's `If-Match`):
-    /// elsewhere the command is [`CommandError::Conflict`], which is not retried.
-    pub expected: Option<Revision>,
-    /// Another deadline than the settings'.
-    pub deadline: Option<Duration>,
-}
-
-impl Context {
-    /// A command with an id that the caller will use again when it has to ask again.
-    pub fn with_id(command_id: Uuid) -> Self {
-        Self {
-            command_id: Some(command_id),
-            ..Self::default()
-        }
-    }
-
-    /// Only on the aggregate as the caller has seen it, at this revision: [`Self::expected`].
-    #[must_use]
-    pub fn expecting(mut self, revision: Revision) -> Self {
-        self.expected = Some(revision);
-        self
-    }
-}
+/// What came of a command: `D` is what it decides, which is events unless it has a reply for its caller.
+pub type Executed<A, E, D = Vec<<A as Aggregate>::Event>> =
+    Result<Committed<A, <D as Decision<<A as Aggregate>::Event>>::Reply>, CommandError<E>>;
 
 /// Carries out the commands of one kind of aggregate. Clones share the cache and the queues: a
 /// process should have one repository of a kind, and clones of it.
@@ -281,23 +251,29 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
     }
 
     /// Carries out `command` on the aggregate `id`, at most once in this call.
-    pub async fn execute<C: Command<A>>(&self, id: &str, command: &C) -> Result<Committed<A>, CommandError<C::Error>> {
+    pub async fn execute<C, D>(&self, id: &str, command: &C) -> Executed<A, C::Error, D>
+    where
+        C: Command<A, D> + ?Sized,
+        D: Decision<A::Event>,
+    {
         self.execute_with(id, command, Context::default()).await
     }
 
     /// Carries out `command` on the aggregate `id`; with a command id in `context` at most once,
     /// however often and from wherever it is called.
-    pub async fn execute_with<C: Command<A>>(
-        &self,
-        id: &str,
-        command: &C,
-        context: Context,
-    ) -> Result<Committed<A>, CommandError<C::Error>> {
+    pub async fn execute_with<C, D>(&self, id: &str, command: &C, context: Context) -> Executed<A, C::Error, D>
+    where
+        C: Command<A, D> + ?Sized,
+        D: Decision<A::Event>,
+    {
         let begun = Instant::now();
         if id.is_empty() {
             return Err(CommandError::Journal(JournalError::Refused(
                 "execute a command: the aggregate's id is empty".to_owned(),
             )));
+        }
+        if let Some(name) = context.metadata.taken() {
+            return Err(CommandError::ReservedMetadata { name: name.to_owned() });
         }
         let deadline = after(begun, context.deadline.unwrap_or(self.settings.deadline));
         let stream: Arc<str> = A::stream(id).into();
@@ -327,7 +303,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
     }
 
     /// Waits for the command's turn among those of this process on its aggregate.
-    async fn turn<E: std::error::Error + 'static>(
+    async fn turn<E>(
         &self,
         stream: &Arc<str>,
         command: Option<Uuid>,
@@ -355,7 +331,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
     }
 
     /// Carries out a command whose turn it is; the answer, and the appends that it took.
-    async fn attempt<C: Command<A>>(
+    async fn attempt<C, D>(
         &self,
         stream: &Arc<str>,
         command: &C,
@@ -363,8 +339,13 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         deadline: Instant,
         turn: Option<&Turn<'_>>,
         seen: &mut Seen,
-    ) -> (Result<Committed<A>, CommandError<C::Error>>, u32) {
+    ) -> (Executed<A, C::Error, D>, u32)
+    where
+        C: Command<A, D> + ?Sized,
+        D: Decision<A::Event>,
+    {
         let command_id = context.command_id.unwrap_or_else(Uuid::now_v7);
+        let said = context.metadata;
         let identity = Identity {
             command: command_id,
             execution: Uuid::new_v4(),
@@ -372,8 +353,11 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 name: Some(command.name()).filter(|name| !name.is_empty()).map(Into::into),
                 fingerprint: context.fingerprint.map(Into::into),
             },
-            correlation: context.correlation_id.unwrap_or_else(|| command_id.to_string()),
-            causation: context.causation_id.unwrap_or_else(|| command_id.to_string()),
+            metadata: Metadata {
+                correlation_id: said.correlation_id.or_else(|| Some(command_id.to_string())),
+                causation_id: said.causation_id.or_else(|| Some(command_id.to_string())),
+                ..said
+            },
             at: Utc::now(),
         };
         let rules = AttemptRules {
@@ -381,6 +365,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             on_deleted: self.settings.on_deleted,
             known_from: context.command_id.map(|_| self.settings.horizon(identity.at)),
             expected: context.expected,
+            confirmed: context.freshness == Freshness::Confirmed,
             catch_up: self.settings.catch_up(),
         };
         seen.known_from = rules.known_from;
@@ -392,7 +377,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             }
             let appending = matches!(action, Action::Append(..));
             let loading = action == Action::Load;
-            let performed = Box::pin(self.perform::<C>(stream, command_id, action, deadline, turn, seen));
+            let performed = Box::pin(self.perform(stream, command_id, action, deadline, turn, seen));
             let reply = timeout_at(deadline, performed).await;
             if let Ok(reply) = reply {
                 if let (Some(turn), Some(reached)) = (turn, reply.reached()) {
@@ -435,7 +420,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         self.observer.observe(A::CATEGORY, observation);
     }
 
-    async fn perform<C: Command<A>>(
+    async fn perform<E>(
         &self,
         stream: &Arc<str>,
         command: Uuid,
@@ -443,7 +428,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         deadline: Instant,
         turn: Option<&Turn<'_>>,
         seen: &mut Seen,
-    ) -> Reply<C::Error> {
+    ) -> Reply<E> {
         match action {
             Action::Load => match self.load(stream, command, deadline, turn, seen).await {
                 Ok((base, confirmed)) => Reply::Loaded(base, confirmed),
@@ -474,12 +459,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         }
     }
 
-    async fn append<E: std::error::Error + 'static>(
-        &self,
-        stream: &Arc<str>,
-        append: Append,
-        deadline: Instant,
-    ) -> Reply<E> {
+    async fn append<E>(&self, stream: &Arc<str>, append: Append, deadline: Instant) -> Reply<E> {
         let left = deadline.saturating_duration_since(Instant::now());
         let (place, look, verify) = (append.place(), append.look, append.verify);
         let answer = Box::pin(self.journal.append(stream, append.expected, append.events, left));
@@ -518,7 +498,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
     }
 
     /// A base, and whether it was read to the stream's end at the leader within this call.
-    async fn load<E: std::error::Error + 'static>(
+    async fn load<E>(
         &self,
         stream: &Arc<str>,
         command: Uuid,
@@ -556,7 +536,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         Ok((base, confirmed))
     }
 
-    async fn load_cold<E: std::error::Error + 'static>(
+    async fn load_cold<E>(
         &self,
         cold: &mut ColdLoad<'_>,
         stream: &Arc<str>,
@@ -645,7 +625,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         }
     }
 
-    async fn replay<E: std::error::Error + 'static>(
+    async fn replay<E>(
         &self,
         cold: &mut ColdLoad<'_>,
         stream: &Arc<str>,
@@ -747,13 +727,13 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
     }
 
     /// Hands the new base to cache and snapshots; nothing here can fail the command.
-    async fn keep<E: std::error::Error + 'static>(
+    async fn keep<E, R>(
         &self,
         stream: &Arc<str>,
-        finished: Finished<A, E>,
+        finished: Finished<A, E, R>,
         discarded: bool,
         deadline: Instant,
-    ) -> Result<Committed<A>, CommandError<E>> {
+    ) -> Result<Committed<A, R>, CommandError<E>> {
         let Finished {
             answer,
             base,
@@ -893,7 +873,7 @@ struct Seen {
 
 impl Seen {
     /// Why the aggregate was not loaded in time, as far as that is known.
-    fn not_loaded<E: std::error::Error + 'static>(&mut self, stream: &str) -> Option<CommandError<E>> {
+    fn not_loaded<E>(&mut self, stream: &str) -> Option<CommandError<E>> {
         match self.journal.take() {
             Some(error) => Some(CommandError::Journal(error)),
             None => self.loading.then(|| CommandError::SlowLoad {

@@ -12,6 +12,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 pub mod codec;
+pub mod metadata;
+
+pub use metadata::Metadata;
 
 /// An event's number in its stream, from 0.
 pub type Revision = u64;
@@ -82,7 +85,7 @@ pub struct Recorded<E> {
     pub id: Uuid,
     /// Its event type, after upcasting.
     pub kind: Arc<str>,
-    /// Its metadata, verbatim.
+    /// Its metadata, verbatim; [`Self::metadata`] reads it.
     pub metadata: Bytes,
     /// When EventStoreDB wrote it.
     pub created: DateTime<Utc>,
@@ -92,6 +95,11 @@ impl<E> Recorded<E> {
     /// The part of the stream name after the first `-`: the aggregate's id.
     pub fn aggregate_id(&self) -> &str {
         self.stream.split_once('-').map_or(&*self.stream, |(_, id)| id)
+    }
+
+    /// What the metadata says: what the event belongs to, what caused it, who asked for it.
+    pub fn metadata(&self) -> Metadata {
+        Metadata::parse(&self.metadata)
     }
 
     /// The metadata as `T`; `None` when it is empty or does not decode.

@@ -5,8 +5,9 @@
 //! fails here and not there.
 
 use std::{
+    collections::VecDeque,
     fmt::Debug,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -14,8 +15,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::{
-    aggregate::{Aggregate, Command},
+    aggregate::{Aggregate, Command, Decision},
+    command::{CommandError, Context, Executing, Executor, NoSnapshots, Repository},
     event::{Event, RawEvent, codec},
+    journal::NewEvent,
     projection::{Compiled, Fold, Projection, run::fold_run},
     replica::Header,
 };
@@ -103,9 +106,9 @@ pub struct Given<A: Aggregate> {
 
 /// A decision on a history.
 #[derive(Debug)]
-pub struct When<A: Aggregate, E> {
+pub struct When<A: Aggregate, E, R = ()> {
     given: Given<A>,
-    decided: Result<Vec<RawEvent>, E>,
+    decided: Result<(Vec<RawEvent>, R), E>,
 }
 
 /// An aggregate after these events.
@@ -130,10 +133,15 @@ impl<A: Aggregate> Given<A> {
     /// When an event decided on cannot be stored.
     #[must_use = "a decision that nobody checks tests nothing"]
     #[track_caller]
-    pub fn when<C: Command<A>>(self, command: &C) -> When<A, C::Error> {
-        let decided = command
-            .decide(&self.state)
-            .map(|events| recorded(&A::stream("test"), events));
+    pub fn when<C, D>(self, command: &C) -> When<A, C::Error, D::Reply>
+    where
+        C: Command<A, D> + ?Sized,
+        D: Decision<A::Event>,
+    {
+        let decided = command.decide(&self.state).map(|decision| {
+            let (events, reply) = decision.into_parts();
+            (recorded(&A::stream("test"), events), reply)
+        });
         When { given: self, decided }
     }
 
@@ -151,7 +159,7 @@ impl<A: Aggregate> Given<A> {
     }
 }
 
-impl<A: Aggregate, E: std::error::Error> When<A, E> {
+impl<A: Aggregate, E: Debug, R> When<A, E, R> {
     /// Checks the events decided on, by their stored form.
     ///
     /// # Panics
@@ -168,14 +176,14 @@ impl<A: Aggregate, E: std::error::Error> When<A, E> {
             events.iter().map(text).collect()
         };
         match &self.decided {
-            Ok(events) => {
+            Ok((events, _)) => {
                 assert_eq!(
                     plain(events),
                     plain(&recorded(&A::stream("test"), expected)),
                     "other events than expected"
                 );
             }
-            Err(error) => panic!("rejected: {error}"),
+            Err(error) => panic!("rejected: {error:?}"),
         }
         self
     }
@@ -194,6 +202,27 @@ impl<A: Aggregate, E: std::error::Error> When<A, E> {
         self.then([])
     }
 
+    /// Checks what the caller is told beside.
+    ///
+    /// # Panics
+    ///
+    /// When it is something else, or the command was rejected.
+    #[allow(
+        clippy::return_self_not_must_use,
+        reason = "a check is complete without the next one"
+    )]
+    #[track_caller]
+    pub fn then_reply(self, expected: &R) -> Self
+    where
+        R: PartialEq + Debug,
+    {
+        match &self.decided {
+            Ok((_, reply)) => assert_eq!(reply, expected, "another reply than expected"),
+            Err(error) => panic!("rejected: {error:?}"),
+        }
+        self
+    }
+
     /// Checks the rejection.
     ///
     /// # Panics
@@ -205,11 +234,11 @@ impl<A: Aggregate, E: std::error::Error> When<A, E> {
         E: PartialEq,
     {
         match &self.decided {
-            Ok(events) => {
+            Ok((events, _)) => {
                 let kinds: Vec<&str> = events.iter().map(|e| &*e.kind).collect();
-                panic!("accepted with {kinds:?}, expected the rejection: {expected}");
+                panic!("accepted with {kinds:?}, expected the rejection {expected:?}");
             }
-            Err(error) => assert!(error == expected, "rejected with `{error}`, expected `{expected}`"),
+            Err(error) => assert!(error == expected, "rejected with {error:?}, expected {expected:?}"),
         }
     }
 
@@ -223,8 +252,9 @@ impl<A: Aggregate, E: std::error::Error> When<A, E> {
     where
         A: PartialEq + Debug,
     {
-        let Ok(decided) = self.decided else {
-            panic!("rejected, expected a state")
+        let (decided, _) = match self.decided {
+            Ok(decided) => decided,
+            Err(error) => panic!("rejected: {error:?}"),
         };
         let mut events = self.given.events;
         let next = events.len() as u64;
@@ -244,6 +274,159 @@ impl<A: Aggregate, E: std::error::Error> When<A, E> {
 #[track_caller]
 pub fn project<P: Projection>(stream: &str, events: impl IntoIterator<Item = P::Event>) -> P::View {
     folded::<P>(&recorded(stream, events))
+}
+
+/// A repository for tests: carries commands out by the real rules, on streams in memory; fails as it
+/// is told to; and remembers what it was asked.
+///
+/// ```
+/// # use projector::{aggregate::{Aggregate, Command}, command::{CommandError, Executor}, event::Event};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// # struct Door { open: bool }
+/// # #[derive(Serialize, Deserialize)]
+/// # enum Moved { Opened }
+/// # impl Event for Moved {}
+/// # impl Aggregate for Door {
+/// #     const CATEGORY: &'static str = "door";
+/// #     type Event = Moved;
+/// #     fn apply(&mut self, _: Moved) { self.open = true }
+/// # }
+/// # struct Open;
+/// # impl Command<Door> for Open {
+/// #     type Error = String;
+/// #     fn decide(&self, _: &Door) -> Result<Vec<Moved>, String> { Ok(vec![Moved::Opened]) }
+/// # }
+/// use projector::testing::Rehearsal;
+///
+/// async fn let_in(doors: &dyn Executor<Door, String>) -> bool {
+///     doors.execute("front", &Open).await.is_ok()
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let doors = Rehearsal::<Door, String>::new();
+/// assert!(let_in(&doors).await);
+/// assert_eq!(doors.state("front"), Door { open: true });
+/// doors.fail_next(CommandError::Rejected("it is locked".to_owned()));
+/// assert!(!let_in(&doors).await);
+/// # });
+/// ```
+#[derive(Clone)]
+pub struct Rehearsal<A: Aggregate, E> {
+    repository: Repository<A, MemoryJournal, NoSnapshots>,
+    journal: MemoryJournal,
+    script: Arc<Mutex<Script<E>>>,
+}
+
+struct Script<E> {
+    failures: VecDeque<CommandError<E>>,
+    asked: Vec<Asked>,
+}
+
+/// What a [`Rehearsal`] was asked to do.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The aggregate.
+    pub id: String,
+    /// The command's name.
+    pub command: &'static str,
+    /// What was said beside it.
+    pub context: Context,
+}
+
+impl<A: Aggregate, E> Default for Rehearsal<A, E> {
+    fn default() -> Self {
+        let journal = MemoryJournal::new();
+        Self {
+            repository: Repository::new(journal.clone(), NoSnapshots),
+            journal,
+            script: Arc::new(Mutex::new(Script {
+                failures: VecDeque::new(),
+                asked: Vec::new(),
+            })),
+        }
+    }
+}
+
+impl<A: Aggregate, E> Rehearsal<A, E> {
+    /// With no events, which nothing fails.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The aggregate `id` has these events more.
+    ///
+    /// # Panics
+    ///
+    /// When one of them cannot be stored.
+    #[track_caller]
+    pub fn given(&self, id: &str, events: impl IntoIterator<Item = A::Event>) {
+        let stream = A::stream(id);
+        let new = recorded(&stream, events).into_iter().map(|event| NewEvent {
+            id: Uuid::new_v4(),
+            kind: event.kind,
+            json: event.json,
+            data: event.data,
+            metadata: event.metadata,
+        });
+        self.journal.push(&stream, new.collect());
+    }
+
+    /// The next command that has no failure yet is not carried out, and answered with `error`.
+    pub fn fail_next(&self, error: CommandError<E>) {
+        self.script().failures.push_back(error);
+    }
+
+    /// What was asked, in order; failures included.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.script().asked.clone()
+    }
+
+    /// The events of the aggregate `id`, as its stream has them.
+    pub fn events(&self, id: &str) -> Vec<RawEvent> {
+        self.journal.all(&A::stream(id))
+    }
+
+    /// The aggregate `id` as it is.
+    ///
+    /// # Panics
+    ///
+    /// When its events do not fold.
+    pub fn state(&self, id: &str) -> A {
+        folded::<A>(&self.events(id))
+    }
+
+    /// The store, for faults beneath the commands' rules.
+    pub fn journal(&self) -> &MemoryJournal {
+        &self.journal
+    }
+
+    fn script(&self) -> MutexGuard<'_, Script<E>> {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<A: Aggregate, E: Send, D: Decision<A::Event>> Executor<A, E, D> for Rehearsal<A, E> {
+    fn execute_with<'a>(
+        &'a self,
+        id: &'a str,
+        command: &'a dyn Command<A, D, Error = E>,
+        context: Context,
+    ) -> Executing<'a, A, E, D> {
+        let failure = {
+            let mut script = self.script();
+            script.asked.push(Asked {
+                id: id.to_owned(),
+                command: command.name(),
+                context: context.clone(),
+            });
+            script.failures.pop_front()
+        };
+        match failure {
+            Some(error) => Box::pin(std::future::ready(Err(error))),
+            None => Executor::execute_with(&self.repository, id, command, context),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -320,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "rejected: close the door")]
+    #[should_panic(expected = "rejected: Closed")]
     fn a_rejection_is_no_acceptance() {
         given::<Door>([]).when(&Close("me")).then_nothing();
     }

@@ -21,7 +21,7 @@ use super::{
     observe::{Discard, Observation},
 };
 use crate::{
-    aggregate::{Aggregate, Command},
+    aggregate::{Aggregate, Command, Decision, Existence},
     event::{RawEvent, Revision, Version, codec, next_after},
     journal::{Appended, Expected, Hole, JournalError, NewEvent, Presence, Slice, Standing},
     projection::{
@@ -65,7 +65,7 @@ enum Doubt {
     WrittenBefore,
 }
 
-enum Phase<A: Aggregate, E: std::error::Error + 'static> {
+enum Phase<A: Aggregate, E, R> {
     Load,
     CatchUp(Box<CatchUp>),
     /// There is more than one read to catch up with: a fresher snapshot may spare it.
@@ -78,14 +78,14 @@ enum Phase<A: Aggregate, E: std::error::Error + 'static> {
     /// Looking for the command further back than the base remembers.
     Search,
     Append,
-    Wait(Pause, Box<Phase<A, E>>),
-    Done(Box<Result<Committed<A>, CommandError<E>>>),
+    Wait(Pause, Box<Phase<A, E, R>>),
+    Done(Box<Result<Committed<A, R>, CommandError<E>>>),
 }
 
 /// What is left of an attempt.
-pub struct Finished<A: Aggregate, E: std::error::Error + 'static> {
+pub struct Finished<A: Aggregate, E, R> {
     /// The answer.
-    pub answer: Result<Committed<A>, CommandError<E>>,
+    pub answer: Result<Committed<A, R>, CommandError<E>>,
     /// The base that whoever comes next may start from, where the leader confirmed it.
     pub base: Option<Base>,
     /// How far the catching up came that the deadline ended: no state to decide on.
@@ -103,13 +103,15 @@ pub struct Finished<A: Aggregate, E: std::error::Error + 'static> {
     clippy::struct_excessive_bools,
     reason = "each says one thing of its own, and they come in every combination"
 )]
-pub struct Attempt<'a, A: Aggregate, C: Command<A>> {
+pub struct Attempt<'a, A: Aggregate, C: Command<A, D> + ?Sized, D: Decision<A::Event> = Vec<<A as Aggregate>::Event>> {
     fold: &'a dyn Fold,
     command: &'a C,
     stream: Arc<str>,
     identity: Identity,
     rules: AttemptRules,
-    phase: Phase<A, C::Error>,
+    phase: Phase<A, C::Error, D::Reply>,
+    /// What the pending events' decision replies, and the first of them.
+    reply: Option<(Uuid, D::Reply)>,
     base: Base,
     /// Which events the base held when it was loaded.
     loaded: (Version, Revision),
@@ -141,7 +143,7 @@ pub struct Attempt<'a, A: Aggregate, C: Command<A>> {
     observed: Vec<Observation>,
 }
 
-impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
+impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'a, A, C, D> {
     /// Begins. `fold` is the aggregate's own.
     pub fn new(
         fold: &'a dyn Fold,
@@ -157,6 +159,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             identity,
             rules,
             phase: Phase::Load,
+            reply: None,
             base: Base::initial(fold, Lineage::Foreign),
             loaded: (None, 0),
             confirmed: false,
@@ -261,7 +264,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
 
     /// The answer, and what the next command may start from. Before [`Action::Done`]: as if the
     /// deadline were over.
-    pub fn finish(mut self) -> Finished<A, C::Error> {
+    pub fn finish(mut self) -> Finished<A, C::Error, D::Reply> {
         self.expire();
         let answer = match self.phase {
             Phase::Done(answer) => *answer,
@@ -287,7 +290,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         std::mem::take(&mut self.observed)
     }
 
-    fn done(&mut self, answer: Result<Committed<A>, CommandError<C::Error>>) {
+    fn done(&mut self, answer: Result<Committed<A, D::Reply>, CommandError<C::Error>>) {
         self.phase = Phase::Done(Box::new(answer));
     }
 
@@ -295,7 +298,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         CatchUp::new(self.base.clone(), Some(self.identity.command), self.rules.catch_up)
     }
 
-    fn catch_up(&self) -> Phase<A, C::Error> {
+    fn catch_up(&self) -> Phase<A, C::Error, D::Reply> {
         Phase::CatchUp(Box::new(self.reading()))
     }
 
@@ -309,7 +312,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         version.map(|version| self.base.seen.unwrap_or(version))
     }
 
-    fn wait_then(&mut self, next: Phase<A, C::Error>) {
+    fn wait_then(&mut self, next: Phase<A, C::Error, D::Reply>) {
         self.waits += 1;
         self.phase = Phase::Wait(Pause::Race(self.waits), Box::new(next));
     }
@@ -343,7 +346,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         }));
     }
 
-    fn failed(&mut self, phase: Phase<A, C::Error>, error: JournalError) {
+    fn failed(&mut self, phase: Phase<A, C::Error, D::Reply>, error: JournalError) {
         match error {
             JournalError::Tombstoned(_) => self.deleted(true),
             error if error.is_transient() => {
@@ -652,8 +655,8 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             self.attempts += 1;
         }
         self.rounds = 0;
-        // Nothing is tried again against the caller's version: the answer is where the stream stands.
-        if self.attempts >= self.rules.attempts && !self.elsewhere() {
+        // A race that a command had no right to any more is no race: the answer is where the stream stands.
+        if self.attempts >= self.rules.attempts && self.misplaced().is_none() {
             self.give_up();
         } else {
             self.look_up();
@@ -671,11 +674,22 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
         }
     }
 
-    /// The stream does not stand where the caller expects it to, as far as the base knows.
-    fn elsewhere(&self) -> bool {
-        self.rules
-            .expected
-            .is_some_and(|expected| self.place() != Some(expected))
+    /// Why the command has no place where the stream stands, as far as the base knows.
+    fn misplaced(&self) -> Option<CommandError<C::Error>> {
+        let (place, stream) = (self.place(), || self.stream.to_string());
+        match (self.rules.expected, self.command.existence(), place) {
+            (Some(expected), _, actual) if actual != Some(expected) => Some(CommandError::Conflict {
+                stream: stream(),
+                expected,
+                actual,
+            }),
+            (_, Existence::New, Some(revision)) => Some(CommandError::AlreadyExists {
+                stream: stream(),
+                revision,
+            }),
+            (_, Existence::Existing, None) => Some(CommandError::NotFound { stream: stream() }),
+            _ => None,
+        }
     }
 
     /// Reads on from a base that nobody confirmed in this attempt: a stale state must never turn a
@@ -686,33 +700,30 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
     }
 
     fn decide(&mut self) {
-        if self.elsewhere() {
-            if !self.confirmed {
-                return self.confirm();
-            }
-            if self.in_doubt() {
-                return self.give_up();
-            }
-            let error = CommandError::Conflict {
-                stream: self.stream.to_string(),
-                expected: self.rules.expected.unwrap_or_default(),
-                actual: self.place(),
-            };
-            return self.done(Err(error));
+        let misplaced = self.misplaced();
+        if !self.confirmed && (misplaced.is_some() || self.rules.confirmed) {
+            return self.confirm();
+        }
+        match misplaced {
+            // What was appended before may be where nothing can be seen any more.
+            Some(_) if self.in_doubt() => return self.give_up(),
+            Some(error) => return self.done(Err(error)),
+            None => {}
         }
         let Some(state) = self.base.state.get::<A>() else {
             // States come from the aggregate's own fold; another type is a snapshot source's defect.
             return self.discard(Discard::Undecodable);
         };
-        let decided = self.command.decide(state);
-        let appends = decided.as_ref().is_ok_and(|events| !events.is_empty());
+        let decided = self.command.decide(state).map(D::into_parts);
+        let appends = decided.as_ref().is_ok_and(|(events, _)| !events.is_empty());
         if !appends && !self.confirmed {
             return self.confirm();
         }
         match decided {
             Err(rejection) => self.done(Err(CommandError::Rejected(rejection))),
-            Ok(events) if events.is_empty() => {
+            Ok((events, reply)) if events.is_empty() => {
                 let answer = Committed {
+                    reply: Some(reply),
                     command: self.identity.command,
                     stream: self.stream.clone(),
                     state: state.clone(),
@@ -727,12 +738,12 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
                 };
                 self.done(Ok(answer));
             }
-            Ok(events) => self.prepare(&events),
+            Ok((events, reply)) => self.prepare(&events, reply),
         }
     }
 
     /// Encodes what was decided, and makes sure that everybody will be able to read it.
-    fn prepare(&mut self, events: &[A::Event]) {
+    fn prepare(&mut self, events: &[A::Event], reply: D::Reply) {
         let unwritable = |problem: String| CommandError::Unwritable {
             stream: self.stream.to_string(),
             problem,
@@ -773,6 +784,7 @@ impl<'a, A: Aggregate, C: Command<A>> Attempt<'a, A, C> {
             let error = unwritable(format!("event {index} (`{}`): {error}", raw[index].kind));
             return self.done(Err(error));
         }
+        self.reply = pending.events.first().map(|first| (first.id, reply));
         self.pending = Some(pending);
         self.phase = Phase::Append;
     }

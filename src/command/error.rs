@@ -1,7 +1,5 @@
 //! What can come of a command besides being carried out.
 
-use std::error::Error;
-
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -14,9 +12,10 @@ use crate::{
 
 /// Why a command was not carried out, or is not known to have been.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CommandError<E: Error + 'static> {
-    /// The command's own rules turned it away, on a state that the leader confirmed.
-    #[error(transparent)]
+pub enum CommandError<E> {
+    /// The command's own rules turned it away, on a state that the leader confirmed. Told in the
+    /// rejection's own words, and nothing else has a say in its type.
+    #[error("{0}")]
     Rejected(E),
     /// Others were faster every time, or what they had appended could not be read before the
     /// deadline. Nothing of the command was appended.
@@ -118,6 +117,28 @@ pub enum CommandError<E: Error + 'static> {
         /// What is wrong with them.
         problem: String,
     },
+    /// The command is for new aggregates ([`crate::aggregate::Existence::New`]), and this one is
+    /// there, as the leader confirmed: nothing was done.
+    #[error("create `{stream}`: it is there already, at revision {revision}")]
+    AlreadyExists {
+        /// The stream.
+        stream: String,
+        /// Where it stands.
+        revision: Revision,
+    },
+    /// The command is for existing aggregates ([`crate::aggregate::Existence::Existing`]), and this
+    /// one is not there, as the leader confirmed: nothing was done.
+    #[error("use `{stream}`: there is no such aggregate; create it first")]
+    NotFound {
+        /// The stream.
+        stream: String,
+    },
+    /// The caller's metadata has a name that the library writes itself: nothing was done.
+    #[error("put `{name}` into the events' metadata: the library writes that name itself; choose another one")]
+    ReservedMetadata {
+        /// The name.
+        name: String,
+    },
     /// The event store failed.
     #[error(transparent)]
     Journal(JournalError),
@@ -135,7 +156,7 @@ fn contended(attempts: u32, awaited: Option<Revision>) -> String {
     }
 }
 
-impl<E: Error + 'static> CommandError<E> {
+impl<E> CommandError<E> {
     /// Whether the same command, with the same id, may succeed later without anybody acting.
     pub fn can_retry(&self) -> bool {
         match self {
@@ -144,6 +165,9 @@ impl<E: Error + 'static> CommandError<E> {
             Self::Replica(error) => error.is_transient(),
             Self::Rejected(_)
             | Self::Conflict { .. }
+            | Self::AlreadyExists { .. }
+            | Self::NotFound { .. }
+            | Self::ReservedMetadata { .. }
             | Self::KeyReused { .. }
             | Self::OutOfReach { .. }
             | Self::Deleted { .. }
@@ -158,6 +182,9 @@ impl<E: Error + 'static> CommandError<E> {
             Self::Rejected(_) => "rejected",
             Self::Contended { .. } => "contended",
             Self::Conflict { .. } => "conflict",
+            Self::AlreadyExists { .. } => "already_exists",
+            Self::NotFound { .. } => "not_found",
+            Self::ReservedMetadata { .. } => "reserved_metadata",
             Self::Queued { .. } => "queued",
             Self::SlowLoad { .. } => "slow_load",
             Self::OutcomeUnknown { .. } => "outcome_unknown",

@@ -395,8 +395,8 @@ mod tests {
 
     use super::*;
     use crate::{
+        event::metadata::COMMAND_ID,
         journal::{Appended, Expected, NewEvent, Slice, Standing},
-        projection::run::COMMAND_ID,
         replica::Sort,
     };
 

@@ -2,6 +2,7 @@
 
 mod campaign;
 mod corners;
+mod decisions;
 mod early;
 mod expecting;
 mod faults;

@@ -8,12 +8,9 @@ use uuid::Uuid;
 
 use super::{Change, Fold, FoldError, State};
 use crate::{
-    event::RawEvent,
+    event::{RawEvent, metadata::COMMAND_ID},
     replica::{ALL_COMMANDS, Header, Landed, LastEvent, Sort, stored_time},
 };
-
-/// The metadata member that names the command that an event carries out.
-pub const COMMAND_ID: &str = "commandId";
 
 /// How many commands an aggregate's replica remembers unless the settings say otherwise: what a
 /// busy aggregate takes within the minutes in which callers still repeat a command, at 60 bytes each.
@@ -118,9 +115,6 @@ fn advance(header: &mut Header, event: &RawEvent, keep: usize) {
         header.commands_since = header.commands_since.max(dropped.at.unwrap_or(at));
     }
 }
-
-/// The metadata member that names the execution of a command that appended an event: one call.
-pub const EXECUTION_ID: &str = "executionId";
 
 /// Which command an event carries out, as its metadata says.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,9 +10,9 @@ use crate::{
     query::Token,
 };
 
-/// A command that was carried out, or had nothing to do.
+/// A command that was carried out, or had nothing to do. `R` is what its decision replies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Committed<A: Aggregate> {
+pub struct Committed<A: Aggregate, R = ()> {
     /// The command's id: the one given, or the one drawn for it.
     pub command: Uuid,
     /// The aggregate's stream.
@@ -27,6 +27,9 @@ pub struct Committed<A: Aggregate> {
     /// The command's events, as they read back from the stream; none for an empty decision, or
     /// where they cannot be read any more.
     pub events: Vec<A::Event>,
+    /// What the decision that was committed told its caller. `None` for a repetition, whose decision
+    /// was another call's, and where the events cannot be read any more: it is not stored.
+    pub reply: Option<R>,
     /// The id of the event at `revision`, where it is known.
     pub event_id: Option<Uuid>,
     /// Appends that it took, lost races counted; 0 for an empty decision or a repetition.
@@ -41,7 +44,7 @@ pub struct Committed<A: Aggregate> {
     pub revived: bool,
 }
 
-impl<A: Aggregate> Committed<A> {
+impl<A: Aggregate, R> Committed<A, R> {
     /// The revision of the command's first event.
     pub fn first_revision(&self) -> Option<Revision> {
         let count = self.events.len() as u64;

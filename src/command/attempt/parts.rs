@@ -11,9 +11,11 @@ use crate::{
         base::{Base, CatchUpRules},
         error::CommandError,
     },
-    event::{Event, Revision},
+    event::{
+        Event, Metadata, Revision,
+        metadata::{COMMAND, COMMAND_ID, EXECUTION_ID, FINGERPRINT, SCHEMA},
+    },
     journal::{Appended, Expected, JournalError, NewEvent, Slice, Standing},
-    projection::run::{COMMAND_ID, EXECUTION_ID},
     replica::{Landed, Sort},
 };
 
@@ -42,6 +44,8 @@ pub struct AttemptRules {
     pub known_from: Option<DateTime<Utc>>,
     /// Where the caller expects the stream to stand: another place is [`CommandError::Conflict`].
     pub expected: Option<Revision>,
+    /// Whether the leader must have confirmed the state before it is decided on first.
+    pub confirmed: bool,
     /// How the stream is folded on.
     pub catch_up: CatchUpRules,
 }
@@ -55,10 +59,8 @@ pub struct Identity {
     pub execution: Uuid,
     /// What the command is.
     pub sort: Sort,
-    /// What it belongs to; EventStoreDB's `$correlationId`.
-    pub correlation: String,
-    /// What caused it; EventStoreDB's `$causationId`.
-    pub causation: String,
+    /// What is written beside: what it belongs to, what caused it, and what else its caller says.
+    pub metadata: Metadata,
     /// When it was taken in: what its events count as created at while it is tried whether they fold.
     pub at: DateTime<Utc>,
 }
@@ -141,7 +143,7 @@ pub enum Searched {
 
 /// What came of an action.
 #[derive(Debug)]
-pub enum Reply<E: std::error::Error + 'static> {
+pub enum Reply<E> {
     /// A base, and whether it is what the leader had after the attempt began.
     Loaded(Base, bool),
     /// No base can be had.
@@ -166,7 +168,7 @@ pub enum Reply<E: std::error::Error + 'static> {
     Waited,
 }
 
-impl<E: std::error::Error + 'static> Reply<E> {
+impl<E> Reply<E> {
     /// Whether the event store was reached, where it was asked: an error says that it was not.
     pub(crate) fn reached(&self) -> Option<Result<(), &JournalError>> {
         let error = match self {
@@ -190,20 +192,21 @@ pub fn event_id(command: Uuid, stream: &str, index: usize, kind: &str, data: &[u
 }
 
 pub(super) fn metadata<E: Event>(identity: &Identity) -> Bytes {
-    let mut metadata = serde_json::json!({
-        "$correlationId": identity.correlation,
-        "$causationId": identity.causation,
-        COMMAND_ID: identity.command,
-        EXECUTION_ID: identity.execution,
-        "schema": E::SCHEMA,
-    });
-    if let Some(name) = &identity.sort.name {
-        metadata["command"] = (**name).into();
+    let mut metadata = identity.metadata.to_object();
+    // Written last: nobody else has a say in these.
+    let mut own = |name: &str, value: serde_json::Value| metadata.insert(name.to_owned(), value);
+    own(COMMAND_ID, identity.command.to_string().into());
+    own(EXECUTION_ID, identity.execution.to_string().into());
+    own(SCHEMA, E::SCHEMA.into());
+    for (name, value) in [
+        (COMMAND, &identity.sort.name),
+        (FINGERPRINT, &identity.sort.fingerprint),
+    ] {
+        if let Some(value) = value {
+            own(name, (**value).into());
+        }
     }
-    if let Some(fingerprint) = &identity.sort.fingerprint {
-        metadata["fingerprint"] = (**fingerprint).into();
-    }
-    metadata.to_string().into()
+    serde_json::Value::Object(metadata).to_string().into()
 }
 
 /// The most that the nth wait may last, before jitter: doubling, because each further loss says

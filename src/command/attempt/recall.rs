@@ -1,11 +1,11 @@
 //! A command that landed before: found again, and answered with what was committed then.
 
 use super::{
-    Aggregate, Attempt, CatchUp, CatchUpError, Command, CommandError, Committed, Discard, Fed, Found, Header, Landed,
-    Observation, Phase, Presence, RawEvent, Revision, Slice, State, codec, command_of, fold_run, origin_of,
+    Aggregate, Attempt, CatchUp, CatchUpError, Command, CommandError, Committed, Decision, Discard, Fed, Found, Header,
+    Landed, Observation, Phase, Presence, RawEvent, Revision, Slice, State, codec, command_of, fold_run, origin_of,
 };
 
-impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
+impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_, A, C, D> {
     pub(super) fn answer_found(&mut self, found: Found) {
         let Some(last) = found.events.last().map(|e| e.revision) else {
             return self.resume();
@@ -55,7 +55,11 @@ impl<A: Aggregate, C: Command<A>> Attempt<'_, A, C> {
                 command_id: self.identity.command,
             }));
         };
+        // Of a decision that is not the one whose events these are, nothing is told.
+        let own = |first: &RawEvent| self.reply.take_if(|(id, _)| *id == first.id);
+        let reply = events.first().filter(|_| !repeated).and_then(own);
         self.done(Ok(Committed {
+            reply: reply.map(|(_, reply)| reply),
             command: self.identity.command,
             stream: self.stream.clone(),
             state: state.clone(),

@@ -317,10 +317,7 @@ async fn an_id_is_needed_and_metadata_follows_the_conventions() {
     let world = World::default();
     let error = world.bank().execute("", &Do::Deposit(1)).await.unwrap_err();
     assert!(error.to_string().contains("id is empty"));
-    let context = Context {
-        correlation_id: Some("order-7".into()),
-        ..Context::default()
-    };
+    let context = Context::default().correlation("order-7");
     let done = world.bank().execute_with("1", &Do::Deposit(1), context).await.unwrap();
     let event = &world.journal.all(STREAM)[0];
     let metadata: serde_json::Value = serde_json::from_slice(&event.metadata).unwrap();

@@ -378,8 +378,7 @@ fn a_command_counts_as_landed_when_its_append_was_answered() {
         command: Uuid::from_u128(42),
         execution: Uuid::from_u128(43),
         sort: Sort::default(),
-        correlation: String::new(),
-        causation: String::new(),
+        metadata: crate::event::Metadata::default(),
         at: begun,
     };
     let rules = AttemptRules {
@@ -387,6 +386,7 @@ fn a_command_counts_as_landed_when_its_append_was_answered() {
         on_deleted: OnDeleted::Refuse,
         known_from: Some(begun),
         expected: None,
+        confirmed: false,
         catch_up: settings().catch_up(),
     };
     let mut attempt = Attempt::new(&fold, &command, STREAM, identity, rules);
