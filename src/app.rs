@@ -16,13 +16,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    aggregate::Aggregate,
-    command::{self, Replicas, Repository},
     config::{ConfigError, OnRevival, Planned, Settings},
     health::Health,
     http::{self, ListenError},
     journal::esdb::{EventStore, SettingsError},
-    metrics::{Metrics, ProjectionMetrics, Store, sample_process},
+    metrics::{Backend, Metrics, ProjectionMetrics, sample_process},
     projection::Fold,
     projector::{
         engine::{self, Running},
@@ -30,12 +28,13 @@ use crate::{
         meter::Meter,
         session,
     },
-    query::{self, Queries},
+    query::{self, Erased, Queries},
     replica::{
         ReplicaStore as _, StoreError,
         dynamodb::{ConnectError, DynamoTable, Tables, connect},
         item,
     },
+    store::{Policy, Store, StoreSettings},
     telemetry,
 };
 
@@ -106,39 +105,26 @@ impl Connections {
         )
     }
 
-    /// Carries out commands on `A`, whose plan this is: its replicas are the snapshots.
-    pub fn repository<A: Aggregate>(&self, planned: &Planned) -> Repository<A, EventStore, Replicas<DynamoTable>> {
-        self.repository_on(planned, Replicas::new(self.table(planned, None)))
+    /// What a service beside the daemon has repositories and queries from, by the same settings:
+    /// tables, promoted attributes, windows, policies. Makes no call.
+    pub fn store(&self, settings: &Settings, planned: &[Planned]) -> Store {
+        let policies = planned.iter().map(|plan| (plan.fold.name().to_owned(), policy(plan)));
+        let settings = StoreSettings {
+            dynamodb: settings.dynamo(),
+            table_prefix: settings.dynamodb.table_prefix.clone(),
+            policies: policies.collect(),
+            ..StoreSettings::new(String::new())
+        };
+        Store::on(self.journal.clone(), self.dynamo.clone(), settings)
     }
 
-    /// The same, and the new replica is put after each append, as the daemon would: its promoted
-    /// attributes included.
-    pub fn repository_through<A: Aggregate>(
-        &self,
-        planned: &Planned,
-    ) -> Repository<A, EventStore, Replicas<DynamoTable>> {
-        let replicas = Replicas::new(self.table(planned, None)).write_through(item_rules(planned));
-        self.repository_on(planned, replicas)
-    }
-
-    fn repository_on<A: Aggregate>(
-        &self,
-        planned: &Planned,
-        replicas: Replicas<DynamoTable>,
-    ) -> Repository<A, EventStore, Replicas<DynamoTable>> {
-        Repository::new(self.journal.clone(), replicas).with_settings(command::Settings {
-            // What a write-through keeps is what the daemon would.
-            keep_commands: planned.tuned.commands,
-            restarts: planned.tuned.on_revival == OnRevival::Restart,
-            ..command::Settings::default()
-        })
-    }
-
-    /// Answers queries on a projection: code or settings made, an aggregate's or any other.
-    pub fn queries(&self, planned: &Planned) -> Queries<EventStore, DynamoTable> {
-        let table = self.table(planned, None);
-        Queries::new(self.journal.clone(), table, planned.fold.clone()).with_limits(query::Limits {
-            restarts: planned.tuned.on_revival == OnRevival::Restart,
+    /// Answers queries on a projection whose type is not known, one of the settings for example:
+    /// by stream. For all others there is [`Store::queries`].
+    pub fn queries(&self, planned: &Planned) -> Queries<Erased, EventStore, DynamoTable> {
+        let policy = policy(planned);
+        Queries::new(self.journal.clone(), self.table(planned, None), planned.fold.clone()).with_limits(query::Limits {
+            restarts: policy.restarts,
+            on_lost_history: policy.on_lost_history,
             ..query::Limits::default()
         })
     }
@@ -147,6 +133,21 @@ impl Connections {
     pub fn tables(&self, metrics: Option<&ProjectionMetrics>) -> Tables {
         let observer = metrics.map_or_else(|| Arc::new(()) as _, |m| Arc::new(m.clone()) as _);
         Tables::new(self.dynamo.clone(), self.operation_timeout, observer)
+    }
+}
+
+/// What holds for a projection beyond the daemon.
+fn policy(planned: &Planned) -> Policy {
+    let t = &planned.tuned;
+    let rules = item_rules(planned);
+    Policy {
+        source: Some(planned.source.clone()),
+        restarts: t.on_revival == OnRevival::Restart,
+        on_lost_history: t.on_lost_history.into(),
+        keep_commands: t.commands,
+        compress_above: rules.compress_above,
+        promoted: rules.promoted,
+        ..Policy::default()
     }
 }
 
@@ -272,7 +273,7 @@ pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon,
         );
         background.spawn(async move {
             let ask = || async { journal.ping().await.map_err(|error| error.to_string()) };
-            health.probe(Store::EventStore, every, metrics, ask, close).await;
+            health.probe(Backend::EventStore, every, metrics, ask, close).await;
         });
     }
     {
@@ -286,7 +287,7 @@ pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon,
                     Err(error) => Err(error.to_string()),
                 }
             };
-            health.probe(Store::DynamoDb, every, metrics, ask, close).await;
+            health.probe(Backend::DynamoDb, every, metrics, ask, close).await;
         });
     }
     {

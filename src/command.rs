@@ -22,12 +22,12 @@ use uuid::Uuid;
 use crate::{
     aggregate::{Aggregate, Command, Decision},
     event::Metadata,
-    journal::{Journal, JournalError, Presence, ReadLimit, Slice},
+    journal::{Journal, JournalError, Presence, ReadLimit, Slice, esdb::EventStore},
     projection::{
         Compiled, OnLostHistory,
         run::{COMMANDS_KEPT, origin_of},
     },
-    replica::{ALL_COMMANDS, Landed, Sort, stored_time},
+    replica::{ALL_COMMANDS, Landed, Sort, dynamodb::DynamoTable, stored_time},
 };
 
 pub mod attempt;
@@ -182,7 +182,7 @@ pub type Executed<A, E, D = Vec<<A as Aggregate>::Event>> =
 
 /// Carries out the commands of one kind of aggregate. Clones share the cache and the queues: a
 /// process should have one repository of a kind, and clones of it.
-pub struct Repository<A, J, S> {
+pub struct Repository<A, J = EventStore, S = Replicas<DynamoTable>> {
     journal: J,
     snapshots: S,
     fold: Arc<Compiled<A>>,

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    metrics::{Metrics, Store},
+    metrics::{Backend, Metrics},
     projector::status::{Phase, Status},
 };
 
@@ -115,14 +115,14 @@ impl Health {
     }
 
     /// Probes a store again and again until `stop`.
-    pub async fn probe<F, A>(&self, store: Store, every: Duration, metrics: Metrics, ask: F, stop: CancellationToken)
+    pub async fn probe<F, A>(&self, store: Backend, every: Duration, metrics: Metrics, ask: F, stop: CancellationToken)
     where
         F: Fn() -> A,
         A: Future<Output = Result<(), String>>,
     {
         let sender = match store {
-            Store::EventStore => &self.0.eventstore,
-            Store::DynamoDb => &self.0.dynamodb,
+            Backend::EventStore => &self.0.eventstore,
+            Backend::DynamoDb => &self.0.dynamodb,
         };
         loop {
             let answer = tokio::select! {

@@ -23,6 +23,7 @@ pub mod projection;
 pub mod projector;
 pub mod query;
 pub mod replica;
+pub mod store;
 #[cfg(feature = "daemon")]
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]

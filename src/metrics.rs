@@ -31,14 +31,14 @@ const PROJECTION: [&str; 2] = ["projection", "schema"];
 
 /// A store that the daemon needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Store {
+pub enum Backend {
     /// The event store.
     EventStore,
     /// The replicas' store.
     DynamoDb,
 }
 
-impl Store {
+impl Backend {
     /// The label's value.
     pub fn word(self) -> &'static str {
         match self {
@@ -337,7 +337,7 @@ impl Metrics {
             process: process::Process::new(&m),
             registry: m.0,
         };
-        for store in [Store::EventStore, Store::DynamoDb] {
+        for store in [Backend::EventStore, Backend::DynamoDb] {
             families.store_up.with_label_values(&[store.word()]).set(0.0);
         }
         Self(Arc::new(families))
@@ -349,7 +349,7 @@ impl Metrics {
     }
 
     /// Whether a store answers.
-    pub fn set_store_up(&self, store: Store, up: bool) {
+    pub fn set_store_up(&self, store: Backend, up: bool) {
         self.0
             .store_up
             .with_label_values(&[store.word()])

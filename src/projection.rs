@@ -28,12 +28,30 @@ pub use registry::{Registry, RegistryError};
 pub use source::{Filter, Source, SourceError};
 
 /// What an event did to a view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Nothing: no write is owed.
     Keep,
     /// The view changed.
     Put,
+    /// The event cannot be true, or not be told, and must not pass: the stream is quarantined with
+    /// this reason, the replica stays as it was before the event, and every other stream goes on.
+    Refuse(String),
+}
+
+impl Change {
+    /// Refuses the event for this reason: an error of your own, or a text.
+    #[expect(clippy::needless_pass_by_value, reason = "an error that is refused for is done with")]
+    pub fn refuse(reason: impl fmt::Display) -> Self {
+        Self::Refuse(reason.to_string())
+    }
+}
+
+/// For folds of your own that return a result: `fold(view, event).into()`.
+impl<E: fmt::Display> From<Result<Change, E>> for Change {
+    fn from(folded: Result<Change, E>) -> Self {
+        folded.unwrap_or_else(Self::refuse)
+    }
 }
 
 /// What to do when history below the first readable revision is gone and no replica covers it.
@@ -61,7 +79,8 @@ pub trait Projection: Send + Sync + 'static {
     /// The replica's state.
     type View: Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static;
 
-    /// Folds one event into the view. Synchronous and pure.
+    /// Folds one event into the view. Synchronous and pure. What cannot be folded is refused:
+    /// [`Change::refuse`].
     fn project(view: &mut Self::View, event: Recorded<Self::Event>) -> Change;
 
     /// Where its events come from unless the settings say otherwise: the category of its name.
@@ -109,6 +128,7 @@ trait AnyState: Any + Send + Sync {
     fn clone_box(&self) -> Box<dyn AnyState>;
     fn as_any(&self) -> &dyn Any;
     fn as_any_mut(&mut self) -> &mut dyn Any;
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
 }
 
 impl<T: Any + Clone + Send + Sync> AnyState for T {
@@ -119,6 +139,9 @@ impl<T: Any + Clone + Send + Sync> AnyState for T {
         self
     }
     fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
         self
     }
 }
@@ -132,6 +155,11 @@ impl State {
     /// The view, when it is a `T`.
     pub fn get<T: 'static>(&self) -> Option<&T> {
         (*self.0).as_any().downcast_ref()
+    }
+
+    /// The view itself, when it is a `T`.
+    pub fn into_view<T: 'static>(self) -> Option<T> {
+        self.0.into_any().downcast().ok().map(|view| *view)
     }
 
     /// The view to change, when it is a `T`.
@@ -164,6 +192,9 @@ pub enum FoldError {
     /// The fold panicked. The state handed to it may be half changed and must be thrown away.
     #[error("fold the event, the projection's code panicked: {0}")]
     Panicked(String),
+    /// The projection refused the event ([`Change::Refuse`]), which may have changed the state half.
+    #[error("fold the event, the projection refuses it: {0}")]
+    Refused(String),
     /// A fold whose code is only known at run time refused the event.
     #[error("fold the event: {0}")]
     Failed(String),
@@ -179,6 +210,7 @@ impl FoldError {
             Self::Decode(_) => "decode",
             Self::UnknownKind(_) => "unknown_kind",
             Self::Panicked(_) => "panic",
+            Self::Refused(_) => "refused",
             Self::Failed(_) => "fold",
             Self::Unstorable(_) => "unstorable",
         }
@@ -240,8 +272,8 @@ pub trait Fold: Send + Sync {
     }
     /// The view before any event.
     fn initial(&self) -> State;
-    /// Folds one event. After [`FoldError::Panicked`] and [`FoldError::Failed`] the state is to be
-    /// thrown away; after every other error it is as before.
+    /// Folds one event; never [`Change::Refuse`]. After [`FoldError::Panicked`],
+    /// [`FoldError::Refused`] and [`FoldError::Failed`] the state is to be thrown away; after every other error it is as before.
     fn apply(&self, state: &mut State, event: &RawEvent) -> Result<Change, FoldError>;
     /// The view as data.
     fn encode(&self, state: &State) -> Result<Encoded, FoldError>;
@@ -317,11 +349,11 @@ impl<P: Projection> Fold for Compiled<P> {
         let view = state
             .get_mut::<P::View>()
             .expect("a state is only ever handed to the fold that made it");
-        let change = guarded(|| P::project(view, event))?;
-        if change == Change::Put {
-            guarded(|| read_back(view))?;
+        match guarded(|| P::project(view, event))? {
+            Change::Refuse(reason) => Err(FoldError::Refused(reason)),
+            Change::Keep => Ok(Change::Keep),
+            Change::Put => guarded(|| read_back(view)).map(|()| Change::Put),
         }
-        Ok(change)
     }
 
     fn encode(&self, state: &State) -> Result<Encoded, FoldError> {

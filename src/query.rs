@@ -10,7 +10,7 @@
 //! `Strong` is linearizable for one aggregate, except while a deposed leader, cut off from its
 //! majority, still answers: seconds. Works on every projection, those known only at start too.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, marker::PhantomData, sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{Instant, timeout_at};
@@ -25,9 +25,9 @@ use crate::{
     },
     document::Document,
     event::{RawEvent, Revision, Version},
-    journal::{Journal, JournalError, Presence, ReadLimit, Slice, Standing},
-    projection::{Fold, FoldError, OnLostHistory, State, run::fold_run},
-    replica::{Header, Quarantine, Replica, ReplicaStore, StoreError},
+    journal::{Journal, JournalError, Presence, ReadLimit, Slice, Standing, esdb::EventStore},
+    projection::{Compiled, Fold, FoldError, OnLostHistory, Projection, Source, State, run::fold_run},
+    replica::{Header, Quarantine, Replica, ReplicaStore, StoreError, dynamodb::DynamoTable},
 };
 
 mod token;
@@ -55,7 +55,7 @@ pub enum WhenLate {
     /// Fold the stream's tail, as `Strong` does.
     #[default]
     FoldTail,
-    /// Answer what there is, with [`Freshness::Behind`].
+    /// Answer what there is, with [`Known::Behind`].
     AnswerBehind,
 }
 
@@ -88,7 +88,7 @@ pub enum Mode {
 
 /// What an answer is known to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Freshness {
+pub enum Known {
     /// A prefix of the stream; nothing more is known.
     Eventual,
     /// It holds the token's write.
@@ -101,7 +101,7 @@ pub enum Freshness {
     AsOf,
 }
 
-impl Freshness {
+impl Known {
     /// A word for it, fit for a header.
     pub fn label(self) -> &'static str {
         match self {
@@ -116,14 +116,32 @@ impl Freshness {
 
 /// A view and what it is the fold of.
 #[derive(Clone)]
-pub struct Answer {
+pub struct Answer<V = State> {
     /// What it is known to be.
-    pub freshness: Freshness,
+    pub known: Known,
+    /// The stream that it is of.
+    pub stream: Arc<str>,
     /// Version, first revision, marks.
     pub header: Header,
     /// The view.
-    pub state: State,
+    pub state: V,
     fold: Arc<dyn Fold>,
+}
+
+impl<V> Answer<V> {
+    /// The revision of the last event in it.
+    pub fn version(&self) -> Version {
+        self.header.version
+    }
+
+    /// What a later query takes to answer with no less than this one.
+    pub fn token(&self) -> Token {
+        Token {
+            stream: self.stream.clone(),
+            version: self.header.version,
+            event: self.header.event.as_ref().map(|event| event.id),
+        }
+    }
 }
 
 impl Answer {
@@ -136,17 +154,13 @@ impl Answer {
     pub fn document(&self) -> Result<Document, FoldError> {
         Ok(self.fold.encode(&self.state)?.view)
     }
-
-    /// The revision of the last event in it.
-    pub fn version(&self) -> Version {
-        self.header.version
-    }
 }
 
-impl std::fmt::Debug for Answer {
+impl<V> std::fmt::Debug for Answer<V> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Answer")
-            .field("freshness", &self.freshness)
+            .field("known", &self.known)
+            .field("stream", &self.stream)
             .field("header", &self.header)
             .finish_non_exhaustive()
     }
@@ -155,8 +169,8 @@ impl std::fmt::Debug for Answer {
 /// Why a query has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
-    /// The stream is deleted.
-    #[error("answer for `{stream}`: it is deleted{}; only the eventual mode shows what is kept of it", if *.tombstoned { " for good" } else { "" })]
+    /// The stream is deleted. What is kept of it, `Queries::erased` shows in the eventual mode.
+    #[error("answer for `{stream}`: it is deleted{}", if *.tombstoned { " for good" } else { "" })]
     Deleted {
         /// The stream.
         stream: String,
@@ -242,25 +256,167 @@ impl Default for Limits {
     }
 }
 
-/// Answers queries on one projection.
-#[derive(Clone)]
-pub struct Queries<J, R> {
+/// Any projection, its views as its fold has them: what [`Queries::new`] answers on.
+#[derive(Clone, Copy, Debug)]
+pub enum Erased {}
+
+/// Answers queries on the projection `P`, by its aggregates' ids: [`Queries::of`], or `Store::queries`.
+/// On a projection whose type is not known, those of the settings among them, by stream:
+/// [`Queries::new`], and [`Queries::erased`] of a typed one.
+pub struct Queries<P, J = EventStore, R = DynamoTable> {
     journal: J,
     store: R,
     fold: Arc<dyn Fold>,
+    source: Source,
     limits: Limits,
     observer: Arc<dyn Observer>,
+    projection: PhantomData<fn() -> P>,
 }
 
-impl<J: Journal, R: ReplicaStore> Queries<J, R> {
+impl<P, J: Clone, R: Clone> Clone for Queries<P, J, R> {
+    fn clone(&self) -> Self {
+        Self {
+            journal: self.journal.clone(),
+            store: self.store.clone(),
+            fold: self.fold.clone(),
+            source: self.source.clone(),
+            limits: self.limits,
+            observer: self.observer.clone(),
+            projection: PhantomData,
+        }
+    }
+}
+
+impl<J: Journal, R: ReplicaStore> Queries<Erased, J, R> {
     /// On this projection, whose replicas `store` has.
     pub fn new(journal: J, store: R, fold: Arc<dyn Fold>) -> Self {
-        Self {
+        Self::answering(journal, store, fold)
+    }
+
+    /// The view of `stream`; `None` when there is none: no such stream, no replica yet (eventual),
+    /// nothing of it left. What is kept of a deleted stream is answered where its header says that
+    /// it is deleted.
+    pub async fn get(&self, stream: &str, mode: &Mode) -> Result<Option<Answer>, QueryError> {
+        self.ask(stream, mode).await
+    }
+
+    /// The views of many streams, eventually consistent, in the order asked for.
+    pub async fn get_many(&self, streams: &[Arc<str>]) -> Result<Vec<Option<Answer>>, QueryError> {
+        let replicas = self.store.get_many(streams, false).await?;
+        let answers = streams.iter().zip(replicas);
+        answers
+            .map(|(stream, replica)| self.answer_of(stream, replica, Known::Eventual))
+            .collect()
+    }
+}
+
+impl<P: Projection, J: Journal, R: ReplicaStore> Queries<P, J, R> {
+    /// On `P`, whose replicas `store` has.
+    pub fn of(journal: J, store: R) -> Self {
+        // Queries leave no marks, which is what builds are told apart for.
+        Self::answering(journal, store, Arc::new(Compiled::<P>::new("")))
+    }
+
+    /// The view of the aggregate `id`. `Ok(None)`: there is none, which in the eventual mode may only
+    /// mean that there is no replica yet. [`QueryError::Deleted`]: there was one, in every mode.
+    /// Where a projection's source is no category, an id is a stream's whole name.
+    pub async fn get(&self, id: &str, mode: &Mode) -> Result<Option<Answer<P::View>>, QueryError> {
+        let stream = self.stream(id);
+        let answer = self.ask(&stream, mode).await?;
+        answer.map(Self::live).transpose()
+    }
+
+    /// The views of many aggregates, eventually consistent, in the order asked for; what is wrong
+    /// with one of them is no matter to the others.
+    pub async fn get_many<I: AsRef<str>>(&self, ids: &[I]) -> Result<Vec<Found<P::View>>, QueryError> {
+        let streams: Vec<Arc<str>> = ids.iter().map(|id| self.stream(id.as_ref()).into()).collect();
+        let replicas = self.store.get_many(&streams, false).await?;
+        let found = streams.iter().zip(replicas).map(|(stream, replica)| {
+            let answer = self.answer_of(stream, replica, Known::Eventual)?;
+            answer.map(Self::live).transpose()
+        });
+        Ok(found.collect())
+    }
+
+    /// The same by stream, for what is kept of deleted ones.
+    pub fn erased(&self) -> Queries<Erased, J, R> {
+        let Self {
             journal,
             store,
             fold,
+            source,
+            limits,
+            observer,
+            ..
+        } = self.clone();
+        Queries {
+            journal,
+            store,
+            fold,
+            source,
+            limits,
+            observer,
+            projection: PhantomData,
+        }
+    }
+
+    /// With another source than the projection's code says, as the settings may have it.
+    #[must_use]
+    pub fn on(mut self, source: Source) -> Self {
+        self.source = source;
+        self
+    }
+
+    fn stream(&self, id: &str) -> String {
+        match &self.source {
+            Source::Category(category) => format!("{category}-{id}"),
+            Source::Stream(_) | Source::All(_) => id.to_owned(),
+        }
+    }
+
+    fn live(answer: Answer) -> Result<Answer<P::View>, QueryError> {
+        let Answer {
+            known,
+            stream,
+            header,
+            state,
+            fold,
+        } = answer;
+        if header.deleted {
+            return Err(QueryError::Deleted {
+                stream: stream.to_string(),
+                tombstoned: false,
+            });
+        }
+        match state.into_view() {
+            Some(state) => Ok(Answer {
+                known,
+                stream,
+                header,
+                state,
+                fold,
+            }),
+            None => Err(QueryError::Unusable {
+                stream: stream.to_string(),
+                problem: "its state is another projection's".to_owned(),
+            }),
+        }
+    }
+}
+
+/// One of many views; as [`Queries::get`] has it.
+pub type Found<V> = Result<Option<Answer<V>>, QueryError>;
+
+impl<P, J: Journal, R: ReplicaStore> Queries<P, J, R> {
+    fn answering(journal: J, store: R, fold: Arc<dyn Fold>) -> Self {
+        Self {
+            journal,
+            store,
+            source: fold.source(),
+            fold,
             limits: Limits::default(),
             observer: Arc::new(Unobserved),
+            projection: PhantomData,
         }
     }
 
@@ -278,9 +434,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         self
     }
 
-    /// The view of `stream`; `None` when there is none: no such stream, no replica yet (eventual),
-    /// nothing of it left.
-    pub async fn get(&self, stream: &str, mode: &Mode) -> Result<Option<Answer>, QueryError> {
+    async fn ask(&self, stream: &str, mode: &Mode) -> Result<Option<Answer>, QueryError> {
         let begun = Instant::now();
         let mut replayed = 0;
         let answer = match mode {
@@ -294,8 +448,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         };
         let outcome = match &answer {
             Ok(Some(Answer {
-                freshness: Freshness::Behind,
-                ..
+                known: Known::Behind, ..
             })) => "behind",
             Ok(Some(_)) => "answered",
             Ok(None) => "nothing",
@@ -311,45 +464,32 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         answer
     }
 
-    /// The views of many streams, eventually consistent, in the order asked for.
-    pub async fn get_many(&self, streams: &[Arc<str>]) -> Result<Vec<Option<Answer>>, QueryError> {
-        let replicas = self.store.get_many(streams, false).await?;
-        let answers = streams.iter().zip(replicas);
-        answers
-            .map(|(stream, replica)| self.answer_of(stream, replica, Freshness::Eventual))
-            .collect()
-    }
-
     async fn eventual(&self, stream: &str) -> Result<Option<Answer>, QueryError> {
         let replica = self.store.get(stream, false).await?;
-        self.answer_of(stream, replica, Freshness::Eventual)
+        self.answer_of(stream, replica, Known::Eventual)
     }
 
     /// A stored replica as an answer, marks and all.
-    fn answer_of(
-        &self,
-        stream: &str,
-        replica: Option<Replica>,
-        freshness: Freshness,
-    ) -> Result<Option<Answer>, QueryError> {
+    fn answer_of(&self, stream: &str, replica: Option<Replica>, known: Known) -> Result<Option<Answer>, QueryError> {
         let Some(replica) = replica else { return Ok(None) };
         let Some(view) = &replica.view else {
             // Nothing is kept; a deletion is worth telling all the same.
             let state = self.fold.initial();
             let told = replica.header.deleted || replica.header.quarantine.is_some();
-            return Ok(told.then(|| self.answer(freshness, replica.header, state)));
+            return Ok(told.then(|| self.answer(stream, known, replica.header, state)));
         };
         let state = self.fold.decode(view, replica.fold.as_ref());
         let state = state.map_err(|e| QueryError::Unusable {
             stream: stream.to_owned(),
             problem: e.to_string(),
         })?;
-        Ok(Some(self.answer(freshness, replica.header, state)))
+        Ok(Some(self.answer(stream, known, replica.header, state)))
     }
 
-    fn answer(&self, freshness: Freshness, header: Header, state: State) -> Answer {
+    fn answer(&self, stream: &str, known: Known, header: Header, state: State) -> Answer {
         Answer {
-            freshness,
+            known,
+            stream: stream.into(),
             header,
             state,
             fold: self.fold.clone(),
@@ -407,7 +547,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
             let reached = !other_past && header.map_or(token.version.is_none(), |h| h.version >= token.version);
             let hopeless = other_past || header.is_some_and(|h| h.quarantine.is_some() || h.deleted);
             let found = match found {
-                Ok(replica) if reached => return self.answer_of(stream, replica, Freshness::AtLeast),
+                Ok(replica) if reached => return self.answer_of(stream, replica, Known::AtLeast),
                 found => found,
             };
             polls += 1;
@@ -432,7 +572,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
             tokio::time::sleep_until(next).await;
         };
         match then {
-            WhenLate::AnswerBehind => self.answer_of(stream, behind?, Freshness::Behind),
+            WhenLate::AnswerBehind => self.answer_of(stream, behind?, Known::Behind),
             WhenLate::FoldTail => loop {
                 let mut passing = Passing { token, same: None };
                 let deadline = until.min(after(Instant::now(), self.limits.deadline));
@@ -450,7 +590,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
                     if !reached || passing.same == Some(false) {
                         // The stream itself ends before it, or has another event there: its store was
                         // restored, or history is gone.
-                        answer.freshness = Freshness::Behind;
+                        answer.known = Known::Behind;
                     }
                     answer
                 }));
@@ -494,7 +634,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         *replayed += events.len();
         let folded = fold_run(&*self.fold, (base.header, base.state), &events, 0);
         let kept = !folded.changed && folded.stopped.is_none();
-        kept.then(|| self.answer(Freshness::AtLeast, folded.header, folded.state))
+        kept.then(|| self.answer(stream, Known::AtLeast, folded.header, folded.state))
     }
 
     async fn strong(
@@ -520,11 +660,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
         let base = self
             .bring_up_to_date(stream, base, until, deadline, passing, replayed)
             .await?;
-        let freshness = if until.is_some() {
-            Freshness::AsOf
-        } else {
-            Freshness::Confirmed
-        };
+        let known = if until.is_some() { Known::AsOf } else { Known::Confirmed };
         let there = base.header.version.is_some();
         Ok(there.then(|| {
             // What the replica's marks say of it does not hold for this answer.
@@ -533,7 +669,7 @@ impl<J: Journal, R: ReplicaStore> Queries<J, R> {
                 deleted: false,
                 ..base.header
             };
-            self.answer(freshness, header, base.state)
+            self.answer(stream, known, header, base.state)
         }))
     }
 

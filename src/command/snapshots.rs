@@ -6,6 +6,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use super::{
+    Repository,
     base::{Base, Lineage, Weight},
     observe::{Discard, Origin},
 };
@@ -13,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     aggregate::Aggregate,
-    journal::JournalError,
+    journal::{Journal, JournalError},
     projection::{Fold, State, StateError, StoredState},
     replica::{
         Demand, Header, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError,
@@ -141,7 +142,8 @@ pub fn base_of(fold: &dyn Fold, replica: Replica) -> Result<Base, String> {
 pub struct Replicas<R> {
     store: R,
     consistent: bool,
-    write_through: Option<Arc<Rules>>,
+    rules: Option<Arc<Rules>>,
+    write_through: bool,
     previous: Option<Previous<R>>,
 }
 
@@ -158,6 +160,7 @@ impl<R> std::fmt::Debug for Replicas<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Replicas")
             .field("consistent", &self.consistent)
+            .field("rules", &self.rules)
             .field("write_through", &self.write_through)
             .field("upgrades", &self.previous.is_some())
             .finish_non_exhaustive()
@@ -170,7 +173,8 @@ impl<R: ReplicaStore> Replicas<R> {
         Self {
             store,
             consistent: false,
-            write_through: None,
+            rules: None,
+            write_through: false,
             previous: None,
         }
     }
@@ -201,20 +205,50 @@ impl<R: ReplicaStore> Replicas<R> {
         self
     }
 
-    /// Puts the new replica after each append, by the same conditional put as the daemon's, so that
-    /// the writer reads its own writes at once. The rules are those of the daemon's settings
-    /// (`app::item_rules`, and `Connections::repository_through`): a replica that has promoted attributes which
-    /// the rules do not name is left to the daemon, for a put without them would take it out of its indexes.
-    /// One read of the appended event (its time is the server's) and one put, before the answer.
+    /// How the table's states are stored: as the daemon's settings have it (`Store` knows them).
+    #[must_use]
+    pub fn stored_by(mut self, rules: Rules) -> Self {
+        self.rules = Some(Arc::new(rules));
+        self
+    }
+
+    /// Puts the new replica after each append, stored by these rules: [`Repository::writing_through`].
     #[must_use]
     pub fn write_through(mut self, rules: Rules) -> Self {
-        self.write_through = Some(Arc::new(rules));
-        self
+        self.write_through = true;
+        self.stored_by(rules)
     }
 
     /// Whether new replicas are put after appends.
     pub fn writes_through(&self) -> bool {
-        self.write_through.is_some()
+        self.write_through
+    }
+}
+
+impl<A: Aggregate, J: Journal, R: ReplicaStore> Repository<A, J, Replicas<R>> {
+    /// Puts the new replica after each append, by the same conditional put as the daemon's, so that
+    /// the writer reads its own writes at once. It is stored as the daemon stores it, where the
+    /// repository is a `Store`'s; a replica that has promoted attributes which the rules do not name
+    /// is left to the daemon, for a put without them would take it out of its indexes. Costs one
+    /// read of the appended event (its time is the server's) and one put, before the answer.
+    #[must_use]
+    pub fn writing_through(mut self) -> Self {
+        let replicas = &mut self.snapshots;
+        replicas.rules.get_or_insert_with(|| Arc::new(Rules::of::<A>()));
+        replicas.write_through = true;
+        self
+    }
+
+    /// Starts from the replica of the schema before where there is none of this one yet:
+    /// [`Replicas::upgrading`].
+    #[must_use]
+    pub fn upgrading<O: DeserializeOwned>(
+        mut self,
+        table: R,
+        upgrade: impl Fn(O) -> A + Send + Sync + 'static,
+    ) -> Self {
+        self.snapshots = self.snapshots.upgrading(table, upgrade);
+        self
     }
 }
 
@@ -284,7 +318,7 @@ impl<R: ReplicaStore> Snapshots for Replicas<R> {
     }
 
     async fn keep(&self, fold: &dyn Fold, stream: &Arc<str>, base: &mut Base, _: u64) -> Option<bool> {
-        let rules = self.write_through.as_ref()?;
+        let rules = self.rules.as_ref().filter(|_| self.write_through)?;
         // Marks and their clearing are administrative writes, and the daemon's.
         if base.lineage == Lineage::Foreign || base.header.quarantine.is_some() || base.header.deleted {
             return None;
@@ -297,14 +331,14 @@ impl<R: ReplicaStore> Snapshots for Replicas<R> {
     }
 
     fn keeps_times(&self) -> bool {
-        self.write_through.is_some()
+        self.write_through
     }
 }
 
 impl<R: ReplicaStore> Replicas<R> {
     /// Whether a write-through keeps every promoted attribute that the stored replica has.
     fn promotes_all(&self, stream: &str, replica: &Replica) -> bool {
-        let Some(rules) = &self.write_through else {
+        let Some(rules) = self.rules.as_ref().filter(|_| self.write_through) else {
             return true;
         };
         let named = |name: &Arc<str>| rules.promoted.iter().any(|promoted| promoted.attribute == *name);

@@ -53,7 +53,10 @@ pub fn fold_run(fold: &dyn Fold, base: (Header, State), events: &[RawEvent], kee
             }
             Err(error) => {
                 // The code may have left the state half changed: fold the good events once more.
-                if matches!(error, FoldError::Panicked(_) | FoldError::Failed(_)) {
+                if matches!(
+                    error,
+                    FoldError::Panicked(_) | FoldError::Refused(_) | FoldError::Failed(_)
+                ) {
                     let good = fold_run(fold, base, &events[..index], keep);
                     return Folded {
                         stopped: Some((index, error)),

@@ -29,7 +29,7 @@ use super::{
     Demand, Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError,
     item::{self, Body, attribute as a},
 };
-use crate::aggregate::Aggregate;
+use crate::projection::Projection;
 
 mod attributes;
 mod connect;
@@ -100,12 +100,12 @@ impl DynamoTable {
         }
     }
 
-    /// The table that the daemon keeps for `A` under its table prefix (`projector-` by default),
+    /// The table that the daemon keeps for `P` under its table prefix (`projector-` by default),
     /// for commands and queries. Makes no call.
-    pub fn of<A: Aggregate>(client: Client, prefix: &str) -> Result<Self, StoreError> {
-        let name = table_name(prefix, A::CATEGORY, A::SCHEMA)?;
+    pub fn of<P: Projection>(client: Client, prefix: &str) -> Result<Self, StoreError> {
+        let name = table_name(prefix, P::NAME, P::SCHEMA)?;
         let timeout = DynamoSettings::default().operation_timeout;
-        Ok(Self::new(client, name, A::CATEGORY, A::SCHEMA, timeout, Arc::new(())))
+        Ok(Self::new(client, name, P::NAME, P::SCHEMA, timeout, Arc::new(())))
     }
 
     /// The table's name.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::{
     document::{Document, json},
-    projection::{Encoded, FoldError, StateError, StoredState},
+    projection::{Encoded, FoldError, Projection, StateError, StoredState},
 };
 
 use super::{Header, Quarantine, Replica};
@@ -141,6 +141,11 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// Those of `P`: native maps as long as they fit, nothing promoted.
+    pub fn of<P: Projection>() -> Self {
+        Self::new(P::NAME)
+    }
+
     /// Native maps as long as they fit, nothing promoted.
     pub fn new(projection: impl Into<Arc<str>>) -> Self {
         Self {

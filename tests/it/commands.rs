@@ -9,6 +9,7 @@ mod history;
 mod interleavings;
 mod queries;
 mod repeated;
+mod store;
 mod trips;
 mod turns;
 
@@ -173,7 +174,7 @@ impl World {
         })
     }
 
-    async fn queries(&self) -> Queries<EventStore, DynamoTable> {
+    async fn queries(&self) -> Queries<projector::query::Erased, EventStore, DynamoTable> {
         Queries::new(self.journal(), self.table().await, Arc::new(fold()))
     }
 

@@ -10,7 +10,7 @@ use projector::{
     event::Event,
     journal::esdb::{EsdbSettings, EventStore},
     projection::{Compiled, Registry},
-    query::{Freshness, Mode, Queries, WhenLate},
+    query::{Known, Mode, Queries, WhenLate},
     replica::{
         ReplicaStore as _,
         dynamodb::{Creation, DynamoTable, table_name},
@@ -132,7 +132,7 @@ impl Stores {
         Repository::new(self.journal(), Replicas::new(self.table().await).write_through(rules))
     }
 
-    async fn queries(&self) -> Queries<EventStore, DynamoTable> {
+    async fn queries(&self) -> Queries<projector::query::Erased, EventStore, DynamoTable> {
         let fold = Arc::new(Compiled::<Account>::new(""));
         Queries::new(self.journal(), self.table().await, fold)
     }
@@ -235,7 +235,7 @@ async fn the_daemons_replica_is_the_commands_snapshot_and_the_queries_answer() {
     // Nothing is there yet but the stream.
     assert!(queries.get("account-1", &Mode::Eventual).await.unwrap().is_none());
     let answer = queries.get("account-1", &Mode::Strong).await.unwrap().unwrap();
-    assert_eq!((answer.freshness, cents(&answer)), (Freshness::Confirmed, 210));
+    assert_eq!((answer.known, cents(&answer)), (Known::Confirmed, 210));
 
     let daemon = stores.daemon().await;
     let wait = Mode::AtLeast {
@@ -244,7 +244,7 @@ async fn the_daemons_replica_is_the_commands_snapshot_and_the_queries_answer() {
         then: WhenLate::AnswerBehind,
     };
     let answer = queries.get("account-1", &wait).await.unwrap().unwrap();
-    assert_eq!((answer.freshness, cents(&answer)), (Freshness::AtLeast, 210));
+    assert_eq!((answer.known, cents(&answer)), (Known::AtLeast, 210));
     let replica = stores.table().await.get("account-1", true).await.unwrap().unwrap();
     assert_eq!(replica.header.version, Some(19));
     assert_eq!(

@@ -18,7 +18,7 @@ use crate::{
     command::{CommandError, Context, OnDeleted, Settings},
     event::{RawEvent, Version},
     projection::run::command_of,
-    query::{Freshness, Limits, Mode, Queries, QueryError, Token, WhenLate},
+    query::{Known, Limits, Mode, Queries, QueryError, Token, WhenLate},
 };
 
 /// What a client was told, and when it asked and got it.
@@ -60,7 +60,7 @@ enum What {
     ReadAtLeast {
         token: Version,
         version: Version,
-        freshness: Freshness,
+        freshness: Known,
     },
 }
 
@@ -222,7 +222,7 @@ fn check(told: &[Told], account: usize, events: &[RawEvent], deletions: &[(u64, 
                 version,
                 freshness,
             } => {
-                assert!(version >= token || *freshness == Freshness::Behind, "{t:?}");
+                assert!(version >= token || *freshness == Known::Behind, "{t:?}");
             }
         }
     }
@@ -388,7 +388,7 @@ async fn client(world: World, bank: Bank, history: History, deletions: Arc<Mutex
                 };
                 let from = history.tick();
                 if let Ok(Some(answer)) = queries.get(STREAM, &mode).await {
-                    let (version, freshness) = (answer.version(), answer.freshness);
+                    let (version, freshness) = (answer.version(), answer.known);
                     let Mode::AtLeast { token, .. } = mode else {
                         unreachable!("made above")
                     };

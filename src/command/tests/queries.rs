@@ -16,12 +16,12 @@ use crate::{
     event::Version,
     journal::JournalError,
     projection::{MergePatch, Source},
-    query::{Answer, Freshness, Limits, Mode, Moment, Queries, QueryError, Token, WhenLate},
+    query::{Answer, Erased, Known, Limits, Mode, Moment, Queries, QueryError, Token, WhenLate},
     replica::{Quarantine, StoreError},
     testing::{MemoryJournal, MemoryStore},
 };
 
-fn queries(world: &World) -> Queries<MemoryJournal, MemoryStore> {
+fn queries(world: &World) -> Queries<Erased, MemoryJournal, MemoryStore> {
     Queries::new(world.journal.clone(), world.store.clone(), Arc::new(fold()))
 }
 
@@ -44,28 +44,28 @@ async fn each_mode_is_as_fresh_as_it_says() {
     world.deposit(&[4]);
     let queries = queries(&world);
     let get = async |mode: Mode| queries.get(STREAM, &mode).await.unwrap().unwrap();
-    let seen = |answer: &Answer| (cents(answer), answer.freshness);
+    let seen = |answer: &Answer| (cents(answer), answer.known);
     world.journal.reset_calls();
-    assert_eq!(seen(&get(Mode::Eventual).await), (3, Freshness::Eventual));
+    assert_eq!(seen(&get(Mode::Eventual).await), (3, Known::Eventual));
     assert_eq!(world.journal.calls().total(), 0);
     assert_eq!(
         seen(&get(at_least(Some(1), WhenLate::FoldTail)).await),
-        (3, Freshness::AtLeast)
+        (3, Known::AtLeast)
     );
     assert_eq!(world.journal.calls().total(), 0);
-    assert_eq!(seen(&get(Mode::Strong).await), (7, Freshness::Confirmed));
+    assert_eq!(seen(&get(Mode::Strong).await), (7, Known::Confirmed));
     assert_eq!((world.journal.calls().reads, world.journal.calls().events_read), (1, 2));
     assert_eq!(
         seen(&get(at_least(Some(2), WhenLate::FoldTail)).await),
-        (7, Freshness::Confirmed)
+        (7, Known::Confirmed)
     );
     assert_eq!(
         seen(&get(at_least(Some(2), WhenLate::AnswerBehind)).await),
-        (3, Freshness::Behind)
+        (3, Known::Behind)
     );
     for (revision, expected) in [(0, 1), (1, 3), (2, 7), (9, 7)] {
         let answer = get(Mode::AsOf(Moment::Revision(revision))).await;
-        assert_eq!(seen(&answer), (expected, Freshness::AsOf));
+        assert_eq!(seen(&answer), (expected, Known::AsOf));
         assert_eq!(answer.version(), Some(revision.min(2)));
     }
     assert!(queries.get("account-9", &Mode::Strong).await.unwrap().is_none());
@@ -86,7 +86,7 @@ async fn at_least_waits_for_the_projector() {
     // Every eventually consistent read from now on is stale: the waiting ones must not be.
     world.store.stale_by(1);
     world.project(STREAM, usize::MAX).await;
-    assert_eq!(waiting.await.unwrap().freshness, Freshness::AtLeast);
+    assert_eq!(waiting.await.unwrap().known, Known::AtLeast);
     let other = Mode::AtLeast {
         token: "account-2@0".parse().unwrap(),
         timeout: Duration::ZERO,
@@ -107,12 +107,12 @@ async fn at_least_waits_for_the_table_too() {
     let away = || StoreError::Unavailable("a test".into());
     world.store.fail_get(1, away());
     let answer = queries.get(STREAM, &at_least(Some(0), WhenLate::AnswerBehind)).await;
-    assert_eq!(answer.unwrap().unwrap().freshness, Freshness::AtLeast);
+    assert_eq!(answer.unwrap().unwrap().known, Known::AtLeast);
     // Away all the time: the stream has it; and where it is not asked, the reason is told.
     let fail = || (1..=100).for_each(|nth| world.store.fail_get(nth, away()));
     fail();
     let answer = queries.get(STREAM, &at_least(Some(0), WhenLate::FoldTail)).await;
-    assert_eq!(answer.unwrap().unwrap().freshness, Freshness::Confirmed);
+    assert_eq!(answer.unwrap().unwrap().known, Known::Confirmed);
     fail();
     let answer = queries.get(STREAM, &at_least(Some(0), WhenLate::AnswerBehind)).await;
     assert_eq!(answer.unwrap_err(), QueryError::Replica(away()));
@@ -239,8 +239,8 @@ async fn deleted_and_quarantined() {
         .unwrap()
         .unwrap();
     assert_eq!(
-        (behind.freshness, behind.header.quarantine.is_some()),
-        (Freshness::Behind, true)
+        (behind.known, behind.header.quarantine.is_some()),
+        (Known::Behind, true)
     );
     assert_eq!(begun.elapsed(), Duration::ZERO, "waiting would change nothing");
     assert_eq!(queries.get(STREAM, &Mode::Strong).await.unwrap_err().class(), "state");
@@ -347,7 +347,7 @@ async fn a_token_is_reached_by_its_own_event_only() {
     let ours = done.token();
     assert_eq!(ours.event, Some(world.journal.all(STREAM)[2].id));
     let answer = queries.get(STREAM, &ask(&ours, WhenLate::AnswerBehind)).await;
-    assert_eq!(answer.unwrap().unwrap().freshness, Freshness::AtLeast);
+    assert_eq!(answer.unwrap().unwrap().known, Known::AtLeast);
     // Both stores were restored to before it, and others have written since.
     world.journal.restore(STREAM, 2);
     world.deposit(&[8]);
@@ -357,8 +357,8 @@ async fn a_token_is_reached_by_its_own_event_only() {
     for then in [WhenLate::AnswerBehind, WhenLate::FoldTail] {
         let answer = queries.get(STREAM, &ask(&ours, then)).await.unwrap().unwrap();
         assert_eq!(
-            (cents(&answer), answer.freshness),
-            (11, Freshness::Behind),
+            (cents(&answer), answer.known),
+            (11, Known::Behind),
             "{then:?}: another event stands there"
         );
     }
@@ -367,11 +367,11 @@ async fn a_token_is_reached_by_its_own_event_only() {
     world.store.remove(STREAM);
     world.project(STREAM, 2).await;
     let answer = queries.get(STREAM, &ask(&ours, WhenLate::FoldTail)).await;
-    assert_eq!(answer.unwrap().unwrap().freshness, Freshness::Behind);
+    assert_eq!(answer.unwrap().unwrap().known, Known::Behind);
     // A token without an event, as they were before, asks for the version alone.
     let of_before: Token = "account-1@2".parse().unwrap();
     let answer = queries.get(STREAM, &ask(&of_before, WhenLate::FoldTail)).await;
-    assert_eq!(answer.unwrap().unwrap().freshness, Freshness::Confirmed);
+    assert_eq!(answer.unwrap().unwrap().known, Known::Confirmed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -452,16 +452,16 @@ async fn an_event_that_changes_nothing_is_not_waited_for() {
         let begun = tokio::time::Instant::now();
         let answer = queries.get(STREAM, &at_least(Some(3), then)).await.unwrap().unwrap();
         assert_eq!(
-            (answer.freshness, answer.view::<u32>(), answer.version()),
-            (Freshness::AtLeast, Some(&1), Some(3))
+            (answer.known, answer.view::<u32>(), answer.version()),
+            (Known::AtLeast, Some(&1), Some(3))
         );
         assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
     }
     // One that changes something is waited for, and nothing is made of another past's replica.
     world.deposit(&[700]);
     let answer = queries.get(STREAM, &at_least(Some(4), WhenLate::AnswerBehind)).await;
-    assert_eq!(answer.unwrap().unwrap().freshness, Freshness::Behind);
+    assert_eq!(answer.unwrap().unwrap().known, Known::Behind);
     world.store.diverge(STREAM);
     let answer = queries.get(STREAM, &at_least(Some(3), WhenLate::AnswerBehind)).await;
-    assert_eq!(answer.unwrap().unwrap().freshness, Freshness::Behind);
+    assert_eq!(answer.unwrap().unwrap().known, Known::Behind);
 }

@@ -11,7 +11,7 @@ use std::{
 use aws_sdk_dynamodb::types::AttributeValue;
 use projector::{
     command::{CommandError, Context},
-    query::{Freshness, Mode, Queries},
+    query::{Known, Mode, Queries},
     replica::dynamodb::{DynamoTable, table_name},
 };
 use uuid::Uuid;
@@ -66,12 +66,16 @@ async fn execute(bank: &Bank, history: &History, account: usize, command: Do) ->
     }
 }
 
-async fn ask(queries: &Queries<projector::journal::esdb::EventStore, DynamoTable>, history: &History, account: usize) {
+async fn ask(
+    queries: &Queries<projector::query::Erased, projector::journal::esdb::EventStore, DynamoTable>,
+    history: &History,
+    account: usize,
+) {
     let from = history.ask();
     let answer = queries.get(&stream(account), &Mode::Strong).await;
     let what = match answer {
         Ok(answer) => What::Strong(answer.map(|answer| {
-            assert_eq!(answer.freshness, Freshness::Confirmed);
+            assert_eq!(answer.known, Known::Confirmed);
             Seen {
                 version: answer.version(),
                 first: answer.header.first,

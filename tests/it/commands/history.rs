@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use projector::{event::RawEvent, event::Revision, event::Version, projection::run::command_of, query::Freshness};
+use projector::{event::RawEvent, event::Revision, event::Version, projection::run::command_of, query::Known};
 use uuid::Uuid;
 
 use super::{Account, fold_of};
@@ -52,12 +52,12 @@ pub(super) enum What {
     },
     /// Told that the stream is deleted.
     Deleted,
-    /// By [`Freshness::Confirmed`]; `None`: there is nothing.
+    /// By [`Known::Confirmed`]; `None`: there is nothing.
     Strong(Option<Seen>),
     /// By any other mode.
     Weak {
         seen: Seen,
-        freshness: Freshness,
+        freshness: Known,
         token: Version,
     },
     /// The stream was deleted by this client when its newest event was this.
@@ -231,7 +231,7 @@ pub(super) fn check(told: &[Told], events: &[RawEvent]) {
             }
             What::Weak { seen, freshness, token } => {
                 is_a_prefix(t, seen);
-                let late = *freshness == Freshness::Behind;
+                let late = *freshness == Known::Behind;
                 assert!(seen.version >= *token || late, "{t:?} is older than its token");
                 continue;
             }
@@ -361,7 +361,7 @@ mod tests {
         assert!(!explains(&[told(0, 1, What::Deleted)], 1));
         let weak = What::Weak {
             seen: seen(0),
-            freshness: Freshness::AtLeast,
+            freshness: Known::AtLeast,
             token: Some(1),
         };
         assert!(!explains(&[told(0, 1, weak)], 2));

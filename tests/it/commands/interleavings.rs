@@ -12,7 +12,7 @@ use projector::{
     command::{CommandError, Context, OnDeleted, Settings},
     event::{RawEvent, Revision},
     journal::{Journal as _, ReadLimit, Standing, esdb::EventStore},
-    query::{Answer, Freshness, Mode, Queries, QueryError, Token, WhenLate},
+    query::{Answer, Erased, Known, Mode, Queries, QueryError, Token, WhenLate},
     replica::dynamodb::DynamoTable,
 };
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -58,7 +58,7 @@ struct Client {
     world: Arc<World>,
     id: String,
     bank: Bank,
-    queries: Queries<EventStore, DynamoTable>,
+    queries: Queries<Erased, EventStore, DynamoTable>,
     journal: EventStore,
     history: History,
     /// What a deletion took out of sight.
@@ -144,10 +144,10 @@ impl Client {
     async fn ask(&self, mode: Mode) {
         let from = self.history.ask();
         let what = match self.queries.get(&self.stream(), &mode).await {
-            Ok(Some(answer)) if answer.freshness == Freshness::Confirmed => What::Strong(Some(seen(&answer))),
+            Ok(Some(answer)) if answer.known == Known::Confirmed => What::Strong(Some(seen(&answer))),
             Ok(Some(answer)) => What::Weak {
                 seen: seen(&answer),
-                freshness: answer.freshness,
+                freshness: answer.known,
                 token: match &mode {
                     Mode::AtLeast { token, .. } => token.version,
                     _ => None,

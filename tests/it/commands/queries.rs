@@ -8,7 +8,7 @@ use projector::{
     config::{Inputs, Settings},
     document::json as text,
     projection::{MergePatch, Registry, Source},
-    query::{Answer, Freshness, Mode, Moment, Queries, QueryError, Token, WhenLate},
+    query::{Answer, Known, Mode, Moment, Queries, QueryError, Token, WhenLate},
     replica::{
         dynamodb::{Creation, DynamoTable, table_name},
         item::Rules,
@@ -44,7 +44,7 @@ async fn a_token_travels_as_text_and_brings_its_write_back() {
             .await
             .unwrap()
             .unwrap();
-        assert_eq!((cents(&answer), answer.freshness), (n, Freshness::AtLeast), "{header}");
+        assert_eq!((cents(&answer), answer.known), (n, Known::AtLeast), "{header}");
     }
     daemon.stop().await;
     // Without a daemon, but written through: at once.
@@ -56,7 +56,7 @@ async fn a_token_travels_as_text_and_brings_its_write_back() {
         then: WhenLate::AnswerBehind,
     };
     let answer = queries.get("account-1", &mode).await.unwrap().unwrap();
-    assert_eq!((cents(&answer), answer.freshness), (11, Freshness::AtLeast));
+    assert_eq!((cents(&answer), answer.known), (11, Known::AtLeast));
     let other = queries.get("account-2", &mode).await.unwrap_err();
     assert_eq!(other.class(), "wrong_token");
 }
@@ -126,7 +126,7 @@ async fn deleted_and_quarantined_each_mode_says_what_it_does() {
         .await
         .unwrap()
         .unwrap();
-    assert_eq!((behind.freshness, behind.version()), (Freshness::Behind, Some(1)));
+    assert_eq!((behind.known, behind.version()), (Known::Behind, Some(1)));
     let strong = queries.get("account-2", &Mode::Strong).await.unwrap_err();
     assert!(strong.to_string().contains("revision 2 of `account-2`"), "{strong}");
     let past = queries
@@ -207,18 +207,18 @@ async fn a_projection_that_the_settings_make_is_answered_in_every_mode() {
     let whole = r#"{"by":"ada","shipped":true,"total":7}"#;
     let token = "order-1@1".parse().unwrap();
     for (mode, expected, freshness) in [
-        (at_least(&token, WhenLate::FoldTail), whole, Freshness::AtLeast),
-        (Mode::Eventual, whole, Freshness::Eventual),
-        (Mode::Strong, whole, Freshness::Confirmed),
+        (at_least(&token, WhenLate::FoldTail), whole, Known::AtLeast),
+        (Mode::Eventual, whole, Known::Eventual),
+        (Mode::Strong, whole, Known::Confirmed),
         (
             Mode::AsOf(Moment::Revision(0)),
             r#"{"by":"ada","total":7}"#,
-            Freshness::AsOf,
+            Known::AsOf,
         ),
     ] {
         let answer = queries.get("order-1", &mode).await.unwrap().unwrap();
         assert_eq!(
-            (text::to_string(&answer.document().unwrap()).as_str(), answer.freshness),
+            (text::to_string(&answer.document().unwrap()).as_str(), answer.known),
             (expected, freshness),
             "{mode:?}"
         );

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use projector::{
     command::{CommandError, NoSnapshots, Repository, SnapshotEvents},
-    query::{Freshness, Mode, Moment, Token, WhenLate},
+    query::{Known, Mode, Moment, Token, WhenLate},
 };
 
 use super::{Account, Do, Short, World, journal};
@@ -167,31 +167,31 @@ async fn what_queries_cost() {
     let run = async |mode: Mode| {
         let (answer, calls, reads) = trips(&world, &tap, queries.get("account-1", &mode)).await;
         let answer = answer.unwrap().unwrap();
-        (answer.view::<Account>().unwrap().cents, answer.freshness, calls, reads)
+        (answer.view::<Account>().unwrap().cents, answer.known, calls, reads)
     };
-    assert_eq!(run(Mode::Eventual).await, (1_500, Freshness::Eventual, 0, 1));
+    assert_eq!(run(Mode::Eventual).await, (1_500, Known::Eventual, 0, 1));
     assert_eq!(
         run(at_least(1_499, WhenLate::FoldTail)).await,
-        (1_500, Freshness::AtLeast, 0, 1)
+        (1_500, Known::AtLeast, 0, 1)
     );
-    assert_eq!(run(Mode::Strong).await, (1_500, Freshness::Confirmed, 1, 1));
+    assert_eq!(run(Mode::Strong).await, (1_500, Known::Confirmed, 1, 1));
     assert_eq!(
         run(Mode::AsOf(Moment::Revision(1_499))).await,
-        (1_500, Freshness::AsOf, 1, 1),
+        (1_500, Known::AsOf, 1, 1),
         "the replica is that far and no further"
     );
     assert_eq!(
         run(Mode::AsOf(Moment::Revision(9))).await,
-        (10, Freshness::AsOf, 1, 1),
+        (10, Known::AsOf, 1, 1),
         "one page is enough"
     );
     // The projector is not there: the wait ends, and the tail is folded or the answer says what it is.
     world.deposit("account-1", &[1]).await;
     let (cents, freshness, calls, reads) = run(at_least(1_500, WhenLate::FoldTail)).await;
-    assert_eq!((cents, freshness, calls), (1_501, Freshness::Confirmed, 1));
+    assert_eq!((cents, freshness, calls), (1_501, Known::Confirmed, 1));
     assert!(reads > 2, "it looked for the write before: {reads}");
     let (cents, freshness, calls, _) = run(at_least(1_500, WhenLate::AnswerBehind)).await;
-    assert_eq!((cents, freshness, calls), (1_500, Freshness::Behind, 0));
+    assert_eq!((cents, freshness, calls), (1_500, Known::Behind, 0));
 
     let streams: Vec<std::sync::Arc<str>> = (0..250).map(|n| format!("account-{n}").into()).collect();
     let (answers, calls, reads) = trips(&world, &tap, queries.get_many(&streams)).await;
