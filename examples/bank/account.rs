@@ -4,7 +4,7 @@
 //! money is whole cents.
 
 use projector::{
-    aggregate::{Aggregate, Command},
+    aggregate::{Aggregate, Command, Existence},
     event::Event,
 };
 use serde::{Deserialize, Serialize};
@@ -46,10 +46,8 @@ impl Aggregate for Account {
 /// Why a command is turned away: an answer for whoever asked, not a fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error("there is no open account of this name; open it first")]
-    NotOpen,
-    #[error("the account is open already")]
-    OpenAlready,
+    #[error("the account is closed")]
+    Closed,
     #[error("nothing is no amount: give at least one cent")]
     Nothing,
     #[error("only {0} cents are there")]
@@ -62,8 +60,7 @@ pub(crate) enum Refusal {
 
 impl Account {
     fn must_be_open(&self) -> Result<(), Refusal> {
-        let open = self.owner.is_some() && !self.closed;
-        open.then_some(()).ok_or(Refusal::NotOpen)
+        (!self.closed).then_some(()).ok_or(Refusal::Closed)
     }
 
     /// Money moves on open accounts, and some of it.
@@ -73,6 +70,10 @@ impl Account {
     }
 }
 
+// The commands' members are what requests say, and what else they say is a mistake.
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Open {
     pub(crate) owner: String,
 }
@@ -80,21 +81,36 @@ pub(crate) struct Open {
 impl Command<Account> for Open {
     type Error = Refusal;
 
-    fn decide(&self, account: &Account) -> Result<Vec<AccountEvent>, Refusal> {
-        if account.owner.is_some() {
-            return Err(Refusal::OpenAlready);
-        }
+    fn name(&self) -> &'static str {
+        "open"
+    }
+
+    fn existence(&self) -> Existence {
+        Existence::New
+    }
+
+    fn decide(&self, _: &Account) -> Result<Vec<AccountEvent>, Refusal> {
         let owner = self.owner.clone();
         Ok(vec![AccountEvent::Opened { owner }])
     }
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Deposit {
     pub(crate) cents: u64,
 }
 
 impl Command<Account> for Deposit {
     type Error = Refusal;
+
+    fn name(&self) -> &'static str {
+        "deposit"
+    }
+
+    fn existence(&self) -> Existence {
+        Existence::Existing
+    }
 
     fn decide(&self, account: &Account) -> Result<Vec<AccountEvent>, Refusal> {
         let cents = self.cents;
@@ -104,12 +120,22 @@ impl Command<Account> for Deposit {
     }
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Withdraw {
     pub(crate) cents: u64,
 }
 
 impl Command<Account> for Withdraw {
     type Error = Refusal;
+
+    fn name(&self) -> &'static str {
+        "withdraw"
+    }
+
+    fn existence(&self) -> Existence {
+        Existence::Existing
+    }
 
     fn decide(&self, account: &Account) -> Result<Vec<AccountEvent>, Refusal> {
         let cents = self.cents;
@@ -119,10 +145,19 @@ impl Command<Account> for Withdraw {
     }
 }
 
+#[derive(Deserialize)]
 pub(crate) struct Close;
 
 impl Command<Account> for Close {
     type Error = Refusal;
+
+    fn name(&self) -> &'static str {
+        "close"
+    }
+
+    fn existence(&self) -> Existence {
+        Existence::Existing
+    }
 
     fn decide(&self, account: &Account) -> Result<Vec<AccountEvent>, Refusal> {
         if account.closed {

@@ -70,6 +70,8 @@ async fn story(check: &mut Check, stores: &Stores) -> Result<(), Failure> {
     commands_and_their_repetition(check, stores).await?;
     the_four_ways_to_ask(check).await?;
     many_at_once(check).await?;
+    as_seen_by_the_caller(check).await?;
+    said_beside(check, stores).await?;
     nonsense(check).await?;
     deleted(check, stores).await?;
     errors_in_http(check).await?;
@@ -94,7 +96,7 @@ async fn commands_and_their_repetition(check: &mut Check, stores: &Stores) -> Re
     let none = check.get("/accounts/1?read=strong").await?;
     check.refused("an account that never was", &none, 404);
     let early = check.post("/accounts/1/deposits", json!({ "cents": 1 })).await?;
-    check.refused("a deposit before the account is open", &early, 422);
+    check.refused("a deposit before the account is open", &early, 404);
 
     let opened = check.post("/accounts/1", json!({ "owner": "ada" })).await?;
     check.is("opened", &opened.status, &200);
@@ -107,7 +109,8 @@ async fn commands_and_their_repetition(check: &mut Check, stores: &Stores) -> Re
         &json!({ "owner": "ada", "cents": 0, "closed": false }),
     );
     let again = check.post("/accounts/1", json!({ "owner": "eve" })).await?;
-    check.refused("opened by somebody else", &again, 422);
+    check.refused("opened by somebody else", &again, 409);
+    check.is("which trying again does not change", &again.again, &false);
 
     let key = Uuid::new_v4();
     let first = check
@@ -268,6 +271,102 @@ async fn many_at_once(check: &mut Check) -> Result<(), Failure> {
     Ok(())
 }
 
+/// `If-Match`, and keys that come again with another request.
+async fn as_seen_by_the_caller(check: &mut Check) -> Result<(), Failure> {
+    let opened = check.post("/accounts/4", json!({ "owner": "barbara" })).await?;
+    check.is("its tag", &opened.tag, &Some("\"0\"".to_owned()));
+    let (deposits, one) = ("/accounts/4/deposits", || Some(json!({ "cents": 1 })));
+    let key = Uuid::new_v4().to_string();
+    let seen: [(&str, &str); 2] = [("if-match", "\"0\""), ("idempotency-key", &key)];
+    let first = check.send(Method::POST, deposits, one(), &seen).await?;
+    check.is(
+        "as seen",
+        &(first.status, &first.tag),
+        &(200, &Some("\"1\"".to_owned())),
+    );
+    let late = check.send(Method::POST, deposits, one(), &seen[..1]).await?;
+    check.refused("on what is past", &late, 412);
+    check.is("which trying again does not change", &late.again, &false);
+    let early = check
+        .send(Method::POST, deposits, one(), &[("if-match", "\"9\"")])
+        .await?;
+    check.refused("on what nobody has seen", &early, 412);
+    let again = check.send(Method::POST, deposits, one(), &seen).await?;
+    check.is(
+        "its repetition is what it was, though its tag is past",
+        &(again.status, &again.body["repeated"], &again.tag),
+        &(200, &json!(true), &first.tag),
+    );
+    let read = check.get("/accounts/4?read=strong").await?;
+    check.is("the tag of what is read", &read.tag, &first.tag);
+    let other = Some(json!({ "cents": 2 }));
+    let reused = check
+        .send(Method::POST, deposits, other, &[("idempotency-key", &key)])
+        .await?;
+    check.refused("its key with another amount", &reused, 422);
+    let reused = check
+        .send(
+            Method::POST,
+            "/accounts/4/withdrawals",
+            one(),
+            &[("idempotency-key", &key)],
+        )
+        .await?;
+    check.refused("its key with another command", &reused, 422);
+    for tag in ["1", "\"one\"", "W/\"1\"", "*"] {
+        let got = check.send(Method::POST, deposits, one(), &[("if-match", tag)]).await?;
+        check.refused(&format!("If-Match: {tag}"), &got, 400);
+    }
+    let read = check.get("/accounts/4?read=strong").await?;
+    check.is("one cent all the same", &read.cents(), &json!(1));
+    Ok(())
+}
+
+/// What stands beside the events, and commands by their names.
+async fn said_beside(check: &mut Check, stores: &Stores) -> Result<(), Failure> {
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let said = [
+        ("x-user", "ada"),
+        ("x-correlation-id", "request-7"),
+        ("traceparent", trace),
+    ];
+    let commands = [
+        ("open", json!({ "owner": "ada" })),
+        ("deposit", json!({ "cents": 30 })),
+        ("withdraw", json!({ "cents": 10 })),
+    ];
+    for (name, body) in commands {
+        let path = format!("/accounts/5/commands/{name}");
+        let got = check.send(Method::POST, &path, Some(body), &said).await?;
+        check.is(&format!("by its name: {name}"), &got.status, &200);
+    }
+    let unknown = check.post("/accounts/5/commands/rob", json!({})).await?;
+    check.refused("a command that nobody knows", &unknown, 404);
+    let client = eventstore::Client::new(stores.events.connection_string().parse()?)?;
+    let mut events = client
+        .read_stream("account-5", &eventstore::ReadStreamOptions::default())
+        .await?;
+    let mut read = 0;
+    while let Some(event) = events.next().await? {
+        let metadata = event.get_original_event().custom_metadata.clone();
+        let metadata: Value = serde_json::from_slice(&metadata)?;
+        for (name, wanted) in [("user", "ada"), ("$correlationId", "request-7"), ("traceparent", trace)] {
+            check.is(&format!("{name} of event {read}"), &metadata[name], &json!(wanted));
+        }
+        read += 1;
+    }
+    check.is("events", &read, &3);
+    let last = check
+        .eventually("/accounts/5/activity", |got| got.body["version"] == json!(2))
+        .await?;
+    check.is(
+        "what a projection makes of it",
+        &last.body["activity"],
+        &json!({ "what": "Withdrawn", "by": "ada", "request": "request-7", "moved": 40 }),
+    );
+    Ok(())
+}
+
 async fn nonsense(check: &mut Check) -> Result<(), Failure> {
     for cents in [json!(5.5), json!(-1), json!("5"), Value::Null, json!(1e30)] {
         let got = check.post("/accounts/2/deposits", json!({ "cents": cents })).await?;
@@ -375,6 +474,7 @@ struct Got {
     token: Option<String>,
     key: Option<String>,
     freshness: Option<String>,
+    tag: Option<String>,
     again: bool,
 }
 
@@ -456,6 +556,7 @@ impl Check {
             token: header("projector-token"),
             key: header("idempotency-key"),
             freshness: header("projector-freshness"),
+            tag: header("etag"),
             again: response.headers().contains_key("retry-after"),
             body: serde_json::from_slice(&response.bytes().await?).unwrap_or_default(),
         })

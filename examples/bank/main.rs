@@ -4,6 +4,7 @@
 //! cargo run --example bank                 # stores and daemon in this process, nothing installed
 //! curl -X POST 127.0.0.1:8080/accounts/1 -H 'Content-Type: application/json' -d '{"owner":"ada"}'
 //! curl -X POST 127.0.0.1:8080/accounts/1/deposits -H 'Content-Type: application/json' -d '{"cents":500}' -i
+//! curl -X POST 127.0.0.1:8080/accounts/1/commands/withdraw -H 'If-Match: "1"' -d '{"cents":200}' -i
 //! curl '127.0.0.1:8080/accounts/1?read=strong'
 //! cargo run --example bank -- --check      # drives itself over HTTP through the whole story
 //! ```
@@ -15,22 +16,24 @@ use std::{error::Error, net::SocketAddr, process::ExitCode, sync::Arc, time::Dur
 use clap::Parser;
 use projector::{
     app::{self, Connections, Daemon},
-    command::{Replicas, Repository, metrics::CommandMetrics},
-    config::{Connection, CreateTables, Inputs, Planned, Settings},
+    command::{Executor, metrics::CommandMetrics},
+    config::{Connection, CreateTables, Inputs, Settings},
     embedded::{dynamodb, eventstore},
-    journal::esdb::EventStore,
     projection::Registry,
     query::Queries,
-    replica::dynamodb::DynamoTable,
+    store::Store,
     telemetry,
 };
 use tokio::net::TcpListener;
 
 mod account;
+mod activity;
+mod bus;
 mod check;
 mod service;
 
-use account::Account;
+use account::{Account, Refusal};
+use activity::Activity;
 
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
@@ -98,29 +101,31 @@ async fn serve(listen: SocketAddr) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What requests are answered with: one of it for the whole process, so that all of them share
-/// connections and the cache.
+/// What requests are answered with: one of it for the whole process. The routes know nothing of
+/// the stores behind it.
 #[derive(Clone)]
 pub(crate) struct Service {
-    pub(crate) accounts: Repository<Account, EventStore, Replicas<DynamoTable>>,
-    pub(crate) queries: Queries<EventStore, DynamoTable>,
+    pub(crate) accounts: Arc<dyn Executor<Account, Refusal>>,
+    pub(crate) views: Queries<Account>,
+    pub(crate) activity: Queries<Activity>,
     pub(crate) registry: prometheus::Registry,
 }
 
 impl Service {
-    fn new(connections: &Connections, planned: &Planned) -> Result<Self, Failure> {
+    fn new(store: Store) -> Result<Self, Failure> {
         let registry = prometheus::Registry::new();
-        let metrics = Arc::new(CommandMetrics::register(&registry)?);
+        let store = store.observed_by(Arc::new(CommandMetrics::register(&registry)?));
         Ok(Self {
-            accounts: connections.repository(planned).observed_by(metrics.clone()),
-            queries: connections.queries(planned).observed_by(metrics),
+            accounts: Arc::new(store.repository::<Account>()?),
+            views: store.queries()?,
+            activity: store.queries()?,
             registry,
         })
     }
 }
 
 /// The service and, beside it, the daemon that keeps its replicas. In production the daemon runs
-/// as tasks of its own: a binary whose `main` is `projector::cli::main(|r| r.with::<Account>())`.
+/// as tasks of its own: a binary whose `main` is `projector::cli::main(|r| r.with::<Account>()?.with::<Activity>())`.
 pub(crate) struct Bank {
     pub(crate) service: Service,
     pub(crate) daemon: Daemon,
@@ -128,14 +133,14 @@ pub(crate) struct Bank {
 
 impl Bank {
     pub(crate) async fn start(settings: &Settings) -> Result<Self, Failure> {
-        let registry = Registry::new(env!("CARGO_PKG_VERSION")).with::<Account>()?;
+        let registry = Registry::new(env!("CARGO_PKG_VERSION"))
+            .with::<Account>()?
+            .with::<Activity>()?;
         let planned = settings.plan(&registry)?;
-        let of = |name: &str| planned.iter().find(|plan| plan.fold.name() == name);
-        let plan = of("account").ok_or("run the bank: the settings switch its projection off")?;
         // Makes no call: the stores may come later.
         let connections = Connections::new(settings).await?;
         Ok(Self {
-            service: Service::new(&connections, plan)?,
+            service: Service::new(connections.store(settings, &planned))?,
             daemon: app::start(settings, planned).await?,
         })
     }

@@ -2,38 +2,39 @@
 //!
 //! Every answer says what it is: a command's has a token, a query's its version and freshness.
 
-use std::{fmt::Display, sync::Arc, time::Duration};
+use std::{fmt::Display, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{
-        Path, Query, State,
-        rejection::{JsonRejection, QueryRejection},
-    },
+    body::Bytes,
+    extract::{Path, Query, State, rejection::QueryRejection},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use chrono::{DateTime, Utc};
 use projector::{
-    aggregate::{Aggregate, Command},
     command::{CommandError, Context},
-    query::{Answer, Mode, Moment, QueryError, Token, WhenLate},
+    event::Revision,
+    query::{Answer, Mode, Moment, QueryError, WhenLate},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
-    Service,
-    account::{Account, Close, Deposit, Open, Refusal, Withdraw},
-};
+use crate::{Service, account::Refusal, bus};
 
 /// The caller's id for a command; repeated with the same one, the command lands once.
 const KEY: &str = "idempotency-key";
 /// What a command's answer hands to later queries; also what queries answer with, so that a reader
 /// who passes it on never sees an account go backwards.
 const TOKEN: &str = "projector-token";
+/// Who asks: written beside the events, for whoever looks into them later.
+const USER: &str = "x-user";
+/// What a request belongs to, where its caller says so.
+const CORRELATION: &str = "x-correlation-id";
+/// The trace that a request is part of, as the W3C has it.
+const TRACE: &str = "traceparent";
 /// What an answer is known to be.
 const FRESHNESS: &str = "projector-freshness";
 /// How long a query with a token waits for the daemon before it folds the stream's tail itself:
@@ -48,69 +49,98 @@ pub(crate) fn router(service: Service) -> Router {
     Router::new()
         .route("/accounts", get(read_many))
         .route("/accounts/{id}", get(read).post(open))
+        .route("/accounts/{id}/activity", get(activity))
         .route("/accounts/{id}/deposits", post(deposit))
         .route("/accounts/{id}/withdrawals", post(withdraw))
         .route("/accounts/{id}/closure", post(close))
+        .route("/accounts/{id}/commands/{name}", post(any))
         .route("/metrics", get(metrics))
         .with_state(service)
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Opening {
-    owner: String,
+async fn open(State(s): State<Service>, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> Answered {
+    execute(&s, &id, "open", &headers, &body).await
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Amount {
-    cents: u64,
+async fn deposit(State(s): State<Service>, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> Answered {
+    execute(&s, &id, "deposit", &headers, &body).await
 }
 
-type Body<T> = Result<Json<T>, JsonRejection>;
-
-async fn open(State(s): State<Service>, Path(id): Path<String>, headers: HeaderMap, body: Body<Opening>) -> Answered {
-    let Json(Opening { owner }) = body?;
-    execute(&s, &id, &headers, &Open { owner }).await
+async fn withdraw(State(s): State<Service>, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> Answered {
+    execute(&s, &id, "withdraw", &headers, &body).await
 }
 
-async fn deposit(State(s): State<Service>, Path(id): Path<String>, headers: HeaderMap, body: Body<Amount>) -> Answered {
-    let Json(Amount { cents }) = body?;
-    execute(&s, &id, &headers, &Deposit { cents }).await
+async fn close(State(s): State<Service>, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> Answered {
+    execute(&s, &id, "close", &headers, &body).await
 }
 
-async fn withdraw(
+/// Any command, by its name: a new one needs no route.
+async fn any(
     State(s): State<Service>,
-    Path(id): Path<String>,
+    Path((id, name)): Path<(String, String)>,
     headers: HeaderMap,
-    body: Body<Amount>,
+    body: Bytes,
 ) -> Answered {
-    let Json(Amount { cents }) = body?;
-    execute(&s, &id, &headers, &Withdraw { cents }).await
+    execute(&s, &id, &name, &headers, &body).await
 }
 
-async fn close(State(s): State<Service>, Path(id): Path<String>, headers: HeaderMap) -> Answered {
-    execute(&s, &id, &headers, &Close).await
-}
-
-async fn execute(
-    service: &Service,
-    id: &str,
-    headers: &HeaderMap,
-    command: &impl Command<Account, Error = Refusal>,
-) -> Answered {
-    let context = Context {
-        command_id: header::<Uuid>(headers, KEY)?,
-        ..Context::default()
-    };
-    let done = service.accounts.execute_with(id, command, context).await?;
+async fn execute(service: &Service, id: &str, name: &str, headers: &HeaderMap, body: &[u8]) -> Answered {
+    let context = context(headers, body)?;
+    let command = bus::command(name, body)
+        .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("there is no command `{name}`")))?
+        .map_err(|error| Problem::bad(format!("the body makes no sense: {error}")))?;
+    let done = service.accounts.execute_with(id, &command, context).await?;
     let said = [(KEY, done.command.to_string()), (TOKEN, done.token().to_string())];
     let body = json!({
         "account": done.state,
         "revision": done.revision,
         "repeated": done.repeated,
     });
-    Ok((said, Json(body)).into_response())
+    // The state is that of the tag's revision, also where a repetition is answered.
+    Ok((said, tag(done.version), Json(body)).into_response())
+}
+
+/// What the request says beside its command.
+fn context(headers: &HeaderMap, body: &[u8]) -> Result<Context, Problem> {
+    let mut context = Context::default();
+    if let Some(key) = header::<Uuid>(headers, KEY)? {
+        context = Context::with_id(key).fingerprint(fingerprint(body));
+    }
+    if let Some(revision) = if_match(headers)? {
+        context = context.expecting(revision);
+    }
+    if let Some(user) = header::<String>(headers, USER)? {
+        context = context.user(user);
+    }
+    if let Some(request) = header::<String>(headers, CORRELATION)? {
+        context = context.correlation(request);
+    }
+    if let Some(trace) = header::<String>(headers, TRACE)? {
+        context = context.traceparent(trace);
+    }
+    Ok(context)
+}
+
+/// Tells one body from another: a key that comes again with another one is a mistake of the caller's.
+fn fingerprint(body: &[u8]) -> String {
+    Uuid::new_v5(&Uuid::NAMESPACE_URL, body).to_string()
+}
+
+/// The revision of the account that the caller has seen, as [`tag`] told it.
+fn if_match(headers: &HeaderMap) -> Result<Option<Revision>, Problem> {
+    let Some(tag) = header::<String>(headers, header::IF_MATCH.as_str())? else {
+        return Ok(None);
+    };
+    let revision = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+    let revision = revision.and_then(|revision| revision.parse().ok());
+    revision
+        .map(Some)
+        .ok_or_else(|| Problem::bad("If-Match is no tag of ours: send back an ETag, such as \"3\""))
+}
+
+/// What `If-Match` takes: the revision that an account was shown at.
+fn tag(version: Option<Revision>) -> Option<[(header::HeaderName, String); 1]> {
+    version.map(|version| [(header::ETAG, format!("\"{version}\""))])
 }
 
 #[derive(Deserialize)]
@@ -151,22 +181,19 @@ async fn read(
             then: WhenLate::FoldTail,
         },
     };
-    let stream = Account::stream(&id);
-    let answer = service.queries.get(&stream, &mode).await?;
-    let answer = answer.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("there is no account `{id}`")))?;
-    if answer.header.deleted {
-        return Err(Problem::gone());
-    }
-    let token = Token {
-        stream: stream.into(),
-        version: answer.version(),
-        event: answer.header.event.as_ref().map(|event| event.id),
-    };
+    let answer = service.views.get(&id, &mode).await?;
+    let answer = answer.ok_or_else(|| Problem::nobody(&id))?;
     let said = [
-        (TOKEN, token.to_string()),
-        (FRESHNESS, answer.freshness.label().to_owned()),
+        (TOKEN, answer.token().to_string()),
+        (FRESHNESS, answer.known.label().to_owned()),
     ];
-    Ok((said, Json(shown(&answer)?)).into_response())
+    Ok((said, tag(answer.version()), Json(shown(&answer))).into_response())
+}
+
+async fn activity(State(service): State<Service>, Path(id): Path<String>) -> Answered {
+    let answer = service.activity.get(&id, &Mode::Eventual).await?;
+    let answer = answer.ok_or_else(|| Problem::nobody(&id))?;
+    Ok(Json(json!({ "activity": answer.state, "version": answer.version() })).into_response())
 }
 
 /// A revision, or a time as RFC 3339 has it.
@@ -187,30 +214,33 @@ struct Many {
 
 async fn read_many(State(service): State<Service>, many: Result<Query<Many>, QueryRejection>) -> Answered {
     let Query(Many { ids }) = many?;
-    let streams: Vec<Arc<str>> = ids.split(',').map(|id| Account::stream(id).into()).collect();
-    if streams.len() > MOST {
+    let ids: Vec<&str> = ids.split(',').collect();
+    if ids.len() > MOST {
         return Err(Problem::bad(format!("at most {MOST} accounts at once")));
     }
-    let answers = service.queries.get_many(&streams).await?;
-    let accounts: Vec<Value> = answers
-        .iter()
-        .map(|answer| match answer {
-            Some(answer) if !answer.header.deleted => shown(answer),
-            _ => Ok(Value::Null),
-        })
-        .collect::<Result<_, _>>()?;
+    // What is wrong with one of them is no matter to the others.
+    let accounts = service
+        .views
+        .get_many(&ids)
+        .await?
+        .into_iter()
+        .map(|found| match found {
+            Ok(Some(answer)) => Ok(shown(&answer)),
+            Ok(None) | Err(QueryError::Deleted { .. }) => Ok(Value::Null),
+            Err(error) => Err(Problem::from(error)),
+        });
+    let accounts: Vec<Value> = accounts
+        .map(|account| account.unwrap_or_else(|problem| json!({ "error": problem.message })))
+        .collect();
     Ok(([(FRESHNESS, "eventual")], Json(json!({ "accounts": accounts }))).into_response())
 }
 
-fn shown(answer: &Answer) -> Result<Value, Problem> {
-    let account = answer
-        .view::<Account>()
-        .ok_or_else(|| Problem::fault(&"the queries are another projection's"))?;
-    Ok(json!({
-        "account": account,
+fn shown<V: Serialize>(answer: &Answer<V>) -> Value {
+    json!({
+        "account": answer.state,
         "version": answer.version(),
-        "freshness": answer.freshness.label(),
-    }))
+        "freshness": answer.known.label(),
+    })
 }
 
 async fn metrics(State(service): State<Service>) -> Answered {
@@ -255,6 +285,10 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
+    fn nobody(id: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("there is no account `{id}`"))
+    }
+
     fn gone() -> Self {
         Self::new(StatusCode::GONE, "the account was deleted")
     }
@@ -280,6 +314,21 @@ impl From<CommandError<Refusal>> for Problem {
     fn from(error: CommandError<Refusal>) -> Self {
         match error {
             CommandError::Rejected(refusal) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, refusal.to_string()),
+            CommandError::Conflict { actual, .. } => Self::new(
+                StatusCode::PRECONDITION_FAILED,
+                format!(
+                    "the account is at {} now; look at it again",
+                    actual.map_or_else(|| "nothing".to_owned(), |at| format!("revision {at}"))
+                ),
+            ),
+            CommandError::AlreadyExists { .. } => Self::new(StatusCode::CONFLICT, "the account is open already"),
+            CommandError::NotFound { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "there is no account of this name; open it first")
+            }
+            CommandError::KeyReused { .. } => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "the Idempotency-Key was used before, for another request; draw a new one",
+            ),
             CommandError::Contended { .. } => {
                 Self::new(StatusCode::CONFLICT, "others were faster every time; try again").again()
             }
@@ -306,12 +355,6 @@ impl From<QueryError> for Problem {
             error if error.can_retry() => Self::away(&error),
             error => Self::fault(&error),
         }
-    }
-}
-
-impl From<JsonRejection> for Problem {
-    fn from(rejection: JsonRejection) -> Self {
-        Self::bad(rejection.body_text())
     }
 }
 

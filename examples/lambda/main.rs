@@ -17,19 +17,14 @@ use std::{
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use projector::{
-    aggregate::{Aggregate, Command},
+    aggregate::Command,
     command::{
-        CommandError, Context, Replicas, Repository,
+        CommandError, Context, Repository,
         observe::{Observation, Observer},
     },
-    journal::esdb::{EsdbSettings, EventStore},
-    projection::Compiled,
-    query::{Mode, Queries, Token, WhenLate},
-    replica::{
-        ReplicaStore,
-        dynamodb::{DynamoSettings, DynamoTable, connect},
-        item::Rules,
-    },
+    query::{Mode, Queries, QueryError, Token, WhenLate},
+    replica::{ReplicaStore, dynamodb::DynamoSettings},
+    store::{Policy, Store, StoreSettings, TABLE_PREFIX},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -93,8 +88,8 @@ enum Request {
 }
 
 struct Function {
-    accounts: Repository<Account, EventStore, Replicas<DynamoTable>>,
-    queries: Queries<EventStore, DynamoTable>,
+    accounts: Repository<Account>,
+    queries: Queries<Account>,
     work: Arc<Work>,
 }
 
@@ -102,25 +97,29 @@ impl Function {
     /// Makes the clients, and connects them while the start of the function has the processor to itself.
     async fn start() -> Result<Self, Error> {
         let connection = env::var("EVENTSTORE_CONNECTION").map_err(|_| "EVENTSTORE_CONNECTION is not set")?;
-        let prefix = env::var("TABLE_PREFIX").unwrap_or_else(|_| "projector-".to_owned());
-        let events = EventStore::new(&EsdbSettings::new(connection))?;
-        let dynamo = connect(&DynamoSettings {
-            endpoint: env::var("DYNAMODB_ENDPOINT").ok(),
-            ..DynamoSettings::default()
-        })
-        .await?;
-        let table = DynamoTable::of::<Account>(dynamo, &prefix)?;
-        // A store that is away now may be there when it is needed, and is waited for then.
-        let _ = tokio::join!(events.connect(), table.get("warm-up", false));
-
         let work = Arc::new(Work::default());
-        // Written through, the next invocation reads this one's write whether the daemon was quick
-        // or not, and its cold start folds nothing.
-        let replicas = Replicas::new(table.clone()).write_through(Rules::new(Account::CATEGORY));
-        let fold = Arc::new(Compiled::<Account>::new(env!("CARGO_PKG_VERSION")));
+        let store = Store::open(StoreSettings {
+            table_prefix: env::var("TABLE_PREFIX").unwrap_or_else(|_| TABLE_PREFIX.to_owned()),
+            dynamodb: DynamoSettings {
+                endpoint: env::var("DYNAMODB_ENDPOINT").ok(),
+                ..DynamoSettings::default()
+            },
+            // Written through, the next invocation reads this one's write whether the daemon was
+            // quick or not, and its cold start folds nothing.
+            policy: Policy {
+                write_through: true,
+                ..Policy::default()
+            },
+            ..StoreSettings::new(connection)
+        })
+        .await?
+        .observed_by(work.clone());
+        // A store that is away now may be there when it is needed, and is waited for then.
+        let table = store.table::<Account>(1)?;
+        let _ = tokio::join!(store.journal().connect(), table.get("warm-up", false));
         Ok(Self {
-            accounts: Repository::new(events.clone(), replicas).observed_by(work.clone()),
-            queries: Queries::new(events, table, fold).observed_by(work.clone()),
+            accounts: store.repository()?,
+            queries: store.queries()?,
             work,
         })
     }
@@ -159,6 +158,9 @@ impl Function {
                 "work": work,
             })),
             Err(CommandError::Rejected(refusal)) => Ok(json!({ "rejected": refusal.to_string(), "work": work })),
+            Err(error @ (CommandError::AlreadyExists { .. } | CommandError::NotFound { .. })) => {
+                Ok(json!({ "rejected": error.to_string(), "work": work }))
+            }
             Err(error) => Err(format!("failed to {error}").into()),
         }
     }
@@ -172,16 +174,18 @@ impl Function {
                 then: WhenLate::FoldTail,
             },
         };
-        let answer = self.queries.get(&Account::stream(account), &mode).await?;
+        let answer = self.queries.get(account, &mode).await;
         let work = self.work.take();
         Ok(match answer {
-            Some(answer) => json!({
-                "account": answer.view::<Account>(),
+            Ok(Some(answer)) => json!({
+                "account": answer.state,
                 "version": answer.version(),
-                "freshness": answer.freshness.label(),
+                "freshness": answer.known.label(),
                 "work": work,
             }),
-            None => json!({ "account": null, "work": work }),
+            Ok(None) => json!({ "account": null, "work": work }),
+            Err(QueryError::Deleted { .. }) => json!({ "account": null, "deleted": true, "work": work }),
+            Err(error) => return Err(format!("failed to {error}").into()),
         })
     }
 }
