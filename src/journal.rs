@@ -15,7 +15,7 @@ use crate::event::Revision;
 pub mod feed;
 
 pub mod esdb;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, feature = "testing", all(doc, not(doctest))))]
 pub mod memory;
 mod slice;
 

@@ -26,7 +26,8 @@ pub mod replica;
 pub mod store;
 #[cfg(feature = "daemon")]
 pub mod telemetry;
-#[cfg(any(test, feature = "testing"))]
+// Documented in any case; `doctest`s are built against the library as its features have it.
+#[cfg(any(test, feature = "testing", all(doc, not(doctest))))]
 pub mod testing;
 
 /// The README's code, compiled as whoever copies it would.

@@ -41,7 +41,6 @@ pub enum Change {
 
 impl Change {
     /// Refuses the event for this reason: an error of your own, or a text.
-    #[expect(clippy::needless_pass_by_value, reason = "an error that is refused for is done with")]
     pub fn refuse(reason: impl fmt::Display) -> Self {
         Self::Refuse(reason.to_string())
     }

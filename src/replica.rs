@@ -16,7 +16,7 @@ use crate::{
 
 pub mod dynamodb;
 pub mod item;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, feature = "testing", all(doc, not(doctest))))]
 pub mod memory;
 
 /// The last event folded into a replica.

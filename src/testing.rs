@@ -3,6 +3,75 @@
 //!
 //! The events go through their stored form on the way, as in production: what does not read back
 //! fails here and not there.
+//!
+//! ```
+//! use projector::{aggregate::{Aggregate, Command}, command::{CommandError, Executor}, event::Event};
+//! use projector::testing::{Rehearsal, given};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+//! struct Account {
+//!     cents: u64,
+//! }
+//!
+//! #[derive(Serialize, Deserialize)]
+//! enum Entry {
+//!     Deposited { cents: u64 },
+//!     Withdrawn { cents: u64 },
+//! }
+//! impl Event for Entry {}
+//!
+//! impl Aggregate for Account {
+//!     const CATEGORY: &'static str = "account";
+//!     type Event = Entry;
+//!
+//!     fn apply(&mut self, entry: Entry) {
+//!         match entry {
+//!             Entry::Deposited { cents } => self.cents = self.cents.saturating_add(cents),
+//!             Entry::Withdrawn { cents } => self.cents = self.cents.saturating_sub(cents),
+//!         }
+//!     }
+//! }
+//!
+//! struct Withdraw(u64);
+//!
+//! impl Command<Account> for Withdraw {
+//!     type Error = String;
+//!
+//!     fn decide(&self, account: &Account) -> Result<Vec<Entry>, String> {
+//!         let left = account.cents.checked_sub(self.0);
+//!         left.map(|_| vec![Entry::Withdrawn { cents: self.0 }]).ok_or("too little".to_owned())
+//!     }
+//! }
+//!
+//! /// What is to be tested: takes no store, so that it takes the double.
+//! async fn pay_out(accounts: &dyn Executor<Account, String>, id: &str) -> Result<u64, &'static str> {
+//!     match accounts.execute(id, &Withdraw(100)).await {
+//!         Ok(done) => Ok(done.state.cents),
+//!         Err(CommandError::Rejected(_)) => Err("sorry"),
+//!         Err(error) if error.can_retry() => Err("come back later"),
+//!         Err(_) => Err("ask somebody"),
+//!     }
+//! }
+//!
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() {
+//!     given::<Account>([Entry::Deposited { cents: 150 }])
+//!         .when(&Withdraw(100))
+//!         .then([Entry::Withdrawn { cents: 100 }])
+//!         .then_state(&Account { cents: 50 });
+//!     given::<Account>([]).when(&Withdraw(100)).then_err(&"too little".to_owned());
+//!
+//!     let accounts = Rehearsal::<Account, String>::new();
+//!     accounts.given("1", [Entry::Deposited { cents: 150 }]);
+//!     assert_eq!(pay_out(&accounts, "1").await, Ok(50));
+//!     assert_eq!(pay_out(&accounts, "1").await, Err("sorry"));
+//!     accounts.fail_next(CommandError::Contended { stream: "account-1".to_owned(), attempts: 5, awaited: None });
+//!     assert_eq!(pay_out(&accounts, "1").await, Err("come back later"));
+//!     assert_eq!(accounts.asked().len(), 3);
+//!     assert_eq!(accounts.state("1"), Account { cents: 50 });
+//! }
+//! ```
 
 use std::{
     collections::VecDeque,
@@ -278,39 +347,6 @@ pub fn project<P: Projection>(stream: &str, events: impl IntoIterator<Item = P::
 
 /// A repository for tests: carries commands out by the real rules, on streams in memory; fails as it
 /// is told to; and remembers what it was asked.
-///
-/// ```
-/// # use projector::{aggregate::{Aggregate, Command}, command::{CommandError, Executor}, event::Event};
-/// # use serde::{Deserialize, Serialize};
-/// # #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-/// # struct Door { open: bool }
-/// # #[derive(Serialize, Deserialize)]
-/// # enum Moved { Opened }
-/// # impl Event for Moved {}
-/// # impl Aggregate for Door {
-/// #     const CATEGORY: &'static str = "door";
-/// #     type Event = Moved;
-/// #     fn apply(&mut self, _: Moved) { self.open = true }
-/// # }
-/// # struct Open;
-/// # impl Command<Door> for Open {
-/// #     type Error = String;
-/// #     fn decide(&self, _: &Door) -> Result<Vec<Moved>, String> { Ok(vec![Moved::Opened]) }
-/// # }
-/// use projector::testing::Rehearsal;
-///
-/// async fn let_in(doors: &dyn Executor<Door, String>) -> bool {
-///     doors.execute("front", &Open).await.is_ok()
-/// }
-///
-/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
-/// let doors = Rehearsal::<Door, String>::new();
-/// assert!(let_in(&doors).await);
-/// assert_eq!(doors.state("front"), Door { open: true });
-/// doors.fail_next(CommandError::Rejected("it is locked".to_owned()));
-/// assert!(!let_in(&doors).await);
-/// # });
-/// ```
 #[derive(Clone)]
 pub struct Rehearsal<A: Aggregate, E> {
     repository: Repository<A, MemoryJournal, NoSnapshots>,

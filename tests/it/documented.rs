@@ -31,6 +31,17 @@ fn the_documentation_shows_the_example_that_is_run() {
 }
 
 #[test]
+fn the_readme_shows_the_doubles_as_their_documentation_does() {
+    let source = file("src/testing.rs");
+    let lines = source.lines().map_while(|line| line.strip_prefix("//!"));
+    let lines: Vec<_> = lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
+    let documentation = lines.join("\n");
+    let (_, example) = documentation.split_once("```\n").unwrap();
+    let example = example.strip_suffix("```").unwrap();
+    assert!(file("README.md").contains(&format!("```rust,ignore\n{example}```\n")));
+}
+
+#[test]
 fn continuous_integration_runs_them() {
     let ci = file(".ci/run");
     for script in [
