@@ -237,7 +237,7 @@ pub(crate) fn import(connection: &str, events: &Path) -> Result<String, Failure>
 pub(crate) struct Stores {
     pub(crate) connection: String,
     endpoint: String,
-    inside: Option<(eventstore::Handle, dynamodb::Handle)>,
+    inside: Option<(eventstore::Handle, dynamodb::DynamoDbHandle)>,
     apart: Option<Stack>,
 }
 

@@ -5,7 +5,7 @@
 //! again. Uncontended and cached that is one round trip, whatever the stream's length; not cached,
 //! two; a rejection one more, because only an append or a read at the leader confirms a state.
 //! (Not cached, one event is read beside the append: it shows that the snapshot is this stream's.
-//! So it is beside every append where a stream's new life starts anew, [`Settings::restarts`].)
+//! So it is beside every append where a stream's new life starts anew, [`CommandSettings::restarts`].)
 //!
 //! A call that is dropped at any await may have appended, or may append yet: what it sent goes on.
 //! It leaves nothing behind that the next one would be wrong to start from. With a command id the
@@ -30,11 +30,13 @@ use crate::{
     replica::{ALL_COMMANDS, Landed, Sort, dynamodb::DynamoTable, stored_time},
 };
 
+#[doc(hidden)]
 pub mod attempt;
+#[doc(hidden)]
 pub mod base;
 mod cache;
 mod context;
-pub mod error;
+mod error;
 mod executor;
 #[cfg(feature = "metrics")]
 pub mod metrics;
@@ -71,57 +73,62 @@ pub(crate) fn after(begun: Instant, timeout: Duration) -> Instant {
 
 /// How a repository carries out commands.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    /// Appends to try before [`CommandError::Contended`].
+pub struct CommandSettings {
+    /// Appends to try before [`CommandError::Contended`]. Default: 5; beyond as many lost races
+    /// waiting is worse than telling the caller.
     pub attempts: u32,
-    /// How long a command may take.
+    /// How long a command may take. Default: 10 s, over `EventStoreDB`'s own 2 s for a write and a
+    /// leader's election, below a gateway's 30 s.
     pub deadline: Duration,
     /// How many commands of this repository and its clones may wait for their turn on one aggregate;
     /// 0: none waits, they race each other as those of different processes do. A command whose turn
     /// does not come before its deadline, or that finds the queue full, is
     /// [`CommandError::Queued`]. Repetitions of one key take turns in any case.
+    /// Default: 1,000.
     pub queue: usize,
     /// The part of what is left of the deadline, 0 to 1, that loading a snapshot may take; after it
-    /// the aggregate is folded from its stream.
+    /// the aggregate is folded from its stream. Default: 0.2, two seconds of the usual deadline.
     pub snapshot_share: f64,
     /// Within this time a command with a caller's id lands at most once, and its repetition is
     /// answered with what was committed. By the server's clock and this process's, which must not be
     /// further apart than callers leave between their last try and it. A deletion ends the
     /// guarantee: what landed before it can only be known by a replica. A stream's new life cannot be
     /// told from one that was truncated: until it is as old as this, a command with an id that is
-    /// not remembered is [`CommandError::OutOfReach`], under every policy.
+    /// not remembered is [`CommandError::OutOfReach`], under every policy. Default: 5 minutes.
     pub retry_horizon: Duration,
     /// Events that may be read back to the horizon for a command with a caller's id, where the state
-    /// does not remember as much; beyond them it is [`CommandError::OutOfReach`].
+    /// does not remember as much; beyond them it is [`CommandError::OutOfReach`]. Default:
+    /// 200,000.
     pub horizon_cap: usize,
     /// Command ids that a state remembers. As long as no more land within the horizon, ids cost
     /// nothing; where more do, a command with a caller's id costs a read back to the horizon, in
     /// pages, the first time in a process. No smaller than the daemon's setting for the aggregate is
-    /// best; a window that others keep longer is never made shorter.
+    /// best; a window that others keep longer is never made shorter. Default: 32.
     pub keep_commands: usize,
-    /// Events that one load may bring, snapshot aside.
+    /// Events that one load may bring, snapshot aside. Default: 100,000.
     pub cap: usize,
-    /// One read's size.
+    /// One read's size. Default: 1,000 events or 4 MiB.
     pub page: ReadLimit,
     /// What a command on a softly deleted stream finds. Seen where the stream is looked at: a
     /// command that is decided on a snapshot from before the deletion, unmarked as yet, is
     /// appended at that snapshot's revision, and revives the stream as EventStoreDB allows: a
     /// deletion does not move the revision, and no look before an append is free of a race. So
-    /// `Refuse` refuses what a look or a read saw deleted, no more.
+    /// `Refuse` refuses what a look or a read saw deleted, no more. Default: `Refuse`.
     pub on_deleted: OnDeleted,
     /// Whether a stream that was deleted and lives again is folded from its first readable event:
     /// the projection's policy for revived streams is `restart`. [`OnDeleted::Restart`] implies it.
+    /// Default: no.
     pub restarts: bool,
     /// Whether a command is decided on what is left of a stream whose beginning can no longer be
-    /// read and that no snapshot covers: the projection's policy of the same name.
+    /// read and that no snapshot covers: the projection's policy of the same name. Default: `Partial`, it is.
     pub on_lost_history: OnLostHistory,
-    /// Bytes of states that the cache keeps; 0 for no cache.
+    /// Bytes of states that the cache keeps; 0 for no cache. Default: 32 MiB.
     pub cache_bytes: u64,
-    /// How long a write-through may take, within the deadline: what is left of that bounds it too.
+    /// How long a write-through may take, within the deadline: what is left of that bounds it too. Default: 1 s.
     pub keep_deadline: Duration,
 }
 
-impl Default for Settings {
+impl Default for CommandSettings {
     fn default() -> Self {
         Self {
             // Beyond five lost races waiting is worse than telling the caller.
@@ -156,7 +163,7 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl CommandSettings {
     /// The time since which a command with a caller's id is looked for; from the beginning, where
     /// the horizon is longer than there are times.
     fn horizon(&self, now: DateTime<Utc>) -> DateTime<Utc> {
@@ -186,7 +193,7 @@ pub struct Repository<A, J = EventStore, S = Replicas<DynamoTable>> {
     journal: J,
     snapshots: S,
     fold: Arc<Compiled<A>>,
-    settings: Arc<Settings>,
+    settings: Arc<CommandSettings>,
     cache: Option<Arc<Cache>>,
     recent: Arc<Recent>,
     queue: Arc<Queue>,
@@ -221,12 +228,12 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             queue: Arc::new(Queue::new(0)),
             observer: Arc::new(Unobserved),
         }
-        .with_settings(Settings::default())
+        .with_settings(CommandSettings::default())
     }
 
     /// With these settings, an empty cache and queues of its own.
     #[must_use]
-    pub fn with_settings(mut self, settings: Settings) -> Self {
+    pub fn with_settings(mut self, settings: CommandSettings) -> Self {
         self.queue = Arc::new(Queue::new(settings.queue));
         self.recent = Arc::default();
         self.cache = (settings.cache_bytes > 0).then(|| Arc::new(Cache::new(settings.cache_bytes)));

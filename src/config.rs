@@ -24,8 +24,8 @@ mod tests;
 
 pub use layers::{CONFIG_DIR, CONFIG_TOML, DEFAULT_DIR, ENV, Inputs};
 pub use sections::{
-    Connection, CreateTables, Defaults, DynamoDb, Engine, EventStore, FoldKind, Http, KeyType, Log, LogFormat,
-    OnDeletion, OnLostHistory, OnRevival, Projection, Promote, Separator, Settings, Strategy,
+    Connection, CreateTables, Defaults, DynamoDbSection, Engine, EventStoreSection, FoldKind, Http, KeyType, Log,
+    LogFormat, LostHistoryPolicy, OnDeletion, OnRevival, ProjectionSection, Promote, Separator, Settings, Strategy,
 };
 pub use units::{Secret, Size, Span};
 
@@ -180,7 +180,7 @@ impl Settings {
                 (false, Some(FoldKind::MergePatch)) => folds.push(merge_patch(name, table, registry)?),
             }
         }
-        let unset = Projection::default();
+        let unset = ProjectionSection::default();
         let mut planned = Vec::new();
         for fold in folds {
             let table = self.projection.get(fold.name()).unwrap_or(&unset);
@@ -192,7 +192,7 @@ impl Settings {
         Ok(planned)
     }
 
-    fn planned(&self, fold: Arc<dyn Fold>, table: &Projection) -> Result<Planned, ConfigError> {
+    fn planned(&self, fold: Arc<dyn Fold>, table: &ProjectionSection) -> Result<Planned, ConfigError> {
         let name = fold.name().to_owned();
         let key = |key: &str| format!("projection.{name}.{key}");
         let source = match &table.source {
@@ -291,7 +291,7 @@ fn group(name: &str, schema: u32, source: &Source, tuned: &Defaults) -> GroupSpe
     }
 }
 
-fn merge_patch(name: &str, table: &Projection, registry: &Registry) -> Result<Arc<dyn Fold>, ConfigError> {
+fn merge_patch(name: &str, table: &ProjectionSection, registry: &Registry) -> Result<Arc<dyn Fold>, ConfigError> {
     let key = format!("projection.{name}.source");
     let source = table.source.as_deref().ok_or_else(|| {
         refused(

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::event::Revision;
 
 #[cfg(feature = "daemon")]
+#[doc(hidden)]
 pub mod feed;
 
 pub mod esdb;

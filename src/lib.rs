@@ -15,11 +15,13 @@ pub mod event;
 #[cfg(feature = "daemon")]
 pub mod health;
 #[cfg(feature = "daemon")]
+#[doc(hidden)]
 pub mod http;
 pub mod journal;
 #[cfg(feature = "daemon")]
 pub mod metrics;
 pub mod projection;
+#[doc(hidden)]
 pub mod projector;
 pub mod query;
 pub mod replica;

@@ -20,6 +20,7 @@ use crate::{
 
 mod merge;
 mod registry;
+#[doc(hidden)]
 pub mod run;
 mod source;
 

@@ -230,22 +230,22 @@ impl QueryError {
 /// Limits of queries.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long the event store may take over all, waits for the projector aside.
+    /// How long the event store may take over all, waits for the projector aside. Default: 10 s.
     pub deadline: Duration,
-    /// Events that one query may fold.
+    /// Events that one query may fold. Default: 100,000.
     pub cap: usize,
-    /// One read's size.
+    /// One read's size. Default: 1,000 events or 4 MiB.
     pub page: ReadLimit,
-    /// Whether the projection's policy for revived streams is `restart`.
+    /// Whether the projection's policy for revived streams is `restart`. Default: no.
     pub restarts: bool,
     /// The projection's policy for lost history: what [`Mode::Strong`] and [`Mode::AsOf`] do where
-    /// events are gone that no replica covers.
+    /// events are gone that no replica covers. Default: `Partial`.
     pub on_lost_history: OnLostHistory,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        let command = crate::command::Settings::default();
+        let command = crate::command::CommandSettings::default();
         Self {
             deadline: command.deadline,
             cap: command.cap,

@@ -14,7 +14,7 @@ use std::{
 use crate::{
     aggregate::Aggregate,
     command::{
-        Replicas, Repository, Settings,
+        CommandSettings, Replicas, Repository,
         observe::{Observer, Unobserved},
     },
     journal::esdb::{EsdbSettings, EventStore, SettingsError},
@@ -33,20 +33,21 @@ pub const TABLE_PREFIX: &str = "projector-";
 /// How a [`Store`] is reached, and what it hands out.
 #[derive(Clone, Debug)]
 pub struct StoreSettings {
-    /// How EventStoreDB is reached.
+    /// How EventStoreDB is reached. No default for where.
     pub eventstore: EsdbSettings,
     /// How DynamoDB is reached: the AWS way, by default.
     pub dynamodb: DynamoSettings,
     /// What stands before the names of tables, [`TABLE_PREFIX`] by default: the daemon's
     /// `dynamodb.table_prefix`.
     pub table_prefix: String,
-    /// How commands are carried out. What [`Policy`] has as well is taken from there.
-    pub commands: Settings,
-    /// The limits of queries. What [`Policy`] has as well is taken from there.
+    /// How commands are carried out; the defaults are [`CommandSettings`]'s. What [`Policy`] has as well is taken from there.
+    pub commands: CommandSettings,
+    /// The limits of queries; the defaults are [`Limits`]'s. What [`Policy`] has as well is taken from there.
     pub queries: Limits,
-    /// What holds for projections that [`Self::policies`] does not name: the daemon's `[defaults]`.
+    /// What holds for projections that [`Self::policies`] does not name: the daemon's `[defaults]`,
+    /// and its defaults by default.
     pub policy: Policy,
-    /// What holds for single projections, by their names: the daemon's `[projection.NAME]`.
+    /// What holds for single projections, by their names: the daemon's `[projection.NAME]`. Default: none.
     pub policies: BTreeMap<String, Policy>,
 }
 
@@ -57,7 +58,7 @@ impl StoreSettings {
             eventstore: EsdbSettings::new(connection_string),
             dynamodb: DynamoSettings::default(),
             table_prefix: TABLE_PREFIX.to_owned(),
-            commands: Settings::default(),
+            commands: CommandSettings::default(),
             queries: Limits::default(),
             policy: Policy::default(),
             policies: BTreeMap::new(),
@@ -76,7 +77,7 @@ impl StoreSettings {
 /// defaults are the daemon's.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// Where its events come from, when that is not what its code says (`source`).
+    /// Where its events come from (`source`). Default: where its code says.
     pub source: Option<Source>,
     /// Whether a stream that was deleted and lives again is folded from its first readable event:
     /// `on_revival = "restart"`. Default: no, it is folded on.
@@ -185,7 +186,7 @@ impl Store {
         };
         let replicas = Replicas::new(self.table::<A>(A::SCHEMA)?).stored_by(rules);
         let repository = Repository::new(self.journal.clone(), replicas)
-            .with_settings(Settings {
+            .with_settings(CommandSettings {
                 restarts: policy.restarts,
                 on_lost_history: policy.on_lost_history,
                 keep_commands: policy.keep_commands,

@@ -162,7 +162,7 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Both stores in this process, spoken to over their real protocols.
 pub(crate) struct Stores {
     pub(crate) events: eventstore::Handle,
-    replicas: dynamodb::Handle,
+    replicas: dynamodb::DynamoDbHandle,
 }
 
 impl Stores {

@@ -113,7 +113,7 @@ impl Place {
 /// Both servers while they run.
 pub(super) struct Both {
     eventstore: eventstore::Handle,
-    dynamodb: dynamodb::Handle,
+    dynamodb: dynamodb::DynamoDbHandle,
 }
 
 /// How both are started.

@@ -22,8 +22,8 @@ pub enum Freshness {
 /// What a caller may say of a command beside the command itself. By default: nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
-    /// The command's id: executed again with the same one within [`super::Settings::retry_horizon`],
-    /// it lands at most once. Drawn when `None`.
+    /// The command's id: executed again with the same one within [`super::CommandSettings::retry_horizon`],
+    /// it lands at most once. Default: drawn.
     pub command_id: Option<Uuid>,
     /// The caller's fingerprint of its request (a digest of an HTTP body, say): stored beside the
     /// events, and compared when the same command id comes again. Another one is

@@ -9,7 +9,7 @@ use std::{
 
 use config::{Config, FileFormat, Map, Source, Value, ValueKind};
 
-use super::{ConfigError, Projection, Settings};
+use super::{ConfigError, ProjectionSection, Settings};
 
 /// What single settings in the environment begin with.
 const PREFIX: &str = "PROJECTOR__";
@@ -295,7 +295,7 @@ pub(super) fn section_keys() -> &'static BTreeMap<String, Vec<String>> {
 /// The keys of one projection's table.
 pub(super) fn projection_keys() -> &'static [String] {
     static KEYS: LazyLock<Vec<String>> =
-        LazyLock::new(|| names(&serde_json::to_value(Projection::default()).unwrap_or_default()));
+        LazyLock::new(|| names(&serde_json::to_value(ProjectionSection::default()).unwrap_or_default()));
     &KEYS
 }
 

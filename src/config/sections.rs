@@ -23,15 +23,15 @@ use crate::{
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// How EventStoreDB is reached.
-    pub eventstore: EventStore,
+    pub eventstore: EventStoreSection,
     /// How DynamoDB is reached, and what tables are called.
-    pub dynamodb: DynamoDb,
+    pub dynamodb: DynamoDbSection,
     /// What all projections of the process share.
     pub engine: Engine,
     /// What a projection does unless its own table says otherwise.
     pub defaults: Defaults,
     /// Projections by name.
-    pub projection: BTreeMap<String, Projection>,
+    pub projection: BTreeMap<String, ProjectionSection>,
     /// The HTTP server for metrics and health.
     pub http: Http,
     /// Logs.
@@ -41,7 +41,7 @@ pub struct Settings {
 /// How EventStoreDB is reached.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct EventStore {
+pub struct EventStoreSection {
     /// The connection string.
     pub connection: Connection,
     /// User name, instead of one in the connection string.
@@ -86,7 +86,7 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-impl Default for EventStore {
+impl Default for EventStoreSection {
     fn default() -> Self {
         Self {
             connection: Connection("esdb://localhost:2113?tls=false".into()),
@@ -128,7 +128,7 @@ words! {
 /// How DynamoDB is reached, and what tables are called.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct DynamoDb {
+pub struct DynamoDbSection {
     /// The region, unless it comes the AWS way.
     #[serde(deserialize_with = "unless_empty")]
     pub region: Option<String>,
@@ -152,7 +152,7 @@ pub struct DynamoDb {
     pub idle_connections: usize,
 }
 
-impl std::fmt::Debug for DynamoDb {
+impl std::fmt::Debug for DynamoDbSection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DynamoDb")
             .field("region", &self.region)
@@ -168,7 +168,7 @@ fn address_alone<S: serde::Serializer>(endpoint: &Option<String>, serializer: S)
     endpoint.as_deref().map(without_user_info).serialize(serializer)
 }
 
-impl Default for DynamoDb {
+impl Default for DynamoDbSection {
     fn default() -> Self {
         let client = crate::replica::dynamodb::DynamoSettings::default();
         Self {
@@ -271,7 +271,7 @@ impl From<OnRevival> for lane::OnRevival {
 
 words! {
     /// What to do when history is gone and no replica covers it.
-    OnLostHistory {
+    LostHistoryPolicy {
         /// Start at the first readable event; the replica's `first` says so.
         Partial = "partial",
         /// Quarantine the aggregate.
@@ -279,11 +279,11 @@ words! {
     }
 }
 
-impl From<OnLostHistory> for crate::projection::OnLostHistory {
-    fn from(policy: OnLostHistory) -> Self {
+impl From<LostHistoryPolicy> for crate::projection::OnLostHistory {
+    fn from(policy: LostHistoryPolicy) -> Self {
         match policy {
-            OnLostHistory::Partial => Self::Partial,
-            OnLostHistory::Quarantine => Self::Quarantine,
+            LostHistoryPolicy::Partial => Self::Partial,
+            LostHistoryPolicy::Quarantine => Self::Quarantine,
         }
     }
 }
@@ -305,7 +305,7 @@ macro_rules! tunables {
         /// One projection's table. What it leaves out is as in `[defaults]`.
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
-        pub struct Projection {
+        pub struct ProjectionSection {
             /// Whether it runs; unless said, it does.
             pub enabled: Option<bool>,
             /// Its source instead of the one that its code names.
@@ -320,7 +320,7 @@ macro_rules! tunables {
             $($(#[$doc])* pub $key: Option<$type>,)+
         }
 
-        impl Projection {
+        impl ProjectionSection {
             /// Its settings, with the defaults for what it leaves out.
             pub fn tuned(&self, defaults: &Defaults) -> Defaults {
                 Defaults { $($key: self.$key.unwrap_or(defaults.$key),)+ }
@@ -404,7 +404,7 @@ tunables! {
     /// How a replica goes on when its deleted stream comes to life again.
     on_revival: OnRevival = OnRevival::Continue,
     /// What to do when history is gone and no replica covers it.
-    on_lost_history: OnLostHistory = OnLostHistory::Partial,
+    on_lost_history: LostHistoryPolicy = LostHistoryPolicy::Partial,
     /// Quarantines for one reason within a minute that stop the projection.
     quarantine_limit: usize = 20,
     /// Subscribe again when there is work and nothing comes for this long.

@@ -69,13 +69,13 @@ pub enum StartError {
 
 /// The emulator while it runs. Dropping it stops it without waiting.
 #[derive(Debug)]
-pub struct Handle {
+pub struct DynamoDbHandle {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     stopped: Option<oneshot::Receiver<()>>,
 }
 
-impl Handle {
+impl DynamoDbHandle {
     /// Where it answers, as a client takes it: `http://127.0.0.1:PORT`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
@@ -106,7 +106,7 @@ pub struct DynamoDb;
 impl DynamoDb {
     /// Starts it on a thread of its own: its calls hold SQLite's lock and write its file, and
     /// would hold up whatever shared a thread with them.
-    pub async fn start(options: Options) -> Result<Handle, StartError> {
+    pub async fn start(options: Options) -> Result<DynamoDbHandle, StartError> {
         let address = SocketAddr::new(options.host, options.port);
         let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
         let address = listener
@@ -145,7 +145,7 @@ impl DynamoDb {
                 "its thread ended before it was ready",
             )))
         })?;
-        Ok(Handle {
+        Ok(DynamoDbHandle {
             address,
             stop: Some(stop),
             stopped: Some(stopped),

@@ -21,7 +21,7 @@ use eventstore::{AppendToStreamOptions, Client, EventData, ExpectedRevision, Rea
 use projector::{
     aggregate::{Aggregate, Command},
     app::{self, Connections},
-    command::{CommandError, NoSnapshots, Replicas, Repository, Settings as CommandSettings, snapshots::Snapshots},
+    command::{CommandError, CommandSettings, NoSnapshots, Replicas, Repository, snapshots::Snapshots},
     config::{Connection, CreateTables, Inputs, Planned, Settings},
     embedded::{dynamodb, eventstore as embedded},
     event::{Event, Revision},

@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 
 use projector::{
     aggregate::{Aggregate, Command},
-    command::{Replicas, Repository, Settings},
+    command::{CommandSettings, Replicas, Repository},
     event::{Event, RawEvent},
     journal::{
         Journal as _, ReadLimit,
@@ -167,10 +167,10 @@ impl World {
         } else {
             replicas
         };
-        Repository::new(journal, replicas).with_settings(Settings {
+        Repository::new(journal, replicas).with_settings(CommandSettings {
             // A loaded machine is no fault of the command path's.
             deadline: Duration::from_secs(30),
-            ..Settings::default()
+            ..CommandSettings::default()
         })
     }
 

@@ -73,3 +73,34 @@ fn the_check_finds_what_it_is_for() {
     assert_eq!(offences("eventstore::Client::new(x)\nf().await").len(), 2);
     assert_eq!(offences("self.awaiting()").len(), 0);
 }
+
+/// What users set, and where: each field's documentation says what it is when nobody does.
+const SETTINGS: [(&str, &str); 6] = [
+    ("src/command.rs", "CommandSettings"),
+    ("src/query.rs", "Limits"),
+    ("src/store.rs", "StoreSettings"),
+    ("src/store.rs", "Policy"),
+    ("src/journal/esdb/settings.rs", "EsdbSettings"),
+    ("src/replica/dynamodb/connect.rs", "DynamoSettings"),
+];
+
+#[test]
+fn every_default_stands_in_the_documentation_of_its_field() {
+    for (file, name) in SETTINGS {
+        let text = crate::readme::file(file);
+        let (_, body) = text.split_once(&format!("pub struct {name} {{\n")).expect(name);
+        let (body, _) = body.split_once("\n}").expect(name);
+        let (mut documentation, mut fields) = (String::new(), 0);
+        for line in body.lines().map(str::trim) {
+            if let Some(comment) = line.strip_prefix("///") {
+                documentation.push_str(comment);
+            } else if line.starts_with("pub ") {
+                let said = documentation.to_lowercase().contains("default");
+                assert!(said, "{name}, `{line}` does not say its default");
+                documentation.clear();
+                fields += 1;
+            }
+        }
+        assert!(fields > 0, "{name}");
+    }
+}

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::kit::*;
 use crate::{
-    command::{CommandError, Context, OnDeleted, Settings},
+    command::{CommandError, CommandSettings, Context, OnDeleted},
     event::{RawEvent, Version},
     projection::run::command_of,
     query::{Known, Limits, Mode, Queries, QueryError, Token, WhenLate},
@@ -444,7 +444,7 @@ proptest! {
             for mut plan in plans {
                 // What is accepted before a deletion and committed after it has no place in the record.
                 plan.retain(|step| late == 0 || !matches!(step, Step::Delete));
-                let settings = Settings { on_deleted: OnDeleted::Continue, ..settings() };
+                let settings = CommandSettings { on_deleted: OnDeleted::Continue, ..settings() };
                 let bank = if through { world.through() } else { world.bank() };
                 let bank = bank.with_settings(settings);
                 tasks.push(tokio::spawn(client(world.clone(), bank, history.clone(), deletions.clone(), plan)));

@@ -2,7 +2,7 @@
 
 use super::kit::*;
 use crate::{
-    command::{CommandError, Context, OnDeleted, Settings},
+    command::{CommandError, CommandSettings, Context, OnDeleted},
     journal::{Expected, NewEvent},
     testing::{AppendFault, MemoryJournal},
 };
@@ -184,7 +184,7 @@ async fn deleted_streams_end_by_policy() {
         tombstoned,
     };
     let with = |world: &World, on_deleted| {
-        world.bank().with_settings(Settings {
+        world.bank().with_settings(CommandSettings {
             on_deleted,
             ..settings()
         })
@@ -243,7 +243,7 @@ async fn a_restarted_life_does_not_see_the_former_one() {
     world.deposit(&[4]);
     // With commands on deleted streams refused or not: how a new life is folded is another matter.
     for (on_deleted, restarts) in [(OnDeleted::Restart, false), (OnDeleted::Refuse, true)] {
-        let bank = world.bank().with_settings(Settings {
+        let bank = world.bank().with_settings(CommandSettings {
             on_deleted,
             restarts,
             ..settings()
@@ -286,7 +286,7 @@ async fn a_poison_event_in_the_tail_says_where_it_stands() {
 #[tokio::test]
 async fn a_load_is_capped_and_says_what_to_do() {
     let world = World::with(&[1; 50]);
-    let bank = world.bank().with_settings(Settings { cap: 20, ..settings() });
+    let bank = world.bank().with_settings(CommandSettings { cap: 20, ..settings() });
     let error = bank.execute("1", &Do::Deposit(1)).await.unwrap_err();
     assert!(error.to_string().contains("more than 20 events"), "{error}");
     world.project(STREAM, usize::MAX).await;
@@ -336,7 +336,7 @@ async fn a_deletion_ends_the_guarantee_and_another_calls_ids_are_no_success() {
     let context = || Context::with_id(uuid::Uuid::from_u128(7));
     let on_deleted = OnDeleted::Restart;
     let bank = || {
-        world.without_snapshots().with_settings(Settings {
+        world.without_snapshots().with_settings(CommandSettings {
             on_deleted,
             ..settings()
         })

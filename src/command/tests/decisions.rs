@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::kit::*;
 use crate::{
     aggregate::{Command, Existence},
-    command::{CommandError, Committed, Context, Executor, OnDeleted, Settings},
+    command::{CommandError, CommandSettings, Committed, Context, Executor, OnDeleted},
     event::{Metadata, RawEvent, Recorded, codec},
     journal::{Expected, Journal},
     projection::{Change, Projection},
@@ -189,7 +189,7 @@ async fn of_two_who_create_at_once_one_does() {
         (Some(AppendFault::Late(LATE)), 1),
     ] {
         let world = World::default();
-        let bank = || world.bank().with_settings(Settings { attempts, ..settings() });
+        let bank = || world.bank().with_settings(CommandSettings { attempts, ..settings() });
         if let Some(fault) = fault {
             world.journal.fail_append(1, fault);
         }

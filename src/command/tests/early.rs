@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::kit::*;
 use crate::{
-    command::{CommandError, Context, OnDeleted, Repository, Settings, SnapshotEvents},
+    command::{CommandError, CommandSettings, Context, OnDeleted, Repository, SnapshotEvents},
     journal::{Expected, Journal, ReadLimit},
     query::{Mode, Queries},
     testing::AppendFault,
@@ -188,7 +188,7 @@ async fn sixteen_writers_write_no_number_twice() {
         let banks: Vec<Bank> = (0..4).map(|_| world.bank()).collect();
         let tasks: Vec<_> = (0..16)
             .map(|writer| {
-                let bank = banks[writer % 4].clone().with_settings(Settings {
+                let bank = banks[writer % 4].clone().with_settings(CommandSettings {
                     attempts: 1000,
                     deadline: Duration::from_mins(10),
                     ..settings()

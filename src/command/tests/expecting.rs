@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::kit::*;
 use crate::{
-    command::{CommandError, Committed, Context, Settings},
+    command::{CommandError, CommandSettings, Committed, Context},
     event::{Revision, Version},
     journal::{Expected, Journal},
     testing::AppendFault,
@@ -106,7 +106,7 @@ async fn a_lost_race_is_told_at_once_and_not_decided_again() {
     }
     for attempts in [1, 5] {
         let world = World::with(&[1]);
-        let bank = world.bank().with_settings(Settings { attempts, ..settings() });
+        let bank = world.bank().with_settings(CommandSettings { attempts, ..settings() });
         bank.execute("1", &Do::Nothing).await.unwrap();
         world.journal.before_append(1, |journal| {
             journal.push(STREAM, vec![deposited(9)]);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::kit::*;
 use crate::{
-    command::{CommandError, Context, OnDeleted, Settings},
+    command::{CommandError, CommandSettings, Context, OnDeleted},
     journal::JournalError,
     replica::{StoreError, Throttle},
     testing::{AppendFault, PutFault},
@@ -220,7 +220,7 @@ async fn a_cut_off_command_leaves_the_next_one_a_clean_start() {
             .journal
             .fail_read(nth, JournalError::Unavailable("scripted".into()));
     }
-    let bank = world.bank().with_settings(Settings {
+    let bank = world.bank().with_settings(CommandSettings {
         deadline: Duration::from_millis(1),
         ..settings()
     });
@@ -249,7 +249,7 @@ async fn what_landed_and_was_deleted_before_it_could_be_looked_for_stays_unknown
     ] {
         let world = World::with(&[10]);
         world.journal.fail_append(1, AppendFault::LostAfterWrite);
-        let bank = world.bank().with_settings(Settings {
+        let bank = world.bank().with_settings(CommandSettings {
             on_deleted,
             ..settings()
         });

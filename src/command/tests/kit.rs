@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     aggregate::{Aggregate, Command},
     command::{
-        NoSnapshots, Replicas, Repository, Settings,
+        CommandSettings, NoSnapshots, Replicas, Repository,
         base::{CatchUp, CatchUpRules, Fed, Lineage},
         snapshots::{Snapshot, Snapshots},
     },
@@ -105,11 +105,11 @@ pub(super) const PAGE: ReadLimit = ReadLimit {
     bytes: 1 << 20,
 };
 
-pub(super) fn settings() -> Settings {
+pub(super) fn settings() -> CommandSettings {
     // Small pages, so that every load has several.
-    Settings {
+    CommandSettings {
         page: PAGE,
-        ..Settings::default()
+        ..CommandSettings::default()
     }
 }
 
@@ -204,7 +204,7 @@ impl World {
 
     /// A repository for streams that may be deleted.
     pub(super) fn bank_on(&self, on_deleted: crate::command::OnDeleted) -> Bank {
-        self.bank().with_settings(Settings {
+        self.bank().with_settings(CommandSettings {
             on_deleted,
             ..settings()
         })

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::kit::*;
 use crate::{
     aggregate::{Aggregate, Command},
-    command::{CommandError, Context, NoSnapshots, Replicas, Repository, Settings, SnapshotError},
+    command::{CommandError, CommandSettings, Context, NoSnapshots, Replicas, Repository, SnapshotError},
     event::{Event, Revision},
     journal::{Appended, Expected, Journal, JournalError, NewEvent, ReadLimit, Slice, Standing},
     replica::StoreError,
@@ -226,7 +226,7 @@ impl Command<Pages> for Turn {
 #[tokio::test]
 async fn the_cache_weighs_states_and_ids_and_keeps_to_its_bound() {
     let journal = MemoryJournal::new();
-    let pages = Repository::<Pages, _, _>::new(journal.clone(), NoSnapshots).with_settings(Settings {
+    let pages = Repository::<Pages, _, _>::new(journal.clone(), NoSnapshots).with_settings(CommandSettings {
         // No state is larger than a shard of it.
         cache_bytes: 32 << 20,
         ..settings()

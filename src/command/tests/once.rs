@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::kit::*;
 use crate::{
-    command::{CommandError, Context, OnDeleted, Settings},
+    command::{CommandError, CommandSettings, Context, OnDeleted},
     journal::{JournalError, ReadLimit},
     projection::OnLostHistory,
     query::{Mode, Queries},
@@ -196,7 +196,7 @@ async fn one_key_and_another_command() {
 #[tokio::test(start_paused = true)]
 async fn a_repetition_far_behind_is_read_where_it_stands() {
     let world = World::with(&[1; 1_200]);
-    let wide = Settings {
+    let wide = CommandSettings {
         page: ReadLimit {
             events: 1_000,
             bytes: 1 << 22,
@@ -228,7 +228,7 @@ async fn a_stream_deleted_between_two_pages_is_no_half_a_state() {
             }
             world.journal.delete(STREAM);
         };
-        let bank = world.without_snapshots().with_settings(Settings {
+        let bank = world.without_snapshots().with_settings(CommandSettings {
             on_deleted,
             ..settings()
         });
@@ -294,7 +294,7 @@ async fn strong_never_calls_an_older_replica_confirmed() {
 #[tokio::test(start_paused = true)]
 async fn lost_history_ends_by_the_projections_policy() {
     let strict = |world: &World| {
-        world.bank().with_settings(Settings {
+        world.bank().with_settings(CommandSettings {
             on_lost_history: OnLostHistory::Quarantine,
             ..settings()
         })

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::kit::*;
 use crate::{
     command::{
-        Committed, Context, OnDeleted, Settings,
+        CommandSettings, Committed, Context, OnDeleted,
         attempt::{Action, Attempt, AttemptRules, Identity, Reply},
         base::{Base, Lineage},
     },
@@ -59,7 +59,7 @@ async fn the_same_command_lands_once_from_wherever_it_is_executed_again() {
         check(&bank, landed + 2).await;
         world.project(STREAM, usize::MAX).await;
         check(&world.bank(), landed + 2).await;
-        let capped = world.bank().with_settings(Settings { cap: 5, ..settings() });
+        let capped = world.bank().with_settings(CommandSettings { cap: 5, ..settings() });
         let late = capped.execute_with("1", &command, again()).await.unwrap();
         assert_eq!((late.revision, &late.events), (first.revision, &first.events));
         assert!(
@@ -120,8 +120,8 @@ async fn a_replica_that_claims_a_command_the_stream_does_not_have_is_not_believe
     assert_eq!((done.repeated, done.state.cents), (false, 3));
 }
 
-fn few(world: &World, more: impl FnOnce(Settings) -> Settings) -> Bank {
-    world.bank().with_settings(more(Settings {
+fn few(world: &World, more: impl FnOnce(CommandSettings) -> CommandSettings) -> Bank {
+    world.bank().with_settings(more(CommandSettings {
         keep_commands: 2,
         ..settings()
     }))
@@ -152,7 +152,7 @@ async fn the_horizon_is_the_guarantee_and_not_the_window() {
     }
     assert_eq!(world.journal.all(STREAM).len(), 52);
     // Beyond the horizon it is a new command.
-    let short = few(&world, |settings| Settings {
+    let short = few(&world, |settings| CommandSettings {
         retry_horizon: Duration::ZERO,
         ..settings
     });
@@ -196,7 +196,7 @@ async fn an_id_costs_nothing_while_the_window_reaches_back_and_one_read_back_whe
     bank.execute_with("1", &Do::Deposit(1), id(450)).await.unwrap();
     assert!(one(&world) <= 15, "{}", one(&world));
     // Who looks at the same time waits for the one who reads.
-    let racing = world.bank().with_settings(Settings { queue: 0, ..settings() });
+    let racing = world.bank().with_settings(CommandSettings { queue: 0, ..settings() });
     racing.execute("1", &Do::Nothing).await.unwrap();
     let pages = (world.journal.all(STREAM).len() / 7 + 1) as u64;
     world.journal.reset_calls();
@@ -241,7 +241,7 @@ async fn where_the_horizon_is_out_of_reach_nothing_is_decided() {
         replica.header.commands.clear();
         replica.header.commands_since = replica.header.event.as_ref().unwrap().at;
     });
-    let capped = few(&world, |settings| Settings {
+    let capped = few(&world, |settings| CommandSettings {
         horizon_cap: 14,
         ..settings
     });
@@ -264,7 +264,7 @@ async fn where_the_horizon_is_out_of_reach_nothing_is_decided() {
 async fn writers_that_keep_fewer_do_not_shrink_the_window() {
     let world = World::default();
     let through = |keep_commands| {
-        world.through().with_settings(Settings {
+        world.through().with_settings(CommandSettings {
             keep_commands,
             ..settings()
         })
@@ -326,7 +326,7 @@ async fn no_horizon_is_too_long() {
     let years = |years: u64| Duration::from_hours(24 * 365 * years);
     for retry_horizon in [years(50), years(60), years(600_000_000), Duration::MAX] {
         let world = World::with(&[1]);
-        let bank = few(&world, |settings| Settings {
+        let bank = few(&world, |settings| CommandSettings {
             retry_horizon,
             ..settings
         });
@@ -350,7 +350,7 @@ async fn truncated_history_is_no_new_life_under_any_policy() {
     ] {
         let world = World::with(&[1]);
         let bank = || {
-            few(&world, |settings| Settings {
+            few(&world, |settings| CommandSettings {
                 on_deleted,
                 restarts,
                 ..settings

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::kit::*;
 use crate::{
     aggregate::Command,
-    command::{CommandError, Context, Settings},
+    command::{CommandError, CommandSettings, Context},
     journal::JournalError,
 };
 
@@ -44,7 +44,7 @@ async fn sixteen_writers_of_one_process_do_not_race_each_other() {
     assert!(outcomes.iter().all(|outcome| *outcome == Ok(1)), "{outcomes:?}");
     assert_eq!(world.truth(STREAM).cents, 401);
     // They would without.
-    let racing = world.bank().with_settings(Settings { queue: 0, ..settings() });
+    let racing = world.bank().with_settings(CommandSettings { queue: 0, ..settings() });
     let outcomes = sixteen(racing).await;
     assert!(outcomes.iter().any(|outcome| *outcome != Ok(1)));
 }
@@ -65,7 +65,7 @@ impl Command<Account> for Counted {
 async fn one_key_twice_in_a_process_is_one_execution() {
     for (queue, cache_bytes) in [(1_000, 1 << 20), (0, 1 << 20), (0, 0)] {
         let world = World::with(&[1]);
-        let bank = world.bank().with_settings(Settings {
+        let bank = world.bank().with_settings(CommandSettings {
             queue,
             cache_bytes,
             ..settings()
@@ -86,7 +86,7 @@ async fn one_key_twice_in_a_process_is_one_execution() {
 async fn a_queue_is_bounded_and_a_turn_that_does_not_come_is_told() {
     let world = World::with(&[1]);
     world.store.silent(true);
-    let bank = world.bank().with_settings(Settings { queue: 1, ..settings() });
+    let bank = world.bank().with_settings(CommandSettings { queue: 1, ..settings() });
     let short = || Context {
         deadline: Some(Duration::from_secs(1)),
         ..Context::default()

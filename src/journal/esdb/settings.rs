@@ -11,24 +11,27 @@ use super::text::percent_decode;
 #[derive(Clone, PartialEq, Eq)]
 pub struct EsdbSettings {
     /// `esdb://host:2113?tls=false`, `esdb+discover://name`, or several hosts with commas; `kurrentdb`,
-    /// `kurrent` and `kdb` instead of `esdb` are the same.
+    /// `kurrent` and `kdb` instead of `esdb` are the same. No default.
     pub connection_string: String,
-    /// User name; used instead of one in the connection string.
+    /// User name; used instead of one in the connection string. Default: that one, if any.
     pub user: Option<String>,
-    /// Password of [`Self::user`].
+    /// Password of [`Self::user`]. Default: the connection string's, if any.
     pub password: Option<String>,
-    /// The authority that signed the servers' certificates: a path, or the PEM text itself.
+    /// The authority that signed the servers' certificates: a path, or the PEM text itself. Default:
+    /// the system's.
     pub tls_ca: Option<String>,
     /// A user certificate: a path, or the PEM text itself. Only together with the key.
+    /// Default: none.
     pub user_certificate: Option<String>,
-    /// The key of the user certificate: a path, or the PEM text itself.
+    /// The key of the user certificate: a path, or the PEM text itself. Default: none.
     pub user_key: Option<String>,
-    /// Longest time for one call. The client enforces none by itself.
+    /// Longest time for one call. Default: 10 s; the client enforces none by itself.
     pub operation_timeout: Duration,
     /// A client that was not used for this long is replaced before the next call: what was a
     /// connection may have become a socket that nobody answers (a frozen process, a NAT table).
+    /// Default: 2 minutes.
     pub idle_renew: Duration,
-    /// How this process is named in the server's figures.
+    /// How this process is named in the server's figures. Default: `projector`.
     pub connection_name: String,
 }
 

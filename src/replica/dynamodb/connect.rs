@@ -18,24 +18,26 @@ use aws_smithy_http_client::{
 /// How DynamoDB is reached. What is `None` comes the AWS way: environment, profile, task role.
 #[derive(Clone)]
 pub struct DynamoSettings {
-    /// The region.
+    /// The region. Default: as the AWS SDK finds it.
     pub region: Option<String>,
     /// A local endpoint instead of the region's. With plain HTTP, and no credentials in the
-    /// environment, made-up ones are sent: local servers want some, and take any.
+    /// environment, made-up ones are sent: local servers want some, and take any. Default: `AWS_ENDPOINT_URL_DYNAMODB`,
+    /// `AWS_ENDPOINT_URL`, else the region's.
     pub endpoint: Option<String>,
-    /// The profile of the AWS configuration files.
+    /// The profile of the AWS configuration files. Default: as the AWS SDK finds it.
     pub profile: Option<String>,
-    /// How long connecting may take. The SDK's own default is 3.1 s.
+    /// How long connecting may take. Default: 2 s; the SDK's own is 3.1 s.
     pub connect_timeout: Duration,
     /// How long one attempt may take. AWS retries a stuck request on its side after 5 s; a put
-    /// takes milliseconds, so an attempt this old is lost and its outcome unknown.
+    /// takes milliseconds, so an attempt this old is lost and its outcome unknown. Default: 3 s.
     pub attempt_timeout: Duration,
-    /// How long one call may take with all its attempts.
+    /// How long one call may take with all its attempts. Default: 10 s.
     pub operation_timeout: Duration,
     /// Idle connections that are kept. The SDK's default is no limit, which after a burst of
-    /// writes means one for each write that was in flight.
+    /// writes means one for each write that was in flight. Default: 128.
     pub idle_connections: usize,
     /// How long an idle connection is kept; below the 90 s after which the other side closes it.
+    /// Default: 1 minute.
     pub idle_timeout: Duration,
 }
 

@@ -2,7 +2,7 @@
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use projector::{
-    command::{CommandError, OnDeleted, Settings},
+    command::{CommandError, CommandSettings, OnDeleted},
     replica::dynamodb::table_name,
 };
 use serde_json::json;
@@ -12,9 +12,9 @@ use crate::support::proxy::Fault;
 
 /// Wants what the policy says on deleted streams.
 async fn bank(world: &World, on_deleted: OnDeleted) -> Bank {
-    world.bank().await.with_settings(Settings {
+    world.bank().await.with_settings(CommandSettings {
         on_deleted,
-        ..Settings::default()
+        ..CommandSettings::default()
     })
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use projector::{
     aggregate::{Aggregate, Command},
-    command::{CommandError, Context, NoSnapshots, Repository, Settings},
+    command::{CommandError, CommandSettings, Context, NoSnapshots, Repository},
     event::Event,
     journal::{Expected, Journal as _, JournalError, NewEvent, ReadLimit, esdb::EventStore},
 };
@@ -53,10 +53,10 @@ impl Command<Counter> for Count {
 }
 
 fn counters(journal: EventStore) -> Repository<Counter, EventStore, NoSnapshots> {
-    Repository::new(journal, NoSnapshots).with_settings(Settings {
+    Repository::new(journal, NoSnapshots).with_settings(CommandSettings {
         attempts: 10_000,
         deadline: Duration::from_mins(2),
-        ..Settings::default()
+        ..CommandSettings::default()
     })
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use eventstore::{DeleteStreamOptions, ExpectedRevision};
 use projector::{
-    command::{CommandError, Context, OnDeleted, Settings},
+    command::{CommandError, CommandSettings, Context, OnDeleted},
     event::{RawEvent, Revision},
     journal::{Journal as _, ReadLimit, Standing, esdb::EventStore},
     query::{Answer, Erased, Known, Mode, Queries, QueryError, Token, WhenLate},
@@ -203,11 +203,14 @@ async fn interleave(world: &Arc<World>, plans: Vec<Vec<Step>>, through: bool) {
     let stream = format!("account-{id}");
     let mut clients = Vec::new();
     for plan in plans {
-        let bank = world.bank_by(world.journal(), through).await.with_settings(Settings {
-            on_deleted: OnDeleted::Continue,
-            deadline: Duration::from_secs(30),
-            ..Settings::default()
-        });
+        let bank = world
+            .bank_by(world.journal(), through)
+            .await
+            .with_settings(CommandSettings {
+                on_deleted: OnDeleted::Continue,
+                deadline: Duration::from_secs(30),
+                ..CommandSettings::default()
+            });
         let client = Client {
             world: world.clone(),
             id: id.clone(),

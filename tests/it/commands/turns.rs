@@ -3,7 +3,7 @@
 use std::{error::Error as _, time::Duration};
 
 use projector::{
-    command::{Context, NoSnapshots, Replicas, Repository, Settings},
+    command::{CommandSettings, Context, NoSnapshots, Replicas, Repository},
     query::{Mode, Queries},
     replica::dynamodb::{DynamoTable, connect},
 };
@@ -98,10 +98,10 @@ async fn without_its_table_commands_go_on_and_queries_say_what_is_missing() {
 async fn an_id_is_found_far_behind_the_window() {
     let world = World::start().await;
     let few = async || {
-        world.bank().await.with_settings(Settings {
+        world.bank().await.with_settings(CommandSettings {
             keep_commands: 2,
             deadline: Duration::from_secs(30),
-            ..Settings::default()
+            ..CommandSettings::default()
         })
     };
     let context = || Context::with_id(Uuid::from_u128(9));

@@ -194,9 +194,9 @@ async fn events_with_one_id_are_projected_each() {
         let world = World::start().await;
         let daemon = world
             .daemon_with::<Old>("a", |settings| {
-                let own = config::Projection {
+                let own = config::ProjectionSection {
                     source: Some(source.to_owned()),
-                    ..config::Projection::default()
+                    ..config::ProjectionSection::default()
                 };
                 settings.projection.insert("account".to_owned(), own);
             })

@@ -8,7 +8,7 @@ use std::{
 
 use aws_sdk_dynamodb::Client;
 use projector::{
-    embedded::dynamodb::{DynamoDb, Handle, Options},
+    embedded::dynamodb::{DynamoDb, DynamoDbHandle, Options},
     replica::{
         dynamodb::{
             Attempt, AttemptOutcome, Creation, DynamoSettings, DynamoTable, Operation, StoreObserver, Tables, connect,
@@ -33,7 +33,7 @@ pub(crate) struct Dynamo {
     /// What its tables' calls came to.
     pub(crate) seen: Arc<Seen>,
     // Stops with the test.
-    embedded: Option<Handle>,
+    embedded: Option<DynamoDbHandle>,
 }
 
 impl Dynamo {
