@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     /// A cause at position 320 with the id 1.
-    fn cause(stream: &str, metadata: &[u8]) -> Cause<'_> {
+    fn cause<'a>(stream: &'a str, metadata: &[u8]) -> Cause<'a> {
         Cause {
             position: 320,
             stream,
