@@ -310,13 +310,16 @@ pub enum Demand {
         /// The base's generation.
         generation: u64,
     },
-    /// An administrative write: exactly the generation and version that were read. `None` for
-    /// the version means −1, which is stored so.
+    /// An administrative write: exactly what was read. `None` for the version means −1, which is
+    /// stored so.
     Exactly {
         /// The generation read.
         generation: u64,
         /// The version read.
         version: Version,
+        /// Whether the stream was said to be deleted. In a table that was emptied generations begin
+        /// anew, and a marker without a state may have those of a state that was there before.
+        deleted: bool,
     },
     /// An administrative write on an item that lacks a version or a generation, so that no other
     /// demand can be met by it: that it still does.
@@ -340,7 +343,11 @@ impl Broken {
     /// What an administrative write on it demands.
     pub fn demand(&self) -> Demand {
         match (self.generation, self.version) {
-            (Some(generation), Some(version)) => Demand::Exactly { generation, version },
+            (Some(generation), Some(version)) => Demand::Exactly {
+                generation,
+                version,
+                deleted: self.deleted,
+            },
             _ => Demand::Broken,
         }
     }

@@ -143,6 +143,7 @@ fn stands(header: &Header) -> Stands {
     let demand = Demand::Exactly {
         generation: header.generation,
         version: header.version,
+        deleted: header.deleted,
     };
     (demand, Some(header.generation))
 }

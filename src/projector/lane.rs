@@ -1283,6 +1283,7 @@ impl Lane {
                 Demand::Exactly {
                     generation: stored.generation,
                     version: stored.version,
+                    deleted: stored.deleted,
                 }
             }
         };

@@ -455,11 +455,17 @@ impl Inner {
                 .expression_attribute_names("#version", a::VERSION)
                 .expression_attribute_values(":generation", attributes::number(generation))
                 .expression_attribute_values(":version", attributes::version(put.header.version)),
-            Demand::Exactly { generation, version } => request
-                .condition_expression("attribute_exists(#pk) AND #generation = :generation AND #version = :version")
+            Demand::Exactly {
+                generation,
+                version,
+                deleted,
+            } => request
+                .condition_expression(exactly(deleted))
                 .expression_attribute_names("#pk", a::KEY)
                 .expression_attribute_names("#generation", a::GENERATION)
                 .expression_attribute_names("#version", a::VERSION)
+                .expression_attribute_names("#deleted", a::DELETED)
+                .expression_attribute_values(":deleted", AttributeValue::Bool(true))
                 .expression_attribute_values(":generation", attributes::number(generation))
                 .expression_attribute_values(":version", attributes::version(version)),
         };
@@ -488,6 +494,16 @@ impl Inner {
                 }
             },
         }
+    }
+}
+
+/// What [`Demand::Exactly`] demands.
+fn exactly(deleted: bool) -> &'static str {
+    // The flag is only there while the stream is deleted; of an item that is broken it may be anything.
+    if deleted {
+        "attribute_exists(#pk) AND #generation = :generation AND #version = :version AND #deleted = :deleted"
+    } else {
+        "attribute_exists(#pk) AND #generation = :generation AND #version = :version AND NOT #deleted = :deleted"
     }
 }
 

@@ -328,8 +328,16 @@ impl ReplicaStore for MemoryStore {
             (Demand::Older { generation }, Some(stored)) => {
                 stored.header.generation == generation && stored.header.version < put.header.version
             }
-            (Demand::Exactly { generation, version }, Some(stored)) => {
-                stored.header.generation == generation && stored.header.version == version
+            (
+                Demand::Exactly {
+                    generation,
+                    version,
+                    deleted,
+                },
+                Some(stored),
+            ) => {
+                let header = &stored.header;
+                (header.generation, header.version, header.deleted) == (generation, version, deleted)
             }
         };
         if !met {
@@ -407,6 +415,16 @@ mod tests {
                 Demand::Exactly {
                     generation: 0,
                     version: Some(0),
+                    deleted: false,
+                },
+            ),
+            put(
+                Some(2),
+                1,
+                Demand::Exactly {
+                    generation: 0,
+                    version: Some(1),
+                    deleted: true,
                 },
             ),
         ] {
@@ -421,6 +439,7 @@ mod tests {
             Demand::Exactly {
                 generation: 0,
                 version: Some(1),
+                deleted: false,
             },
         );
         assert_eq!(store.put(&administrative).await, Ok(PutOutcome::Done));

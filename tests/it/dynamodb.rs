@@ -83,12 +83,13 @@ async fn stored(table: &DynamoTable, stream: &str) -> Option<Replica> {
 async fn a_put_is_done_exactly_when_its_demand_is_met() {
     let dynamo = Dynamo::start().await;
     let table = dynamo.table().await;
-    let stored_states: [Option<(Version, u64)>; 5] = [
+    let stored_states: [Option<(Version, u64, bool)>; 6] = [
         None,
-        Some((None, 0)),
-        Some((Some(0), 0)),
-        Some((Some(7), 0)),
-        Some((Some(7), 2)),
+        Some((None, 0, false)),
+        Some((Some(0), 0, false)),
+        Some((Some(7), 0, false)),
+        Some((Some(7), 2, false)),
+        Some((Some(7), 2, true)),
     ];
     let demands = [
         Demand::Absent,
@@ -98,35 +99,59 @@ async fn a_put_is_done_exactly_when_its_demand_is_met() {
         Demand::Exactly {
             generation: 0,
             version: None,
+            deleted: false,
         },
         Demand::Exactly {
             generation: 0,
             version: Some(7),
+            deleted: false,
         },
         Demand::Exactly {
             generation: 2,
             version: Some(7),
+            deleted: false,
         },
         Demand::Exactly {
             generation: 2,
             version: Some(6),
+            deleted: false,
+        },
+        Demand::Exactly {
+            generation: 2,
+            version: Some(7),
+            deleted: true,
         },
     ];
+    let flagged = |version, generation, deleted| Header {
+        deleted,
+        ..header(version, generation)
+    };
     let mut case = 0;
     for before in stored_states {
         for demand in demands {
             for version in [None, Some(0), Some(7), Some(8)] {
                 case += 1;
                 let stream = format!("loan-{case}");
-                if let Some((version, generation)) = before {
-                    must(&table, &put(&stream, header(version, generation), Demand::Absent)).await;
+                if let Some((version, generation, deleted)) = before {
+                    must(
+                        &table,
+                        &put(&stream, flagged(version, generation, deleted), Demand::Absent),
+                    )
+                    .await;
                 }
                 let is_met = match (demand, before) {
                     (Demand::Absent, before) => before.is_none(),
                     // None of these is broken.
                     (_, None) | (Demand::Broken, _) => false,
-                    (Demand::Older { generation }, Some((old, at))) => generation == at && old < version,
-                    (Demand::Exactly { generation, version }, Some(before)) => before == (version, generation),
+                    (Demand::Older { generation }, Some((old, at, _))) => generation == at && old < version,
+                    (
+                        Demand::Exactly {
+                            generation,
+                            version,
+                            deleted,
+                        },
+                        Some(before),
+                    ) => before == (version, generation, deleted),
                 };
                 let what = format!("{before:?}, {demand:?}, version {version:?}");
                 let new = header(version, 5);
@@ -137,7 +162,7 @@ async fn a_put_is_done_exactly_when_its_demand_is_met() {
                     assert_eq!(after.unwrap().header, new, "{what}");
                 } else {
                     // The item that is stored comes with the refusal, and stays as it was.
-                    let as_before = before.map(|(v, g)| header(v, g));
+                    let as_before = before.map(|(v, g, deleted)| flagged(v, g, deleted));
                     assert_eq!(after.as_ref().map(|r| r.header.clone()), as_before, "{what}");
                     assert_eq!(outcome, PutOutcome::Refused(after.map(Box::new)), "{what}");
                 }
@@ -210,6 +235,7 @@ async fn a_replica_reads_back_as_it_was_put() {
         demand: Demand::Exactly {
             generation: 6,
             version: Some(41),
+            deleted: true,
         },
     };
     assert_eq!(again.body, body);

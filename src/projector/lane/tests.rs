@@ -469,8 +469,16 @@ impl World {
             (Demand::Older { generation }, Some(s)) => {
                 s.header.generation == generation && s.header.version < put.header.version
             }
-            (Demand::Exactly { generation, version }, Some(s)) => {
-                s.header.generation == generation && s.header.version == version
+            (
+                Demand::Exactly {
+                    generation,
+                    version,
+                    deleted,
+                },
+                Some(s),
+            ) => {
+                let stands = (s.header.generation, s.header.version, s.header.deleted);
+                stands == (generation, version, deleted)
             }
             _ => false,
         };
@@ -853,6 +861,32 @@ fn what_was_settled_by_a_mark(bump: bool) {
     }
     ops.extend([0, 0, 1].map(step));
     scenario(&ops, OnDeletion::Keep, OnRevival::Continue, false).unwrap();
+}
+
+/// In a table that was emptied a deletion marker has come to the generation and version of what one
+/// task still remembers; its mark, which keeps what is stored, used to make it a state that is not there.
+#[test]
+fn a_mark_on_what_was_wiped_leaves_a_deletion_marker_alone() {
+    let deliver = |task, pick| Op::Deliver { task, pick };
+    let steps = |task| {
+        let step = Op::Step {
+            task,
+            lose_reply: false,
+        };
+        vec![step; 6]
+    };
+    let mut ops = vec![Op::Append(Kind::Put), deliver(0, 0)];
+    ops.extend(steps(0));
+    // The old code remembers version 0 at generation 1.
+    ops.extend([Op::Bump, Op::Crash { task: 0 }, deliver(1, 0)]);
+    ops.extend(steps(1));
+    // Made anew, the replica is deleted at version 0, which is its first administrative write.
+    ops.extend([Op::Wipe, deliver(0, 0)]);
+    ops.extend(steps(0));
+    ops.extend([Op::Append(Kind::New), deliver(1, 0), Op::Delete, deliver(0, 1)]);
+    ops.extend(steps(0));
+    ops.extend(steps(1));
+    scenario(&ops, OnDeletion::Remove, OnRevival::Continue, false).unwrap();
 }
 
 fn raw(revision: Revision) -> RawEvent {

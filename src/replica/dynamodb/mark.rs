@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::{
     AttemptOutcome, BROKEN, Demand, Failure, Inner, Operation, Put, Sent,
     attributes::{self, number, text, time},
-    classify,
+    classify, exactly,
 };
 use crate::replica::item::{self, attribute as a};
 
@@ -71,8 +71,14 @@ impl Inner {
             .expression_attribute_names("#version", a::VERSION)
             .expression_attribute_names("#generation", a::GENERATION);
         let mut request = match put.demand {
-            Demand::Exactly { generation, version } => request
-                .condition_expression("attribute_exists(#pk) AND #generation = :generation AND #version = :version")
+            Demand::Exactly {
+                generation,
+                version,
+                deleted,
+            } => request
+                .condition_expression(exactly(deleted))
+                .expression_attribute_names("#deleted", a::DELETED)
+                .expression_attribute_values(":deleted", AttributeValue::Bool(true))
                 .expression_attribute_values(":generation", number(generation))
                 .expression_attribute_values(":version", attributes::version(version)),
             Demand::Broken => request

@@ -47,6 +47,7 @@ async fn a_put_whose_reply_is_lost_is_done_and_done_once() {
                     Demand::Exactly {
                         generation: 0,
                         version: Some(5),
+                        deleted: false,
                     },
                 ),
                 1,

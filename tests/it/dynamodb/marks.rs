@@ -180,6 +180,7 @@ async fn a_mark_leaves_what_is_stored_as_it_is() {
         Demand::Exactly {
             generation: 2,
             version: Some(4),
+            deleted: false,
         },
     );
     marking.body = Body::Stored;
@@ -220,6 +221,7 @@ async fn a_mark_stands_on_items_that_are_no_replicas() {
             Demand::Exactly {
                 generation: 5,
                 version: Some(4),
+                deleted: false,
             },
         ),
     ] {

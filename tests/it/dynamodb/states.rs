@@ -245,6 +245,7 @@ async fn the_largest_states_that_we_let_through_fit() {
             demand: Demand::Exactly {
                 generation: 0,
                 version: Some(1),
+                deleted: false,
             },
             ..first
         };
@@ -346,6 +347,7 @@ async fn promoted_fields_are_attributes_until_the_stream_is_deleted() {
             Demand::Exactly {
                 generation: 0,
                 version: Some(1),
+                deleted: false,
             },
         ),
     )
