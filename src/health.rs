@@ -268,6 +268,7 @@ mod tests {
             info: None,
             quarantined: Vec::new(),
             diverged: Vec::new(),
+            unplaced: std::collections::BTreeMap::new(),
             differences: Vec::new(),
             last_error: None,
         }

@@ -171,6 +171,9 @@ fn projection(s: &Status, still: f64) -> Value {
         "lag_unknown_because": s.lag_unknown.as_ref().map(|unknown| unknown.error.as_str()),
         "quarantined": s.quarantined,
         "diverged": s.diverged,
+        "unplaced": s.unplaced.iter().map(|(class, seen)| json!({
+            "class": class.word(), "deliveries": seen, "problem": class.problem(),
+        })).collect::<Vec<_>>(),
         "last_error": s.last_error,
     })
 }

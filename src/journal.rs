@@ -22,6 +22,52 @@ mod slice;
 
 pub use slice::{Hole, Slice};
 
+/// Why a delivery has no place in any lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Unplaced {
+    /// The server sent neither an event nor a link.
+    Empty,
+    /// A link that does not name a revision and a stream.
+    Link,
+    /// A stream's metadata, in a stream that is nobody's metadata.
+    Metadata,
+    /// Its stream can have no replica: no name, a reserved one, or one longer than a key.
+    Stream,
+}
+
+impl Unplaced {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Empty, Self::Link, Self::Metadata, Self::Stream];
+
+    /// A word for metrics and `/status`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Link => "malformed_link",
+            Self::Metadata => "stray_metadata",
+            Self::Stream => "unusable_stream",
+        }
+    }
+
+    /// What is wrong with it and what to do, as a sentence.
+    pub fn problem(self) -> &'static str {
+        match self {
+            Self::Empty => {
+                "The server sent neither an event nor a link: check the group's source for records that were lost."
+            }
+            Self::Link => {
+                "A link does not have the form `revision@stream`: find who writes links into the source, or leave them out by its filter."
+            }
+            Self::Metadata => {
+                "A `$metadata` event stands in a stream that is nobody's metadata: leave that stream out by the source's filter."
+            }
+            Self::Stream => {
+                "The stream can have no replica, for its name is empty, reserved or too long: leave it out by the source's filter."
+            }
+        }
+    }
+}
+
 /// Where an append expects its stream to stand. There is no "any": nothing here appends blindly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {

@@ -58,6 +58,7 @@ struct Families {
     applied: IntCounterVec,
     settled_without_write: IntCounterVec,
     skipped: IntCounterVec,
+    unplaced: IntCounterVec,
     parked: IntCounterVec,
     gap_reads: IntCounterVec,
     gap_events: IntCounterVec,
@@ -164,8 +165,13 @@ impl Metrics {
             ),
             skipped: m.counters(
                 "projector_deliveries_skipped_total",
-                "Deliveries that concern no stream: system events and malformed links.",
+                "Deliveries that concern no stream of ours: system events.",
                 &[],
+            ),
+            unplaced: m.counters(
+                "projector_deliveries_unplaced_total",
+                "Deliveries that no lane can take, by what is wrong with them; `/status` says what to do.",
+                &["class"],
             ),
             parked: m.counters(
                 "projector_deliveries_parked_total",

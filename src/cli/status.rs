@@ -108,6 +108,14 @@ fn shown(status: &Value) -> String {
                 let _ = writeln!(text, "  {name:<12} {}: {}", streams.len(), streams.join(", "));
             }
         }
+        for u in p["unplaced"].as_array().into_iter().flatten() {
+            let _ = writeln!(
+                text,
+                "  unplaced     {} deliveries: {}",
+                u["deliveries"],
+                or(&u["problem"], "?")
+            );
+        }
         for d in group["differences"].as_array().into_iter().flatten() {
             let _ = writeln!(
                 text,
@@ -139,6 +147,7 @@ mod tests {
                            "differences": [{ "setting": "buffer", "wanted": "1", "found": "2" }] },
                 "lag": { "events": 7, "seconds": 1.25, "source_stalled": false },
                 "quarantined": ["loan-1"], "diverged": [],
+                "unplaced": [{ "class": "malformed_link", "deliveries": 3, "problem": "A link is malformed." }],
             }],
         }));
         for part in [
@@ -148,6 +157,7 @@ mod tests {
             "1 consumers, 2 in flight, 0 parked",
             "lag          7 events, 1.2 s",
             "quarantined  1: loan-1",
+            "unplaced     3 deliveries: A link is malformed.",
             "buffer: 1 wanted, 2 found",
         ] {
             assert!(text.contains(part), "`{part}` in:\n{text}");

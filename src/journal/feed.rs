@@ -8,7 +8,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::JournalError;
+use super::{JournalError, Unplaced};
 use crate::{
     event::{RawEvent, Revision},
     projection::Source,
@@ -48,8 +48,10 @@ pub enum Said {
         /// The stream.
         stream: Arc<str>,
     },
-    /// Nothing that concerns a stream of ours (a system event on `$all`, a malformed link).
+    /// Nothing that concerns a stream of ours (a system event on `$all`).
     Nothing,
+    /// It cannot be told which stream it concerns.
+    Unplaced(Unplaced),
 }
 
 /// Why a delivery is given back.

@@ -9,6 +9,7 @@ use prometheus::{Counter, Gauge, GaugeVec, Histogram, IntCounter};
 
 use super::Families;
 use crate::{
+    journal::Unplaced,
     projector::meter::{Count, EndReason, LaneState, Level, Meter, Timing, WriteOutcome},
     replica::{
         Throttle,
@@ -78,6 +79,7 @@ struct Handles {
     applied: IntCounter,
     settled_without_write: IntCounter,
     skipped: IntCounter,
+    unplaced: [IntCounter; Unplaced::ALL.len()],
     parked: IntCounter,
     gap_reads: IntCounter,
     gap_events: IntCounter,
@@ -170,6 +172,7 @@ impl ProjectionMetrics {
             applied: f.applied.with_label_values(&of),
             settled_without_write: f.settled_without_write.with_label_values(&of),
             skipped: f.skipped.with_label_values(&of),
+            unplaced: Unplaced::ALL.map(|class| f.unplaced.with_label_values(&and(class.word()))),
             parked: f.parked.with_label_values(&of),
             gap_reads: f.gap_reads.with_label_values(&of),
             gap_events: f.gap_events.with_label_values(&of),
@@ -246,6 +249,7 @@ impl Meter for ProjectionMetrics {
             Count::Applied => &m.applied,
             Count::SettledWithoutWrite => &m.settled_without_write,
             Count::Skipped => &m.skipped,
+            Count::Unplaced(class) => &m.unplaced[class as usize],
             Count::Parked => &m.parked,
             Count::GapReads => &m.gap_reads,
             Count::GapEvents => &m.gap_events,

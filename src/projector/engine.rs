@@ -4,7 +4,7 @@
 //! the client's code) is a disconnect here: back off, and make a new one.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     journal::{
-        Journal, JournalError,
+        Journal, JournalError, Unplaced,
         feed::{Ensured, Feed, GroupInfo, Mark},
     },
     replica::{MarkKind, Marked, ReplicaStore, StoreError},
@@ -115,6 +115,7 @@ pub fn start<F: Feed, J: Journal, S: ReplicaStore>(
         info: None,
         quarantined: Vec::new(),
         diverged: Vec::new(),
+        unplaced: BTreeMap::new(),
         differences: Vec::new(),
         last_error: None,
     };
@@ -457,6 +458,17 @@ impl Report for Reporter {
         }
     }
 
+    fn unplaced(&mut self, class: Unplaced) -> bool {
+        let mut first = false;
+        self.status.send_if_modified(|s| {
+            let seen = s.unplaced.entry(class).or_default();
+            *seen += 1;
+            first = *seen == 1;
+            first
+        });
+        first
+    }
+
     fn stands_still(&self) -> Option<Duration> {
         let status = self.status.borrow();
         status.may_wait().then(|| status.group_moved.elapsed())
@@ -651,6 +663,7 @@ mod tests {
             info: None,
             quarantined: Vec::new(),
             diverged: Vec::new(),
+            unplaced: BTreeMap::new(),
             differences: Vec::new(),
             last_error: None,
         }

@@ -35,7 +35,7 @@ impl Record {
             Said::Event(event) => Some((event.stream.clone(), Some(event.revision))),
             Said::Moved { stream, revision } => Some((stream.clone(), *revision)),
             Said::Onward { stream } => Some((stream.clone(), None)),
-            Said::Nothing => None,
+            Said::Nothing | Said::Unplaced(_) => None,
         };
         Self {
             ack: delivery.ack,

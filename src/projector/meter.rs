@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::journal::Unplaced;
+
 /// Something that happened, once or more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Count {
@@ -15,6 +17,8 @@ pub enum Count {
     SettledWithoutWrite,
     /// Deliveries that concern no stream.
     Skipped,
+    /// Deliveries that cannot be placed.
+    Unplaced(Unplaced),
     /// Deliveries parked behind a quarantine mark.
     Parked,
     /// Reads of streams that filled a hole or read on.

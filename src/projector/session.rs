@@ -33,7 +33,7 @@ use super::{
 use crate::{
     event::RawEvent,
     journal::{
-        Journal, JournalError,
+        Journal, JournalError, Unplaced,
         feed::{Delivery, GroupSpec, Mark, Nack, Said, Subscription},
     },
     replica::{Marked, ReplicaStore, item},
@@ -135,6 +135,8 @@ pub trait Report: Send + 'static {
     fn tick(&mut self, holding: usize, moved: bool);
     /// Where deliveries that are settled stand in the source. Called before they are acknowledged.
     fn settled(&mut self, places: Vec<Mark>);
+    /// No lane can take a delivery; whether it is the first of its class.
+    fn unplaced(&mut self, class: Unplaced) -> bool;
     /// For how long the source has had entries that are not settled while nothing of the group has
     /// moved, on whatever task; `None` while nothing is known to wait.
     fn stands_still(&self) -> Option<Duration>;
@@ -380,10 +382,15 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                 self.pass(record, None);
                 return;
             }
+            Said::Unplaced(class) => {
+                self.unplaced(class, &record);
+                self.pass(record, None);
+                return;
+            }
         };
         if let Err(error) = item::check_key(&stream) {
             // Nothing can stand under such a name, not even a mark: it must not stop the others.
-            warn!(%stream, %error, "parked: the stream can have no replica");
+            self.unplaced(Unplaced::Stream, &record);
             self.pass(record, Some(format!("failed to {error}")));
             return;
         }
@@ -405,6 +412,19 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         // Delivered again while it is held: no progress, and nothing new.
         if let Some(token) = self.deliveries.take(Some(record), bytes) {
             self.hand_over(stream, token, arrival, behind);
+        }
+    }
+
+    fn unplaced(&mut self, class: Unplaced, record: &Record) {
+        self.meter().count(Count::Unplaced(class), 1);
+        if self.report.unplaced(class) {
+            warn!(
+                projection = self.spec.rules.fold.name(),
+                class = class.word(),
+                ?record,
+                "a delivery has no place; more of its kind are only counted: {}",
+                class.problem()
+            );
         }
     }
 

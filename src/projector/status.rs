@@ -1,10 +1,10 @@
 //! How each projection stands, for readiness, `/status` and people.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use chrono::{DateTime, Utc};
 
-use crate::journal::feed::GroupInfo;
+use crate::journal::{Unplaced, feed::GroupInfo};
 
 /// What a projection is at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +107,8 @@ pub struct Status {
     pub quarantined: Vec<String>,
     /// Diverged streams.
     pub diverged: Vec<String>,
+    /// Deliveries that no lane could take, since the process started.
+    pub unplaced: BTreeMap<Unplaced, u64>,
     /// Settings of the group that differ from the wanted ones: (setting, wanted, found).
     pub differences: Vec<(&'static str, String, String)>,
     /// The newest problem, and when.

@@ -6,14 +6,21 @@
 #[cfg(feature = "daemon")]
 use std::sync::Arc;
 
+#[cfg(feature = "daemon")]
+use chrono::Utc;
 use eventstore::RecordedEvent;
 #[cfg(feature = "daemon")]
 use eventstore::ResolvedEvent;
+#[cfg(feature = "daemon")]
+use uuid::Uuid;
 
 use super::text::from_ticks;
 #[cfg(feature = "daemon")]
 use super::{
-    super::feed::{Delivery, Mark, Said},
+    super::{
+        Unplaced,
+        feed::{Delivery, Mark, Said},
+    },
     text::{DELETED, link_target},
 };
 use crate::event::RawEvent;
@@ -45,24 +52,27 @@ pub(super) fn raw_event(record: RecordedEvent) -> RawEvent {
     }
 }
 
-/// A delivery of `feed`; `None` when the server sent neither event nor link.
+/// A delivery of `feed`.
 #[cfg(feature = "daemon")]
-pub(super) fn delivery(resolved: ResolvedEvent, retry: u32, feed: &str) -> Option<Delivery> {
-    let entry = resolved.link.as_ref().or(resolved.event.as_ref())?;
-    let (ack, at, place) = (entry.id, created(entry), place(entry, feed));
+pub(super) fn delivery(resolved: ResolvedEvent, retry: u32, feed: &str) -> Delivery {
+    let (ack, at, place) = match resolved.link.as_ref().or(resolved.event.as_ref()) {
+        Some(entry) => (entry.id, created(entry), place(entry, feed)),
+        // There is nothing to acknowledge it by.
+        None => (Uuid::nil(), Utc::now(), None),
+    };
     let said = match (resolved.event, resolved.link) {
         (Some(event), Some(link)) => onward(&link).unwrap_or_else(|| said(event)),
         (None, Some(link)) => moved_by_link(&link),
         (Some(event), None) => said(event),
-        (None, None) => return None,
+        (None, None) => Said::Unplaced(Unplaced::Empty),
     };
-    Some(Delivery {
+    Delivery {
         ack,
         retry,
         at,
         place,
         said,
-    })
+    }
 }
 
 /// Where an entry stands in its feed. What was parked and is replayed comes as a record of the
@@ -105,7 +115,7 @@ fn said(event: RecordedEvent) -> Said {
         // looking once too often costs a read.
         "$metadata" => match event.stream_id.strip_prefix("$$") {
             Some(stream) => moved(stream, None),
-            None => Said::Nothing,
+            None => Said::Unplaced(Unplaced::Metadata),
         },
         kind if kind.starts_with('$') && event.stream_id.starts_with('$') => Said::Nothing,
         _ => Said::Event(raw_event(event)),
@@ -118,7 +128,7 @@ fn moved_by_link(link: &RecordedEvent) -> Said {
         return said;
     }
     match link_target(&link.data) {
-        None => Said::Nothing,
+        None => Said::Unplaced(Unplaced::Link),
         Some((revision, stream)) => match stream.strip_prefix("$$") {
             Some(stream) => moved(stream, None),
             None => moved(stream, (revision != DELETED).then_some(revision)),
@@ -179,7 +189,6 @@ mod tests {
             3,
             "$ce-a",
         )
-        .unwrap()
     }
 
     fn link(data: &str) -> RecordedEvent {
@@ -228,7 +237,8 @@ mod tests {
             ("4@a@b-1", moved_to("a@b-1", Some(4))),
             ("0@$$a-1", moved_to("a-1", None)),
             ("9223372036854775807@a-1", moved_to("a-1", None)),
-            ("x@a-1", Said::Nothing),
+            ("x@a-1", Said::Unplaced(Unplaced::Link)),
+            ("4", Said::Unplaced(Unplaced::Link)),
             ("1@$system", Said::Nothing),
             ("0@$$$system", Said::Nothing),
         ] {
@@ -254,6 +264,8 @@ mod tests {
         assert_eq!(of(None, Some(carried("1@inv-7", "ord-1"))).said, onward("ord-1"));
         assert_eq!(of(Some(carried("1@inv-7", "ord-1")), None).said, onward("ord-1"));
         // Its own events, and its deletion.
+        let stray = record("a-1", 0, "$metadata", "{}", 1);
+        assert_eq!(of(Some(stray), None).said, Said::Unplaced(Unplaced::Metadata));
         let own = record("ord-1", 4, "A", "{}", 5);
         assert!(matches!(
             of(Some(own), Some(carried("4@ord-1", "ord-1"))).said,
@@ -286,12 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_event_nor_link_is_no_delivery() {
-        let empty = ResolvedEvent {
-            event: None,
-            link: None,
-            commit_position: None,
-        };
-        assert_eq!(delivery(empty, 0, "$ce-a"), None);
+    fn neither_event_nor_link_is_told_of_all_the_same() {
+        assert_eq!(of(None, None).said, Said::Unplaced(Unplaced::Empty));
     }
 }

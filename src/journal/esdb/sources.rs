@@ -305,7 +305,7 @@ impl EventStore {
                     .into_iter()
                     .filter_map(|entry| {
                         let record = entry.link.as_ref().or(entry.event.as_ref())?;
-                        Some((Mark::Revision(record.revision), delivery(entry, 0, &feed)?))
+                        Some((Mark::Revision(record.revision), delivery(entry, 0, &feed)))
                     })
                     .collect())
             }
@@ -353,7 +353,7 @@ impl EventStore {
                     link: None,
                     commit_position: None,
                 };
-                entries.extend(delivery(event, 0, "$all").map(|d| (Mark::Position(commit), d)));
+                entries.push((Mark::Position(commit), delivery(event, 0, "$all")));
                 if entries.len() >= max.max(1) {
                     return Ok(entries);
                 }

@@ -283,10 +283,9 @@ impl Task {
                     match connection.next_subscription_event().await? {
                         PersistentSubscriptionEvent::Confirmed(_) => {}
                         PersistentSubscriptionEvent::EventAppeared { retry_count, event } => {
-                            if let Some(delivery) = delivery(event, retry_count as u32, &self.feed) {
-                                self.queued.bytes.fetch_add(bytes(&delivery), Ordering::AcqRel);
-                                place.send(Ok(delivery));
-                            }
+                            let delivery = delivery(event, retry_count as u32, &self.feed);
+                            self.queued.bytes.fetch_add(bytes(&delivery), Ordering::AcqRel);
+                            place.send(Ok(delivery));
                         }
                     }
                     Ok(None)

@@ -267,7 +267,9 @@ async fn a_category_tells_of_deletions() {
             Said::Moved { stream, revision } => {
                 said.entry(stream.to_string()).or_default().push(Some(revision));
             }
-            Said::Onward { .. } | Said::Nothing => panic!("every one of them concerns a stream of its own"),
+            Said::Onward { .. } | Said::Nothing | Said::Unplaced(_) => {
+                panic!("every one of them concerns a stream of its own")
+            }
         }
     }
     let gone = vec![Some(Some(0)), Some(Some(1)), Some(None)];
