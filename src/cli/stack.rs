@@ -1,6 +1,6 @@
 //! `projector stack`: EventStoreDB and DynamoDB inside this process, for tests and trying out.
 
-use std::{convert::Infallible, net::Ipv4Addr, path::PathBuf, str::FromStr};
+use std::{convert::Infallible, net::Ipv4Addr, path::PathBuf, str::FromStr, time::Duration};
 
 use super::{Exit, Failure, out};
 use crate::{
@@ -38,6 +38,21 @@ pub(super) struct Args {
     /// with; or some by name, as `$by_category,$by_event_type`.
     #[arg(long, value_name = "none|standard|NAMES", default_value = "standard", value_parser = projections)]
     projections: Projections,
+    /// How long an append is accepted before it is committed (as 50ms): meanwhile a conflict names it
+    /// and no read shows it, as on a busy cluster. 0s commits as soon as the disk does.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = delay)]
+    delay_commits: Duration,
+}
+
+/// A server's writes end after 2.5 s: what waits longer would never be answered.
+const LONGEST_DELAY: Duration = Duration::from_secs(2);
+
+fn delay(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(delay) if delay <= LONGEST_DELAY => Ok(delay),
+        Ok(_) => Err("at most 2s: EventStoreDB gives up an append after 2.5 s".to_owned()),
+        Err(error) => Err(format!("{error}; write it as 50ms")),
+    }
 }
 
 /// System projections as the command line names them.
@@ -125,6 +140,7 @@ pub(super) struct Options {
     pub(super) tls: bool,
     pub(super) users: Vec<eventstore::User>,
     pub(super) projections: Projections,
+    pub(super) delay_commits: Duration,
 }
 
 impl Both {
@@ -154,6 +170,7 @@ impl Both {
         let eventstore = eventstore
             .await
             .map_err(|error| Failure::to(Exit::CantCreate, &error))?;
+        eventstore.faults().delay_commits(None, options.delay_commits);
         let dynamodb = dynamodb::DynamoDb::start(dynamodb::Options {
             host: Ipv4Addr::LOCALHOST.into(),
             port: options.dynamodb_port,
@@ -192,6 +209,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             Failure::new(Exit::Usage, how.to_owned())
         })?,
         projections: args.projections,
+        delay_commits: args.delay_commits,
     };
     let shutdown = app::shutdown();
     let both = Both::start(&options).await?;

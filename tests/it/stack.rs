@@ -153,18 +153,40 @@ async fn a_port_that_is_taken_ends_with_73() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn with_users_only_they_are_let_in() {
-    use crate::support::eventstore::{append, client_as, client_of, event, write};
-    let users = ["--tls", "--user", "ann:secret", "--user", "root:hush:$admins,$ops"];
-    let arguments = [&["stack", "--eventstore-port", "0", "--dynamodb-port", "0"][..], &users].concat();
+/// A stack with these arguments, and where its EventStoreDB answers.
+async fn serving(arguments: &[&str]) -> (Daemon, String) {
+    let arguments = [&["stack", "--eventstore-port", "0", "--dynamodb-port", "0"], arguments].concat();
     let mut stack = World::default().spawn(&arguments);
     let printed = stack.printed("PROJECTOR__DYNAMODB__ENDPOINT=").await;
-    assert!(!printed.contains("secret") && !printed.contains("hush"), "{printed}");
     let connection = printed
         .lines()
         .find_map(|line| line.strip_prefix("PROJECTOR__EVENTSTORE__CONNECTION="));
     let connection = connection.unwrap().to_owned();
+    (stack, connection)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_take_as_long_as_they_are_told_to() {
+    use crate::support::eventstore::{append, client_of};
+    let (_stack, connection) = serving(&["--delay-commits", "300ms"]).await;
+    let client = client_of(&connection);
+    let from = std::time::Instant::now();
+    append(&client, "a-1", 1).await;
+    assert!(from.elapsed() >= std::time::Duration::from_millis(300));
+    for (wrong, remedy) in [("3s", "at most 2s"), ("soon", "50ms")] {
+        let done = World::default().run(&["stack", "--delay-commits", wrong]).await;
+        assert_eq!(done.code, 64, "{done:?}");
+        assert!(done.err.contains(remedy), "{}", done.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_users_only_they_are_let_in() {
+    use crate::support::eventstore::{append, client_as, client_of, event, write};
+    let users = ["--tls", "--user", "ann:secret", "--user", "root:hush:$admins,$ops"];
+    let (mut stack, connection) = serving(&users).await;
+    let printed = stack.printed("PROJECTOR__DYNAMODB__ENDPOINT=").await;
+    assert!(!printed.contains("secret") && !printed.contains("hush"), "{printed}");
     append(&client_as(&connection, "ann", "secret"), "s", 1).await;
     append(&client_as(&connection, "root", "hush"), "$mine", 1).await;
     for stranger in [client_of(&connection), client_as(&connection, "ann", "wrong")] {
@@ -191,21 +213,8 @@ async fn the_projections_that_run_are_those_that_are_named() {
         ("by_event_type", [0, 2]),
         ("$by_category,$streams", [2, 0]),
     ] {
-        let arguments = [
-            "stack",
-            "--eventstore-port",
-            "0",
-            "--dynamodb-port",
-            "0",
-            "--projections",
-            said,
-        ];
-        let mut stack = World::default().spawn(&arguments);
-        let printed = stack.printed("PROJECTOR__DYNAMODB__ENDPOINT=").await;
-        let connection = printed
-            .lines()
-            .find_map(|line| line.strip_prefix("PROJECTOR__EVENTSTORE__CONNECTION="));
-        let client = client_of(connection.unwrap());
+        let (_stack, connection) = serving(&["--projections", said]).await;
+        let client = client_of(&connection);
         append(&client, "a-1", 2).await;
         for (stream, links) in ["$ce-a", "$et-Counted"].into_iter().zip(streams) {
             let shown = read(&client, stream, false).await;
