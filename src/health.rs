@@ -6,7 +6,10 @@
 
 use std::{
     future::Future,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -43,6 +46,8 @@ struct Inner {
     dynamodb: watch::Sender<Probe>,
     projections: Mutex<Vec<watch::Receiver<Status>>>,
     stopping: watch::Sender<bool>,
+    /// Every table and group was found as it is needed, once.
+    proved: AtomicBool,
 }
 
 /// All that the judgements look at, taken at one time.
@@ -68,6 +73,7 @@ impl Health {
             dynamodb: watch::Sender::new(Probe::default()),
             projections: Mutex::new(Vec::new()),
             stopping: watch::Sender::new(false),
+            proved: AtomicBool::new(false),
         }))
     }
 
@@ -114,6 +120,19 @@ impl Health {
         unready(&self.view())
     }
 
+    /// Why the set-up is wrong: a deployment of it is to be rolled back. Empty once everything was
+    /// found as it is needed, for the rest of the process, and while a store is away.
+    pub fn misconfigured(&self) -> Vec<String> {
+        if self.0.proved.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let view = self.view();
+        if proved(&view) {
+            self.0.proved.store(true, Ordering::Relaxed);
+        }
+        misconfigured(&view)
+    }
+
     /// Probes a store again and again until `stop`.
     pub async fn probe<F, A>(&self, store: Backend, every: Duration, metrics: Metrics, ask: F, stop: CancellationToken)
     where
@@ -156,6 +175,8 @@ impl Health {
     pub async fn keep(&self, every: Duration, stop: CancellationToken) {
         let mut ready = false;
         loop {
+            // Latched also where nobody asks.
+            self.misconfigured();
             let reasons = self.unready();
             if reasons.is_empty() != ready {
                 ready = !ready;
@@ -243,6 +264,25 @@ pub fn unready(view: &View) -> Vec<String> {
         reasons.push("every projection has failed".to_owned());
     }
     reasons
+}
+
+/// Whether every projection has had its table and its group: settings, permissions and both stores
+/// are what they must be. How far behind it is does not matter: a new schema may fill for hours.
+fn proved(view: &View) -> bool {
+    let had = |(status, _): &(Status, Duration)| status.table_confirmed && status.group_confirmed;
+    !view.projections.is_empty() && view.projections.iter().all(had)
+}
+
+/// Why the set-up is wrong: what waits for somebody to act, or has failed for good, before it worked
+/// once. A store that is away says nothing of the set-up.
+fn misconfigured(view: &View) -> Vec<String> {
+    let waiting = view.projections.iter().filter_map(|(status, _)| match &status.phase {
+        Phase::Paused(why) | Phase::Failed(why) if !(status.table_confirmed && status.group_confirmed) => {
+            Some(format!("projection {}: {why}", status.projection))
+        }
+        _ => None,
+    });
+    waiting.collect()
 }
 
 #[cfg(test)]
@@ -394,6 +434,41 @@ mod tests {
         let mut stopping = good;
         stopping.stopping = true;
         assert_eq!(unready(&stopping), ["stopping"]);
+    }
+
+    #[test]
+    fn a_set_up_is_wrong_until_it_was_right_once_and_an_outage_is_no_fault_of_it() {
+        let wrong = |phase| Status {
+            group_confirmed: false,
+            ..status(phase)
+        };
+        for phase in [
+            Phase::Paused("give the right".into()),
+            Phase::Failed("give the right".into()),
+        ] {
+            let view = view(wrong(phase.clone()), 0);
+            assert_eq!(misconfigured(&view), ["projection loan: give the right"]);
+            assert!(!proved(&view));
+            assert!(misconfigured(&super::tests::view(status(phase), 0)).is_empty());
+        }
+        for phase in [
+            Phase::Starting,
+            Phase::StoreAway("x".into()),
+            Phase::Reconnecting("x".into()),
+        ] {
+            assert!(misconfigured(&view(wrong(phase), 0)).is_empty());
+        }
+        // Filling a new schema.
+        assert!(proved(&view(lagging(Phase::Running), 0)));
+
+        let health = Health::new(STUCK);
+        let (sender, receiver) = watch::channel(wrong(Phase::Paused("x".into())));
+        health.watch(receiver);
+        assert_eq!(health.misconfigured().len(), 1);
+        sender.send_replace(status(Phase::Running));
+        assert!(health.misconfigured().is_empty());
+        sender.send_replace(wrong(Phase::Paused("deleted since".into())));
+        assert!(health.misconfigured().is_empty(), "latched");
     }
 
     #[test]

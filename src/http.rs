@@ -1,4 +1,4 @@
-//! `/metrics`, `/livez`, `/readyz`, `/status`: for Prometheus, for ECS, for people and scripts.
+//! `/metrics`, `/livez`, `/startupz`, `/readyz`, `/status`: for Prometheus, for ECS, for people and scripts.
 //!
 //! Every answer comes from memory: nothing here waits for a store. No answer holds a secret or a
 //! connection string (invariant 8).
@@ -64,6 +64,7 @@ pub async fn serve(
         .route("/", get(index))
         .route("/metrics", get(metrics_page))
         .route("/livez", get(livez))
+        .route("/startupz", get(startupz))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .with_state(pages);
@@ -73,7 +74,7 @@ pub async fn serve(
 }
 
 async fn index() -> &'static str {
-    "/metrics  for Prometheus\n/livez    200 unless a restart would help\n/readyz   200 while replicas are kept up to date\n/status   all of it as JSON\n"
+    "/metrics  for Prometheus\n/livez    200 unless a restart would help\n/startupz 200 unless that, or the set-up is wrong\n/readyz   200 while replicas are kept up to date\n/status   all of it as JSON\n"
 }
 
 async fn metrics_page(State(pages): State<Pages>) -> Response {
@@ -89,6 +90,12 @@ async fn metrics_page(State(pages): State<Pages>) -> Response {
 
 async fn livez(State(pages): State<Pages>) -> Response {
     verdict("alive", &pages.health.dead())
+}
+
+async fn startupz(State(pages): State<Pages>) -> Response {
+    let mut reasons = pages.health.misconfigured();
+    reasons.extend(pages.health.dead());
+    verdict("well set up", &reasons)
 }
 
 async fn readyz(State(pages): State<Pages>) -> Response {

@@ -6,7 +6,7 @@ use crate::{app, journal::esdb::EventStore};
 /// Keep replicas up to date until asked to stop
 ///
 /// Creates missing groups (and tables, where `dynamodb.create_tables` says so), then folds what
-/// they deliver. Serves /metrics, /livez, /readyz and /status. Neither store has to be there at
+/// they deliver. Serves /metrics, /livez, /startupz, /readyz and /status. Neither store has to be there at
 /// the start. SIGTERM and Ctrl-C finish what is held; a second one does not wait.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {

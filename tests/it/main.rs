@@ -21,6 +21,7 @@ mod readme;
 mod rules;
 mod shipping;
 mod stack;
+mod startup;
 mod streams;
 mod support;
 mod together;
