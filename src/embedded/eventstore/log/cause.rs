@@ -12,8 +12,8 @@ use super::links::SystemProjection;
 
 /// The metadata's key that tells what belongs together.
 pub(super) const CORRELATION: &str = "$correlationId";
-/// Bytes of such metadata beside names: two positions, an id, a time, and what names them.
-const TOLD: usize = 192;
+/// Bytes of a record beside names: a revision, two positions, an id, and what names them.
+const TOLD: usize = 160;
 
 /// What a projection's record says of its cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,10 +32,14 @@ pub(super) struct Cause<'a> {
 }
 
 impl Cause<'_> {
+    /// Bytes that the record takes, more or less.
+    pub(super) fn room(&self) -> usize {
+        TOLD + 2 * self.stream.len()
+    }
+
     /// Writes the metadata of the record that a projection writes for it: as the server's source puts
     /// them together, to the order.
     pub(super) fn tell(&self, projection: SystemProjection, told: &mut Vec<u8>) {
-        told.reserve(TOLD + self.stream.len());
         told.extend_from_slice(br#"{"$v":""#);
         told.extend_from_slice(projection.version().as_bytes());
         told.extend_from_slice(br#"","$c":"#);

@@ -135,13 +135,22 @@ impl Names {
     }
 }
 
+/// What links that are read one after the other have in common.
+struct Neighbour {
+    /// The numbers of stream and type.
+    of: (i64, i64),
+    stream: Arc<str>,
+    event_type: Arc<str>,
+    projection: Option<SystemProjection>,
+}
+
 /// Reads within one transaction.
 pub(super) struct Reader<'a> {
     connection: &'a Connection,
     names: &'a Names,
     streams: HashMap<i64, Stream>,
-    /// The stream of the last link that was read, and who writes it: the next is most often its neighbour.
-    projected: Option<(i64, Arc<str>, Option<SystemProjection>)>,
+    /// The last link's stream and type: the next is most often its neighbour.
+    projected: Option<Neighbour>,
     now: i64,
 }
 
@@ -467,25 +476,27 @@ impl<'a> Reader<'a> {
     /// A projection's own record, which its row and its cause tell.
     fn link(&mut self, row: &Row<'_>, cause: &Cause<'_>, revision: u64) -> rusqlite::Result<Record> {
         let (position, stream): (u64, i64) = (row.get(0)?, row.get(1)?);
-        let (into, projection) = match &self.projected {
-            Some((known, into, projection)) if *known == stream => (Arc::clone(into), *projection),
-            _ => {
-                let into = self.stream_name(stream)?;
-                let projection = SystemProjection::writing(&into);
-                self.projected = Some((stream, Arc::clone(&into), projection));
-                (into, projection)
-            }
-        };
-        let event_type = self.type_name(row.get(4)?)?;
+        let of = (stream, row.get(4)?);
+        if self.projected.as_ref().is_none_or(|neighbour| neighbour.of != of) {
+            let name = self.stream_name(stream)?;
+            self.projected = Some(Neighbour {
+                of,
+                projection: SystemProjection::writing(&name),
+                stream: name,
+                event_type: self.type_name(of.1)?,
+            });
+        }
+        let neighbour = self.projected.as_ref().ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        let (into, event_type) = (Arc::clone(&neighbour.stream), Arc::clone(&neighbour.event_type));
         // Data and metadata in one piece of memory: there are as many links as events.
-        let mut told = Vec::new();
+        let mut told = Vec::with_capacity(cause.room());
         if &*event_type == REFERENCE {
             told.extend_from_slice(cause.stream.as_bytes());
         } else {
             put_pointer(&mut told, revision, cause.stream);
         }
         let data = told.len();
-        if let Some(projection) = projection {
+        if let Some(projection) = neighbour.projection {
             cause.tell(projection, &mut told);
         }
         let mut data_and_metadata = Bytes::from(told);
