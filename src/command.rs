@@ -46,6 +46,7 @@ mod recent;
 pub mod snapshots;
 
 pub use attempt::{Committed, OnDeleted};
+pub use base::CatchUpError;
 pub use context::{Context, Freshness};
 pub use error::CommandError;
 pub use executor::{Executing, Executor};

@@ -336,21 +336,22 @@ impl<R: ReplicaStore> Snapshots for Replicas<R> {
 }
 
 impl<R: ReplicaStore> Replicas<R> {
-    /// Whether a write-through keeps every promoted attribute that the stored replica has.
+    /// Whether a write-through keeps every promoted attribute that the stored replica has. Asked
+    /// where nothing is written through as well: a repository that does may share the cache.
     fn promotes_all(&self, stream: &str, replica: &Replica) -> bool {
-        let Some(rules) = self.rules.as_ref().filter(|_| self.write_through) else {
-            return true;
-        };
-        let named = |name: &Arc<str>| rules.promoted.iter().any(|promoted| promoted.attribute == *name);
+        let promoted = self.rules.as_ref().map_or(&[][..], |rules| &rules.promoted);
+        let named = |name: &Arc<str>| promoted.iter().any(|promoted| promoted.attribute == *name);
         let Some(lost) = replica.promoted.iter().find(|name| !named(name)) else {
             return true;
         };
-        tracing::warn!(
-            stream,
-            attribute = %lost,
-            "not writing a replica through: it has a promoted attribute that this service's rules do not name; \
-             take the rules of the daemon's settings"
-        );
+        if self.write_through {
+            tracing::warn!(
+                stream,
+                attribute = %lost,
+                "not writing a replica through: it has a promoted attribute that this service's rules do not name; \
+                 take the rules of the daemon's settings"
+            );
+        }
         false
     }
 

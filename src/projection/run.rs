@@ -44,7 +44,11 @@ pub fn fold_run(fold: &dyn Fold, base: (Header, State), events: &[RawEvent], kee
         let change = if &*event.kind == LINK {
             Ok(Change::Keep)
         } else {
-            fold.apply(&mut state, event)
+            match fold.apply(&mut state, event) {
+                // Folds of users' own may say it either way.
+                Ok(Change::Refuse(reason)) => Err(FoldError::Refused(reason)),
+                change => change,
+            }
         };
         match change {
             Ok(change) => {

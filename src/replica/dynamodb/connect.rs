@@ -16,7 +16,7 @@ use aws_smithy_http_client::{
 };
 
 /// How DynamoDB is reached. What is `None` comes the AWS way: environment, profile, task role.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct DynamoSettings {
     /// The region. Default: as the AWS SDK finds it.
     pub region: Option<String>,

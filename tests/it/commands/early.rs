@@ -122,6 +122,75 @@ async fn no_number_is_written_twice() {
     count(Duration::from_millis(50), length(64), 3).await;
 }
 
+/// Looks, and does nothing; or writes what its caller made of what it saw.
+struct Set(Option<u64>);
+
+impl Command<Counter> for Set {
+    type Error = std::convert::Infallible;
+
+    fn decide(&self, _: &Counter) -> Result<Vec<Counted>, Self::Error> {
+        Ok(self.0.map(|number| Counted::Counted { number }).into_iter().collect())
+    }
+}
+
+/// With `If-Match` a rule needs no command: sixteen callers in four processes write one more than
+/// what they saw, and say which version that was. Whoever is told that it is another one wrote nothing.
+async fn match_what_was_seen(window: Duration, rounds: usize, dying: usize) {
+    let world = World::start().await;
+    let faults = world.stores.events().faults();
+    let processes: Vec<_> = (0..4).map(|_| counters(world.journal())).collect();
+    processes[0].execute("1", &Count).await.unwrap();
+    faults.delay_commits(None, window);
+    let callers: Vec<_> = (0..16)
+        .map(|caller| {
+            let counters = processes[caller % 4].clone();
+            tokio::spawn(async move {
+                let mut wrote = Vec::new();
+                for _ in 0..rounds {
+                    let seen = counters.execute("1", &Set(None)).await.unwrap();
+                    let (version, number) = (seen.version.unwrap(), seen.state.number + 1);
+                    let context = Context::with_id(Uuid::new_v4()).expecting(version);
+                    loop {
+                        match counters.execute_with("1", &Set(Some(number)), context.clone()).await {
+                            Ok(done) => {
+                                assert_eq!(done.revision, Some(version + 1));
+                                wrote.push(number);
+                                break;
+                            }
+                            Err(CommandError::Conflict { expected, actual, .. }) => {
+                                assert!(expected == version && actual > Some(version), "{actual:?}");
+                                break;
+                            }
+                            Err(error) => assert!(error.can_retry(), "{error}"),
+                        }
+                    }
+                }
+                wrote
+            })
+        })
+        .collect();
+    for _ in 0..dying {
+        tokio::time::sleep(window.max(Duration::from_millis(20)) * 4).await;
+        faults.lose_accepted(Some("counter-1"), 1);
+    }
+    let mut wrote = vec![1];
+    for caller in callers {
+        wrote.extend(caller.await.unwrap());
+    }
+    wrote.sort_unstable();
+    let numbers: Vec<u64> = (1..=wrote.len() as u64).collect();
+    assert!(wrote.len() > rounds, "somebody wins each round");
+    assert_eq!(wrote, numbers, "each number was told once");
+    assert_eq!(world.events("counter-1").await.len(), numbers.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_who_say_what_they_saw_lose_no_update() {
+    match_what_was_seen(Duration::ZERO, length(12), 0).await;
+    match_what_was_seen(Duration::from_millis(50), length(3), 0).await;
+    match_what_was_seen(Duration::from_millis(50), length(3), 3).await;
+}
+
 /// Why a conflict's revision alone is nothing to decide on: who takes it for where the stream stands,
 /// as this command path once did, decides without the rival's event and overwrites it.
 #[tokio::test]

@@ -14,7 +14,7 @@ use projector::{
         Context, Repository,
         observe::{Observation, Observer, Origin},
     },
-    config::{Inputs, Settings},
+    config::{Inputs, OnRevival, Settings},
     event::{Event, Recorded},
     projection::{Change, Projection, Registry, Source},
     query::{Known, Mode, Moment, Queries, QueryError, Token, WhenLate},
@@ -183,6 +183,54 @@ async fn a_store_by_the_daemons_settings_agrees_with_it() {
         assert_eq!((answer.state.cents, answer.header.first), (3, 10), "{mode:?}");
     }
     daemon.stop().await;
+}
+
+/// Its own defaults are the daemon's.
+#[test]
+fn the_defaults_of_a_store_are_the_daemons() {
+    let (settings, daemons) = (StoreSettings::new("esdb://nowhere"), Settings::default());
+    assert_eq!(settings.table_prefix, daemons.dynamodb.table_prefix);
+    let (policy, theirs) = (&settings.policy, &daemons.defaults);
+    assert_eq!(policy.keep_commands, theirs.commands);
+    assert_eq!(policy.compress_above as u64, theirs.compress_above.0);
+    assert_eq!(policy.restarts, theirs.on_revival == OnRevival::Restart);
+    assert_eq!(policy.on_lost_history, theirs.on_lost_history.into());
+    assert_eq!(settings.dynamodb, daemons.dynamo());
+    let theirs = projector::journal::esdb::EsdbSettings {
+        connection_string: settings.eventstore.connection_string.clone(),
+        ..daemons.esdb()
+    };
+    assert_eq!(settings.eventstore, theirs);
+}
+
+/// Repositories that share a cache may write through or not: what was loaded without is written with
+/// the same care.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_attribute_survives_whoever_loaded_the_state() {
+    let world = World::start().await;
+    let settings = settings(
+        &world,
+        "[projection.account]\npromote.cents = { path = \"cents\", type = \"N\" }",
+    );
+    let planned = settings
+        .plan(&Registry::new("test").with::<Account>().unwrap())
+        .unwrap();
+    let daemon = Running(app::start(&settings, planned).await.unwrap());
+    world.deposit("account-1", &[5]).await;
+    daemon.caught_up().await;
+    daemon.stop().await;
+    // A service that does not know of the daemon's settings.
+    let accounts = opened(&world).await.repository::<Account>().unwrap();
+    accounts.execute("1", &Do::Nothing).await.unwrap();
+    accounts
+        .clone()
+        .writing_through()
+        .execute("1", &Do::Deposit(1))
+        .await
+        .unwrap();
+    let replica = world.table().await.get("account-1", true).await.unwrap().unwrap();
+    assert_eq!(replica.promoted.len(), 1, "left to the daemon");
+    assert_eq!(replica.header.version, Some(0));
 }
 
 /// What every deposit came to; refuses an entry that cannot be true.
