@@ -318,7 +318,9 @@ impl<P: Projection, J: Journal, R: ReplicaStore> Queries<P, J, R> {
     }
 
     /// The view of the aggregate `id`. `Ok(None)`: there is none, which in the eventual mode may only
-    /// mean that there is no replica yet. [`QueryError::Deleted`]: there was one, in every mode.
+    /// mean that there is no replica yet. [`QueryError::Deleted`]: there was one, in every mode. A
+    /// quarantined one is answered at its last good version, its mark in the answer's header; where
+    /// there is no good version, that is [`QueryError::Unusable`].
     /// Where a projection's source is no category, an id is a stream's whole name.
     pub async fn get(&self, id: &str, mode: &Mode) -> Result<Option<Answer<P::View>>, QueryError> {
         let stream = self.stream(id);
@@ -386,6 +388,13 @@ impl<P: Projection, J: Journal, R: ReplicaStore> Queries<P, J, R> {
             return Err(QueryError::Deleted {
                 stream: stream.to_string(),
                 tombstoned: false,
+            });
+        }
+        // Marked before its first event: what its state would say is of no event, and no view.
+        if let (None, Some(mark)) = (header.version, &header.quarantine) {
+            return Err(QueryError::Unusable {
+                stream: stream.to_string(),
+                problem: format!("none of its events could be folded: {}", mark.reason),
             });
         }
         match state.into_view() {

@@ -465,3 +465,36 @@ async fn an_event_that_changes_nothing_is_not_waited_for() {
     let answer = queries.get(STREAM, &at_least(Some(3), WhenLate::AnswerBehind)).await;
     assert_eq!(answer.unwrap().unwrap().known, Known::Behind);
 }
+
+#[tokio::test(start_paused = true)]
+async fn by_type_absent_marked_and_zero_are_told_apart() {
+    let world = World::with(&[0]);
+    world.project(STREAM, usize::MAX).await;
+    let queries = Queries::<Account, _, _>::of(world.journal.clone(), world.store.clone());
+    let zero = queries.get("1", &Mode::Eventual).await.unwrap().unwrap();
+    assert_eq!((zero.state.cents, zero.state.entries), (0, 1));
+    assert!(queries.get("2", &Mode::Eventual).await.unwrap().is_none());
+    let mark = |reason: &str| Quarantine {
+        at: 1,
+        reason: reason.to_owned(),
+        by: "test".into(),
+    };
+    // At its last good version, and marked.
+    world
+        .store
+        .change(STREAM, |replica| replica.header.quarantine = Some(mark("odd")));
+    let marked = queries.get("1", &Mode::Eventual).await.unwrap().unwrap();
+    assert_eq!(
+        (marked.state, marked.header.quarantine),
+        (zero.state, Some(mark("odd")))
+    );
+    // There is none: no state is made up.
+    world.store.change(STREAM, |replica| {
+        (replica.view, replica.header.version) = (None, None);
+    });
+    let error = queries.get("1", &Mode::Eventual).await.unwrap_err();
+    assert!(matches!(error, QueryError::Unusable { .. }), "{error}");
+    assert!(error.to_string().contains("odd"), "{error}");
+    let many = queries.get_many(&["1", "2"]).await.unwrap();
+    assert!(matches!(&many[..], [Err(QueryError::Unusable { .. }), Ok(None)]));
+}
