@@ -5,6 +5,8 @@ pub mod aggregate;
 pub mod app;
 #[cfg(feature = "daemon")]
 pub mod cli;
+#[cfg(any(feature = "daemon", feature = "testing", test))]
+mod clock;
 pub mod command;
 #[cfg(feature = "daemon")]
 pub mod config;

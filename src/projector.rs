@@ -20,6 +20,13 @@ pub mod lag;
 pub mod pace;
 #[cfg(feature = "daemon")]
 pub mod session;
+#[cfg(all(test, feature = "daemon"))]
+#[allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests fail their test, and a run that is asked for is shown"
+)]
+mod simulation;
 #[cfg(feature = "daemon")]
 pub mod status;
 pub mod thrift;

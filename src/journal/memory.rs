@@ -17,7 +17,10 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{Appended, Expected, Journal, JournalError, NewEvent, Newest, Presence, ReadLimit, Slice, Standing};
-use crate::event::{RawEvent, Revision};
+use crate::{
+    clock,
+    event::{RawEvent, Revision},
+};
 
 /// Something to go wrong with an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +86,45 @@ struct Inner {
     commits: Option<(Duration, u8, fastrand::Rng)>,
     batches: u64,
     now: Option<DateTime<Utc>>,
+    /// What happened to streams, oldest first.
+    log: Vec<Happened>,
+}
+
+impl Inner {
+    /// A batch's time is over; see [`Stream::resolve`].
+    fn resolve(&mut self, stream: &str, number: u64, dies: bool) {
+        if let Some(entry) = self.streams.get_mut(stream) {
+            let before = entry.events.len();
+            entry.resolve(number, dies);
+            let happened = |event: &RawEvent| Happened {
+                stream: event.stream.clone(),
+                revision: Some(event.revision),
+                at: event.created,
+            };
+            self.log.extend(entry.events[before..].iter().map(happened));
+        }
+        MemoryJournal::heed_metadata(self, stream);
+    }
+
+    fn deleted(&mut self, stream: &str) {
+        let at = self.now.unwrap_or_else(clock::now);
+        self.log.push(Happened {
+            stream: stream.into(),
+            revision: None,
+            at,
+        });
+    }
+}
+
+/// One thing that happened to a stream: an event was committed, or the stream was deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Happened {
+    /// The stream.
+    pub stream: Arc<str>,
+    /// The event's revision; `None` for a deletion.
+    pub revision: Option<Revision>,
+    /// When.
+    pub at: DateTime<Utc>,
 }
 
 /// How long the real server lets a call wait for a commit, before it gives up on telling.
@@ -249,14 +291,14 @@ impl MemoryJournal {
     /// On a tombstoned stream: a test that appends to one has a mistake.
     pub fn push(&self, stream: &str, events: Vec<NewEvent>) -> Option<Revision> {
         let mut inner = self.lock();
-        let now = inner.now.unwrap_or_else(Utc::now);
+        let now = inner.now.unwrap_or_else(clock::now);
         inner.batches += 1;
         let number = inner.batches;
         let entry = inner.streams.entry(stream.to_owned()).or_default();
         let expected = (entry.accepted().count() as u64).checked_sub(1).into();
         let judged = judge(stream, entry, expected, events, now, number).expect("a stream that is not tombstoned");
         // Behind what is under way it is committed with that.
-        entry.resolve(number, false);
+        inner.resolve(stream, number, false);
         match judged {
             Judged::Done(appended) | Judged::Accepted(appended, _) => appended.revision,
             Judged::Twin => None,
@@ -270,6 +312,24 @@ impl MemoryJournal {
             .get(stream)
             .map(|s| s.events.clone())
             .unwrap_or_default()
+    }
+
+    /// Everything that has happened since so much had.
+    pub fn happened(&self, since: usize) -> Vec<Happened> {
+        self.lock().log.get(since..).unwrap_or_default().to_vec()
+    }
+
+    /// How much has happened.
+    pub fn so_far(&self) -> usize {
+        self.lock().log.len()
+    }
+
+    /// The revision that a forward read of the stream begins at, and how the stream stands.
+    pub fn stands(&self, stream: &str) -> (Option<Revision>, Presence) {
+        let inner = self.lock();
+        inner.streams.get(stream).map_or((None, Presence::Absent), |s| {
+            (s.readable().first().map(|event| event.revision), s.presence())
+        })
     }
 
     /// The names of all streams that have events.
@@ -289,11 +349,14 @@ impl MemoryJournal {
         entry.soft_deleted = true;
         // What was accepted before is deleted with the rest.
         entry.batches.iter_mut().for_each(|batch| batch.revives = false);
+        inner.deleted(stream);
     }
 
     /// Deletes for good.
     pub fn tombstone(&self, stream: &str) {
-        self.lock().streams.entry(stream.to_owned()).or_default().tombstoned = true;
+        let mut inner = self.lock();
+        inner.streams.entry(stream.to_owned()).or_default().tombstoned = true;
+        inner.deleted(stream);
     }
 
     /// Makes events below `revision` unreadable; above the end: all.
@@ -513,7 +576,7 @@ impl Journal for MemoryJournal {
         };
         let judged = {
             let mut inner = self.lock();
-            let now = inner.now.unwrap_or_else(Utc::now);
+            let now = inner.now.unwrap_or_else(clock::now);
             inner.batches += 1;
             let number = inner.batches;
             let entry = inner.streams.entry(stream.to_owned()).or_default();
@@ -524,18 +587,13 @@ impl Journal for MemoryJournal {
             let judged = judge(stream, entry, expected, events, now, number)?;
             if matches!(judged, Judged::Accepted(..)) {
                 if wait.is_zero() && !dies {
-                    entry.resolve(number, false);
-                    Self::heed_metadata(&mut inner, stream);
+                    inner.resolve(stream, number, false);
                 } else {
                     // It goes on whether or not its caller waits.
                     let (journal, stream) = (self.clone(), stream.to_owned());
                     tokio::spawn(async move {
                         tokio::time::sleep(wait).await;
-                        let mut inner = journal.lock();
-                        if let Some(entry) = inner.streams.get_mut(&stream) {
-                            entry.resolve(number, dies);
-                        }
-                        Self::heed_metadata(&mut inner, &stream);
+                        journal.lock().resolve(&stream, number, dies);
                     });
                 }
             }

@@ -9,9 +9,10 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     journal::{Journal, JournalError},
-    replica::{Put, PutOutcome, ReplicaStore, StoreError, Throttle},
+    replica::{Put, PutOutcome, Quarantine, ReplicaStore, StoreError, Throttle},
 };
 
 /// First delay before trying again; doubled each time up to [`LONGEST_DELAY`]. Below what a
@@ -227,11 +228,8 @@ impl<J: Journal, S: ReplicaStore> Stores<J, S> {
     /// settled by them is stored, so that none is ever missing from the notes.
     async fn put(&self, put: &Put, kind: PutKind) -> Outcome {
         let marks = matches!(kind, PutKind::Quarantine(_) | PutKind::Diverged | PutKind::Again);
-        if let (true, Some(mark)) = (marks, &put.header.quarantine)
-            && let Err(error) = self.table.note_mark(&put.stream, mark, put.header.generation).await
-        {
-            // The mark itself stands on the replica; what is lost is that others hear of it soon.
-            warn!(%error, stream = %put.stream, "a quarantine is not noted in the table");
+        if let (true, Some(mark)) = (marks, &put.header.quarantine) {
+            self.note(put, mark).await;
         }
         let mut delays = Delays::new();
         loop {
@@ -257,6 +255,20 @@ impl<J: Journal, S: ReplicaStore> Stores<J, S> {
                 }
                 Err(error) => self.table_failed(&error, &mut delays, Some(&put.stream)).await,
             }
+        }
+    }
+
+    /// A mark that is not noted is not looked at again, and what is owed for it is forgotten with the
+    /// session that clears it: an outage is waited for.
+    async fn note(&self, put: &Put, mark: &Quarantine) {
+        let mut delays = Delays::new();
+        while let Err(error) = self.table.note_mark(&put.stream, mark, put.header.generation).await {
+            if !error.is_transient() {
+                // The mark itself stands on the replica; what is lost is that others hear of it soon.
+                warn!(%error, stream = %put.stream, "a quarantine is not noted in the table");
+                return;
+            }
+            self.table_failed(&error, &mut delays, None).await;
         }
     }
 
@@ -307,5 +319,46 @@ impl<J: Journal, S: ReplicaStore> Stores<J, S> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        projector::meter::NoMeter,
+        replica::{Demand, Header, item::Body},
+        testing::{MemoryJournal, MemoryStore},
+    };
+
+    /// It used to be told in the log and not tried again: a stream that was denied stayed marked.
+    #[tokio::test(start_paused = true)]
+    async fn a_mark_is_noted_whatever_the_table_says_first() {
+        let table = MemoryStore::new();
+        let stores = Stores {
+            journal: MemoryJournal::new(),
+            table: table.clone(),
+            journal_trouble: Arc::default(),
+            table_trouble: Arc::default(),
+            meter: Arc::new(NoMeter),
+        };
+        table.fail_notes(3, StoreError::Unavailable("away".into()));
+        let put = Put {
+            stream: "s-1".into(),
+            header: Header {
+                quarantine: Some(Quarantine::denied("read it", "build".into())),
+                ..Header::new()
+            },
+            body: Body::Nothing,
+            demand: Demand::Absent,
+        };
+        stores
+            .carry_out(
+                &put.stream.clone(),
+                Effect::Put(Box::new(put), PutKind::Quarantine("denied")),
+            )
+            .await;
+        assert_eq!(table.marks().await.unwrap().len(), 1);
+        assert!(table.stored("s-1").unwrap().header.quarantine.is_some());
     }
 }

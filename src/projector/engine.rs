@@ -9,10 +9,10 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -196,8 +196,9 @@ async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
             s.holding = 0;
         });
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            biased;
             () = stop.cancelled() => {}
+            () = tokio::time::sleep(wait) => {}
         }
     }
     measuring.abort();
@@ -251,6 +252,7 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
     // have come to stand behind the same name.
     shared.settled.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let sub = tokio::select! {
+        biased;
         sub = subscribed(spec, feed, stores, bases, &shared.asked, status) => sub,
         // A store that does not answer must not keep a process that is asked to stop.
         () = stop.cancelled() => return Next::Stopped,
@@ -397,7 +399,7 @@ struct Reporter {
 #[derive(Default)]
 struct Asked {
     /// Noted streams to look at; each once, for there may be no session that takes them.
-    looks: Mutex<HashMap<Arc<str>, Marked>>,
+    looks: Mutex<BTreeMap<Arc<str>, Marked>>,
     /// Which table the sessions know.
     table: Mutex<Option<Arc<str>>>,
     /// Connections made so far.
@@ -428,7 +430,7 @@ impl Asked {
         }
     }
 
-    fn looks(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Marked>> {
+    fn looks(&self) -> std::sync::MutexGuard<'_, BTreeMap<Arc<str>, Marked>> {
         self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

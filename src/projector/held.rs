@@ -7,9 +7,9 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::Instant,
 };
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::lane::Token;

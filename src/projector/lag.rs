@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 
 use super::status::Lag;
 use crate::{
+    clock,
     journal::{
         JournalError,
         feed::{Feed, GroupInfo, GroupSpec, Head, Mark},
@@ -143,7 +144,7 @@ pub struct Measured {
 /// When it cannot be told now: [`JournalError::Unfinished`] while the search for the newest match
 /// in a large `$all` goes on.
 pub async fn measure<F: Feed>(feed: &F, group: &GroupSpec, settled: &Mutex<Settled>) -> Result<Measured, JournalError> {
-    let as_of = Utc::now();
+    let as_of = clock::now();
     // In this order: what is settled after the head was read makes the lag smaller, never negative.
     let head = feed.head(&group.source).await?;
     let info = match feed.info(group).await {
@@ -206,7 +207,7 @@ pub async fn measure<F: Feed>(feed: &F, group: &GroupSpec, settled: &Mutex<Settl
             0
         });
     }
-    let seconds = seconds_behind(events, oldest, head.as_ref(), stalled, Utc::now());
+    let seconds = seconds_behind(events, oldest, head.as_ref(), stalled, clock::now());
     let behind = newest.map_or(0, |newest| (newest + 1).saturating_sub(from));
     Ok(Measured {
         lag: Lag {

@@ -150,6 +150,9 @@ pub struct Lane {
     /// The stream was read since the last put: put before reading again.
     read_since_put: bool,
     look_wanted: bool,
+    /// The stream was seen to be shorter than the replica, or not there: since when, and when it is
+    /// looked at again.
+    short: Option<(Duration, Duration)>,
     load_wanted: bool,
     probe_wanted: bool,
     /// What could not be found in the stream up to this token is not there, as far as it stands
@@ -197,6 +200,7 @@ impl Lane {
             read_wanted: false,
             read_since_put: false,
             look_wanted: false,
+            short: None,
             load_wanted: false,
             probe_wanted: false,
             unreadable: None,
@@ -324,6 +328,12 @@ impl Lane {
         }
         if self.probe_wanted {
             return self.probe();
+        }
+        if let Some((_, due)) = self.short {
+            if now < due {
+                return Next::WaitUntil(due);
+            }
+            self.look_wanted = true;
         }
         if self.look_wanted || self.has(Hint::Look) {
             return self.look();
@@ -470,6 +480,7 @@ impl Lane {
         self.run = None;
         self.read_since_put = false;
         self.probe_wanted = false;
+        self.short = None;
         self.retrying = false;
         self.unreadable = None;
         self.not_yet = None;
@@ -534,6 +545,7 @@ impl Lane {
         self.read_wanted = false;
         self.read_since_put = false;
         self.look_wanted = false;
+        self.short = None;
         self.probe_wanted = false;
         self.unreadable = None;
         self.not_yet = None;
@@ -1124,6 +1136,7 @@ impl Lane {
         let fold = self.rules.fold.clone();
         let (restarts, removes) = (self.rules.restarts(), self.rules.on_deletion == OnDeletion::Remove);
         let stale = self.mark_read < Some(high);
+        let short = self.short.take();
         let base = self.known();
         match standing {
             Standing::Live(newest) => {
@@ -1135,9 +1148,8 @@ impl Lane {
                 };
                 if newest.is_some() && newest < version {
                     let text = newest.map_or_else(String::new, |n| n.to_string());
-                    return self.diverged(&format!(
-                        "the stream ends at revision {text}, before the replica's version"
-                    ));
+                    let what = format!("the stream ends at revision {text}, before the replica's version");
+                    return self.contradicted(&what, short, now);
                 }
                 if base.header.deleted {
                     if newest > base.header.version {
@@ -1193,11 +1205,22 @@ impl Lane {
             }
             Standing::Missing => {
                 if base.durable().is_some() || base.header.version.is_some() {
-                    return self.diverged("the stream is not in the event store");
+                    return self.contradicted("the stream is not in the event store", short, now);
                 }
                 self.read_wanted = false;
                 self.found_nothing(high, 0, now);
             }
+        }
+    }
+
+    /// The stream does not have what was folded from it. A new leader may not show it yet, and a
+    /// deposed one never will: it is believed when it has stayed so for longer than an election takes.
+    fn contradicted(&mut self, what: &str, short: Option<(Duration, Duration)>, now: Duration) {
+        let since = short.map_or(now, |(since, _)| since);
+        if now < since + SHOWN_WITHIN {
+            self.short = Some((since, now + LONGEST_PAUSE));
+        } else {
+            self.diverged(what);
         }
     }
 

@@ -11,12 +11,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use chrono::Utc;
 use futures::FutureExt as _;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
@@ -31,6 +30,7 @@ use super::{
     thrift::Thrift,
 };
 use crate::{
+    clock,
     event::RawEvent,
     journal::{
         Journal, JournalError, Unplaced,
@@ -326,10 +326,12 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         let timer = self.timers.first().map(|(at, _)| self.epoch + *at);
         let wake = timer.map_or(self.next_tick, |at| at.min(self.next_tick));
         tokio::select! {
-            delivered = self.sub.next(), if self.stopping.is_none() && self.has_room() => Input::Delivered(delivered),
-            Some(done) = self.running.join_next(), if !self.running.is_empty() => Input::Done(done),
-            () = tokio::time::sleep_until(wake.into()) => Input::Time,
+            // What is rare comes first. Deliveries have a turn of their own behind each input.
+            biased;
             () = stop.cancelled(), if self.stopping.is_none() => Input::Stop,
+            () = tokio::time::sleep_until(wake) => Input::Time,
+            Some(done) = self.running.join_next(), if !self.running.is_empty() => Input::Done(done),
+            delivered = self.sub.next(), if self.stopping.is_none() && self.has_room() => Input::Delivered(delivered),
         }
     }
 
@@ -394,7 +396,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             self.pass(record, Some(format!("failed to {error}")));
             return;
         }
-        let age = (Utc::now() - delivery.at).to_std().unwrap_or_default();
+        let age = (clock::now() - delivery.at).to_std().unwrap_or_default();
         // Live, no delivery is behind; on a backlog reading on is for puts that would carry too little.
         let behind = age >= self.spec.rules.behind_after && self.thrift.wasteful();
         let bytes = match &arrival {
@@ -542,7 +544,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             meter.count(Count::SettledWithoutWrite, tally.settled_without_write);
             meter.count(Count::GapReads, tally.gap_reads);
             meter.count(Count::GapEvents, tally.gap_events);
-            let written = Utc::now();
+            let written = clock::now();
             for created in tally.durable {
                 meter.observe(Timing::DurableAge, (written - created).to_std().unwrap_or_default());
             }

@@ -1,8 +1,9 @@
 //! How each projection stands, for readiness, `/status` and people.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
+use tokio::time::Instant;
 
 use crate::journal::{Unplaced, feed::GroupInfo};
 

@@ -45,6 +45,14 @@ pub struct MemoryStore {
     inner: Arc<Mutex<Inner>>,
 }
 
+/// A table as it once was.
+#[derive(Clone)]
+pub struct Backup {
+    items: HashMap<String, Vec<Replica>>,
+    marks: BTreeMap<String, Marked>,
+    in_use: Option<Arc<str>>,
+}
+
 #[derive(Default)]
 struct Inner {
     /// Every stored item, newest last; an empty list stands for none.
@@ -56,6 +64,8 @@ struct Inner {
     calls: Calls,
     get_faults: BTreeMap<u64, StoreError>,
     put_faults: BTreeMap<u64, PutFault>,
+    /// So many of the next marks are not noted.
+    note_faults: Option<(u64, StoreError)>,
     /// How many puts an eventually consistent read may be behind.
     behind: usize,
     /// Nothing is answered.
@@ -107,6 +117,11 @@ impl MemoryStore {
         let mut inner = self.lock();
         let at = inner.calls.puts + nth;
         inner.put_faults.insert(at, fault);
+    }
+
+    /// The next so many marks are not noted.
+    pub fn fail_notes(&self, times: u64, error: StoreError) {
+        self.lock().note_faults = Some((times, error));
     }
 
     /// The stored item, newest, faults aside.
@@ -171,6 +186,34 @@ impl MemoryStore {
         inner.in_use = None;
         inner.marks.clear();
         inner.corrupt.clear();
+    }
+
+    /// What is stored now, to be brought back by [`Self::restore`].
+    pub fn backup(&self) -> Backup {
+        let inner = self.lock();
+        Backup {
+            items: inner.items.clone(),
+            marks: inner.marks.clone(),
+            in_use: inner.in_use.clone(),
+        }
+    }
+
+    /// Brings an older backup of the table back.
+    pub fn restore(&self, backup: Backup) {
+        let mut inner = self.lock();
+        inner.items = backup.items;
+        inner.marks = backup.marks;
+        inner.in_use = backup.in_use;
+        inner.corrupt.clear();
+    }
+
+    /// The names of all streams that have an item.
+    pub fn streams(&self) -> Vec<String> {
+        let inner = self.lock();
+        let there = inner.items.iter().filter(|(_, kept)| !kept.is_empty());
+        let mut names: Vec<_> = there.map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        names
     }
 
     /// Makes the stored state one that no view decodes from.
@@ -276,7 +319,12 @@ impl ReplicaStore for MemoryStore {
             by: mark.by.clone(),
             generation,
         };
-        self.lock().marks.insert(stream.to_owned(), marked);
+        let mut inner = self.lock();
+        if let Some((left, error)) = inner.note_faults.take().filter(|(left, _)| *left > 0) {
+            inner.note_faults = Some((left - 1, error.clone()));
+            return Err(error);
+        }
+        inner.marks.insert(stream.to_owned(), marked);
         Ok(())
     }
 

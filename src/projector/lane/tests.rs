@@ -1115,6 +1115,39 @@ fn the_first_fold_on_a_loaded_base_sees_what_it_follows() {
     }
 }
 
+/// A new leader may not show all of a stream yet, and a deposed one shows what it had: neither used to
+/// be given the time, and the mark stayed until an operator came.
+#[test]
+fn a_stream_that_looks_short_is_looked_at_again_before_it_is_marked() {
+    for (standing, stays) in [(0, false), (0, true), (1, false), (1, true)] {
+        let (_, mut lane) = loaded_and_delivered();
+        assert!(matches!(lane.next(Duration::ZERO), Next::Do(Effect::Read { .. })));
+        lane.apply(Outcome::Read(Slice::nothing(Presence::Absent)), Duration::ZERO);
+        let short = [
+            Standing::Missing,
+            Standing::Live(Some(Newest {
+                revision: 0,
+                id: Uuid::from_u128(1),
+                created: time(0),
+            })),
+        ];
+        let mut now = Duration::ZERO;
+        let marked = loop {
+            match lane.next(now) {
+                Next::Do(Effect::Look) if stays || now < SHOWN_WITHIN / 2 => {
+                    lane.apply(Outcome::Looked(short[standing].clone()), now);
+                }
+                Next::Do(Effect::Put(_, kind)) => break kind == PutKind::Diverged && now >= SHOWN_WITHIN,
+                Next::WaitUntil(at) => now = at,
+                Next::Do(_) => break false,
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(lane.verdicts(), [], "at {now:?}");
+        };
+        assert_eq!(marked, stays);
+    }
+}
+
 /// A category's link says that the stream goes on, not where: it is settled when all is folded.
 #[test]
 fn a_stream_that_goes_on_somewhere_is_read_to_its_end() {

@@ -1,0 +1,678 @@
+//! A schedule: what happens, in which order, and what must be true at its end.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    Add, BUILDS, COMMANDS, Code, Coded, NEWEST, Sim, Tally,
+    ports::{Process, SimJournal, SimMeter, SimStore},
+    server::SimFeed,
+};
+use crate::{
+    command::{CommandError, CommandSettings, Context, OnDeleted, Replicas, Repository},
+    event::next_after,
+    journal::{
+        NewEvent, Presence, ReadLimit,
+        feed::{GroupSpec, Strategy},
+    },
+    projection::OnLostHistory,
+    projector::{
+        engine::{self, Projection, Running},
+        lane::Rules,
+        session::Spec,
+        status::Phase,
+    },
+    replica::{MarkKind, ReplicaStore as _, item},
+};
+
+/// How many kinds of things happen.
+pub(super) const KINDS: u8 = 25;
+
+/// Everything is settled within this time after the last fault. Marks that nobody can be told to
+/// look at are looked at every five minutes.
+const AT_REST_WITHIN: Duration = Duration::from_mins(20);
+
+/// An event's bodies, and what is counted beside them.
+const LARGEST_EVENT: usize = 2_000;
+
+struct Task {
+    code: Code,
+    process: Arc<Process>,
+    stop: CancellationToken,
+    running: Running,
+}
+
+struct Writer {
+    process: Arc<Process>,
+    task: JoinHandle<()>,
+}
+
+impl Sim {
+    pub(super) async fn schedule(self: &Arc<Self>) {
+        let closing = CancellationToken::new();
+        tokio::spawn({
+            let sim = self.clone();
+            async move {
+                loop {
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                    sim.hang_up();
+                    sim.pump();
+                }
+            }
+        });
+        let mut started = 0;
+        let mut tasks = Vec::new();
+        for _ in 0..self.plan.tasks {
+            let code = BUILDS[self.below(BUILDS.len())];
+            tasks.push(self.start(code, &mut started));
+        }
+        let mut writers: Vec<_> = (0..self.plan.writers).map(|n| self.write(n, closing.clone())).collect();
+        let mut backup = None;
+        for _ in 0..self.plan.steps {
+            let pause = [0, 1, 20, 300, 2_000][self.below(5)];
+            tokio::time::sleep(Duration::from_millis(self.below(pause + 1) as u64)).await;
+            if self.plan.kinds.is_empty() {
+                continue;
+            }
+            let kind = self.plan.kinds[self.below(self.plan.kinds.len())];
+            self.happens(kind, &mut tasks, &mut started, &mut writers, &closing, &mut backup)
+                .await;
+            if !self.failures.lock().unwrap().is_empty() {
+                return;
+            }
+        }
+        closing.cancel();
+        self.come_to_rest(tasks, writers, &mut started).await;
+    }
+
+    fn later(self: &Arc<Self>, most: u64, then: impl FnOnce(&Self) + Send + 'static) {
+        let sim = self.clone();
+        let wait = Duration::from_millis(self.below(most as usize) as u64);
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            then(&sim);
+        });
+    }
+
+    fn stream(&self) -> String {
+        format!("tally-{}", self.below(self.plan.streams))
+    }
+
+    fn push(&self, stream: &str, kind: &str) {
+        if self.journal.stands(stream).1 == Presence::Tombstoned {
+            return;
+        }
+        let n = self.number();
+        let event = NewEvent {
+            id: Uuid::from_u128(u128::from(n) | 1 << 100),
+            kind: kind.into(),
+            json: true,
+            data: format!(r#"{{"n":{n}}}"#).into(),
+            metadata: bytes::Bytes::new(),
+        };
+        let revision = self.journal.push(stream, vec![event]);
+        self.say("someone", &format!("appends {kind} {n} to {stream} as {revision:?}"));
+        self.pump();
+    }
+
+    fn number(&self) -> u64 {
+        let mut told = self.told();
+        told.numbers += 1;
+        told.numbers
+    }
+
+    fn rules(&self, code: Code) -> Rules {
+        let form = item::Rules::new("tally");
+        Rules {
+            fold: Arc::new(Coded::new(code)),
+            form: Arc::new(move |stream, header, encoded| item::prepare(encoded, &form, stream, header)),
+            on_deletion: self.plan.on_deletion,
+            on_revival: self.plan.on_revival,
+            on_lost_history: OnLostHistory::Partial,
+            read: ReadLimit {
+                events: self.plan.read_events,
+                bytes: 1_000,
+            },
+            behind_after: self.plan.behind_after,
+            min_write_interval: self.plan.min_write_interval,
+            keep_flush: Duration::from_secs(3),
+            commands: COMMANDS,
+        }
+    }
+
+    fn start(self: &Arc<Self>, code: Code, started: &mut u64) -> Task {
+        *started += 1;
+        let process = Process::new(format!("{}#{started}", code.fingerprint));
+        let rules = self.rules(code);
+        let spec = Spec {
+            group: GroupSpec {
+                name: format!("tally-s{}", code.schema).into(),
+                source: rules.fold.source(),
+                strategy: Strategy::Pinned,
+                message_timeout: self.plan.message_timeout,
+                max_retries: 1_000,
+                checkpoint_after: Duration::from_secs(1),
+                checkpoint_upper: 10,
+                read_batch: 10,
+                history_buffer: 100,
+                live_buffer: 100,
+            },
+            rules: Arc::new(rules),
+            buffer: self.plan.buffer,
+            memory: self.plan.memory,
+            reads: self.plan.reads,
+            writes: self.plan.writes,
+            outage_after: self.plan.message_timeout / 2,
+            watchdog_after: Duration::from_mins(1),
+            quarantine_limit: if code == NEWEST {
+                1_000
+            } else {
+                self.plan.quarantine_limit
+            },
+            drain: Duration::from_secs(5),
+        };
+        let most = self.plan.memory + 1_000 + LARGEST_EVENT * (2 + self.plan.streams);
+        let sim = self.clone();
+        let (journal, table) = (
+            SimJournal {
+                sim: sim.clone(),
+                process: process.clone(),
+            },
+            SimStore {
+                sim: sim.clone(),
+                process: process.clone(),
+                schema: code.schema,
+            },
+        );
+        let stop = CancellationToken::new();
+        self.say(&process.name, "starts");
+        let projection = Projection {
+            spec: Arc::new(spec),
+            feed: SimFeed {
+                sim: sim.clone(),
+                process: process.clone(),
+            },
+            journal,
+            table,
+            table_name: "t".into(),
+            meter: Arc::new(SimMeter {
+                sim,
+                most: most as f64,
+                levels: Mutex::new(HashMap::new()),
+            }),
+            cache_bytes: self.plan.cache_bytes,
+            measure_every: Duration::from_secs(2),
+        };
+        Task {
+            code,
+            process,
+            running: engine::start(projection, stop.clone()),
+            stop,
+        }
+    }
+
+    async fn end(&self, task: Task, gently: bool) {
+        self.say(&task.process.name, if gently { "is stopped" } else { "is killed" });
+        if !gently {
+            task.process.die();
+            self.hang_up();
+        }
+        task.stop.cancel();
+        if gently {
+            let stopped = tokio::time::timeout(Duration::from_mins(1), task.running.stopped());
+            if stopped.await.is_err() {
+                self.fail(format!("{} does not stop", task.process.name));
+            }
+            task.process.die();
+            self.hang_up();
+        }
+    }
+
+    fn write(self: &Arc<Self>, number: usize, closing: CancellationToken) -> Writer {
+        let process = Process::new(format!("writer {number}"));
+        let journal = SimJournal {
+            sim: self.clone(),
+            process: process.clone(),
+        };
+        let store = SimStore {
+            sim: self.clone(),
+            process: process.clone(),
+            schema: 1,
+        };
+        let mut snapshots = Replicas::new(store);
+        if self.plan.write_through {
+            snapshots = snapshots.write_through(item::Rules::new("tally"));
+        }
+        let settings = CommandSettings {
+            keep_commands: COMMANDS,
+            // What it is compared with is the machine's clock.
+            retry_horizon: Duration::MAX,
+            on_deleted: if self.plan.restarts() {
+                OnDeleted::Restart
+            } else {
+                OnDeleted::Continue
+            },
+            restarts: self.plan.restarts(),
+            cache_bytes: self.plan.cache_bytes,
+            page: ReadLimit {
+                events: 1 + self.plan.read_events,
+                bytes: 10_000,
+            },
+            ..CommandSettings::default()
+        };
+        let repository = Repository::<Tally, _, _>::new(journal, snapshots).with_settings(settings);
+        let sim = self.clone();
+        let writes = process.clone();
+        let task = tokio::spawn(async move {
+            while !closing.is_cancelled() && writes.alive() {
+                let numbers: Vec<u64> = (0..=sim.below(2)).map(|_| sim.number()).collect();
+                let aggregate = sim.below(sim.plan.streams).to_string();
+                let id = Uuid::from_u128(u128::from(numbers[0]) | 1 << 101);
+                for _ in 0..6 {
+                    let context = Context {
+                        deadline: Some(Duration::from_secs(4)),
+                        ..Context::with_id(id)
+                    };
+                    let answer = repository
+                        .execute_with(&aggregate, &Add(numbers.clone()), context)
+                        .await;
+                    let word = answer.as_ref().map_or_else(CommandError::class, |_| "done");
+                    sim.note(&writes, &format!("{numbers:?} on {aggregate}: {word}"));
+                    match &answer {
+                        Ok(_) => {
+                            let stream = format!("tally-{aggregate}");
+                            let acknowledged = numbers.iter().map(|n| (*n, stream.clone()));
+                            sim.told().acknowledged.extend(acknowledged);
+                            break;
+                        }
+                        Err(error) if word == "key_reused" => {
+                            sim.fail(format!("a command was told that its id was used before: {error}"));
+                        }
+                        Err(_) if matches!(word, "deleted" | "state" | "out_of_reach" | "unwritable") => break,
+                        Err(_) => {}
+                    }
+                    tokio::time::sleep(Duration::from_millis(sim.below(1_000) as u64)).await;
+                }
+                tokio::time::sleep(Duration::from_millis(sim.below(800) as u64)).await;
+            }
+        });
+        Writer { process, task }
+    }
+
+    #[expect(clippy::too_many_lines, reason = "one arm for each thing that happens")]
+    async fn happens(
+        self: &Arc<Self>,
+        kind: u8,
+        tasks: &mut Vec<Task>,
+        started: &mut u64,
+        writers: &mut Vec<Writer>,
+        closing: &CancellationToken,
+        backup: &mut Option<(u32, crate::replica::memory::Backup)>,
+    ) {
+        let stream = self.stream();
+        match kind {
+            0 => {
+                for _ in 0..=self.below(4) {
+                    self.push(&stream, "Added");
+                }
+            }
+            1 => self.push(&stream, "New"),
+            2 if self.below(4) == 0 => self.push(&stream, "Never"),
+            3 => self.push(&stream, "$>"),
+            4 if self.journal.stands(&stream).1 == Presence::Present => {
+                self.journal.delete(&stream);
+                self.say("someone", &format!("deletes {stream}"));
+                if self.below(2) == 0 {
+                    self.push(&stream, "Added");
+                }
+            }
+            5 if self.below(6) == 0 && self.journal.stands(&stream).1 == Presence::Present => {
+                self.journal.tombstone(&stream);
+                self.say("someone", &format!("tombstones {stream}"));
+            }
+            6 => {
+                let all = self.journal.all(&stream).len() as u64;
+                if self.journal.stands(&stream).1 == Presence::Present && all > 0 {
+                    let at = self.below(all as usize + 1) as u64;
+                    self.journal.truncate_before(&stream, at);
+                    self.say("someone", &format!("truncates {stream} before {at}"));
+                    let mut told = self.told();
+                    let most = told.truncated.entry(stream).or_default();
+                    *most = at.max(*most);
+                }
+            }
+            7 | 8 => {
+                let at = self.below(tasks.len());
+                let task = tasks.remove(at);
+                let code = if kind == 7 && self.below(2) == 0 {
+                    task.code
+                } else {
+                    BUILDS[self.below(BUILDS.len())]
+                };
+                // A rolling deployment has both for a while.
+                let first = self.below(2) == 0;
+                if first {
+                    tasks.push(self.start(code, started));
+                }
+                self.end(task, kind == 8).await;
+                if !first {
+                    tasks.push(self.start(code, started));
+                }
+            }
+            9 => {
+                self.say("someone", "takes the event store away");
+                self.faults.lock().unwrap().journal_down = true;
+                self.later(8_000, |sim| sim.faults.lock().unwrap().journal_down = false);
+            }
+            10 => {
+                self.say("someone", "takes the tables away");
+                self.faults.lock().unwrap().store_down = true;
+                self.later(8_000, |sim| sim.faults.lock().unwrap().store_down = false);
+            }
+            11 => {
+                self.faults.lock().unwrap().throttled = true;
+                self.later(8_000, |sim| sim.faults.lock().unwrap().throttled = false);
+            }
+            12 => {
+                self.faults.lock().unwrap().lost_replies = 80;
+                self.later(8_000, |sim| sim.faults.lock().unwrap().lost_replies = 0);
+            }
+            13 => {
+                let slow = Duration::from_millis([5, 100, 1_500][self.below(3)]);
+                let mut faults = self.faults.lock().unwrap();
+                (faults.flaky, faults.slow) = ([0, 30][usize::from(slow.as_millis() > 50)], slow);
+                drop(faults);
+                self.later(15_000, |sim| {
+                    let mut faults = sim.faults.lock().unwrap();
+                    (faults.flaky, faults.slow) = (0, Duration::from_millis(2));
+                });
+            }
+            14 => {
+                let all: Vec<_> = tasks
+                    .iter()
+                    .map(|t| &t.process)
+                    .chain(writers.iter().map(|w| &w.process))
+                    .collect();
+                let process = all[self.below(all.len())].clone();
+                self.say(&process.name, "reads at a leader that is deposed");
+                let so_far = self.journal.so_far();
+                process.depose(Some(so_far.saturating_sub(self.below(3))));
+                self.later(5_000, move |_| process.depose(None));
+            }
+            15 => {
+                self.say("someone", "restarts the server");
+                self.restart_groups();
+            }
+            16 => {
+                self.say("someone", &format!("denies {stream}"));
+                self.denied.lock().unwrap().insert(stream.clone());
+                self.later(8_000, move |sim| {
+                    sim.denied.lock().unwrap().remove(&stream);
+                });
+            }
+            17 => {
+                let table = self.table(1);
+                if table.stored(&stream).is_some() && self.told().broken.insert(stream.clone()) {
+                    let whole = self.below(2) == 0;
+                    self.say("someone", &format!("breaks the item of {stream}, whole {whole}"));
+                    self.told().tampered.insert((1, stream.clone()));
+                    if whole {
+                        table.corrupt(&stream);
+                    } else {
+                        table.shatter(&stream);
+                    }
+                    self.later(8_000, move |sim| {
+                        sim.table(1).mend(&stream);
+                        sim.told().broken.remove(&stream);
+                    });
+                }
+            }
+            18 => {
+                let table = self.table(1);
+                if table.stored(&stream).is_some_and(|stored| stored.view.is_some()) {
+                    self.say("someone", &format!("garbles the state of {stream}"));
+                    self.told().tampered.insert((1, stream.clone()));
+                    table.garble(&stream);
+                }
+            }
+            19 if self.below(3) == 0 => {
+                let schema = 1 + self.below(2) as u32;
+                self.say("someone", &format!("makes table {schema} anew"));
+                self.told().lost[schema as usize - 1] = true;
+                self.table(schema).make_anew();
+            }
+            20 => match backup.take() {
+                None => {
+                    let schema = 1 + self.below(2) as u32;
+                    *backup = Some((schema, self.table(schema).backup()));
+                }
+                Some((schema, kept)) => {
+                    self.say("someone", &format!("restores table {schema}"));
+                    self.told().lost[schema as usize - 1] = true;
+                    self.table(schema).restore(kept);
+                }
+            },
+            21 => {
+                self.groups().stalled = true;
+                self.later(10_000, |sim| sim.groups().stalled = false);
+            }
+            22 if !writers.is_empty() => {
+                let at = self.below(writers.len());
+                let gone = writers.remove(at);
+                self.say(&gone.process.name, "is killed");
+                gone.process.die();
+                writers.push(self.write(at, closing.clone()));
+            }
+            23 => self.push("tally-odd", "Added"),
+            24 => tokio::time::sleep(Duration::from_secs(self.below(50) as u64)).await,
+            _ => {}
+        }
+    }
+
+    async fn come_to_rest(self: &Arc<Self>, mut tasks: Vec<Task>, writers: Vec<Writer>, started: &mut u64) {
+        self.say("someone", "ends all faults");
+        let calm = || *self.faults.lock().unwrap() = super::Faults::default();
+        calm();
+        self.groups().stalled = false;
+        self.denied.lock().unwrap().clear();
+        for process in tasks
+            .iter()
+            .map(|t| &t.process)
+            .chain(writers.iter().map(|w| &w.process))
+        {
+            process.depose(None);
+        }
+        for writer in writers {
+            match tokio::time::timeout(Duration::from_mins(2), writer.task).await {
+                Ok(Err(error)) if error.is_panic() => self.fail(format!("{} panicked", writer.process.name)),
+                Ok(_) => {}
+                Err(_) => self.fail(format!("{} does not end", writer.process.name)),
+            }
+            writer.process.die();
+        }
+        calm();
+        let names: Vec<String> = (0..self.plan.streams).map(|n| format!("tally-{n}")).collect();
+        for stream in &names {
+            self.tables.iter().for_each(|table| table.mend(stream));
+        }
+        // The newest code takes over, from the old one or with some of it.
+        let first = self.below(2) == 0;
+        let count = 1 + self.below(2);
+        let mut new = Vec::new();
+        if first {
+            new.extend((0..count).map(|_| self.start(NEWEST, started)));
+        }
+        for task in tasks.drain(..) {
+            let gently = self.below(2) == 0;
+            self.end(task, gently).await;
+        }
+        if !first {
+            new.extend((0..count).map(|_| self.start(NEWEST, started)));
+        }
+        let touched = self.told().lost[0];
+        for stream in &names {
+            // What a store has lost or somebody has spoiled shows with the stream's next event.
+            if (touched || self.told().tampered.contains(&(1, stream.clone()))) && !self.journal.all(stream).is_empty()
+            {
+                self.push(stream, "Added");
+            }
+        }
+        let mut unrest = String::new();
+        let mut waited = Duration::ZERO;
+        while waited < AT_REST_WITHIN {
+            let step = if waited < Duration::from_secs(20) { 1 } else { 10 };
+            tokio::time::sleep(Duration::from_secs(step)).await;
+            waited += Duration::from_secs(step);
+            match self.at_rest(&new, &names).await {
+                None => {
+                    unrest.clear();
+                    break;
+                }
+                Some(what) => unrest = what,
+            }
+        }
+        if !unrest.is_empty() {
+            self.fail(format!("does not come to rest: {unrest}"));
+        }
+        self.check_acknowledged(&names);
+        for task in new {
+            self.end(task, true).await;
+        }
+        for stream in &names {
+            let shown = self
+                .table(1)
+                .stored(stream)
+                .map(|s| (s.header.version, s.header.generation, s.header.deleted));
+            self.say("someone", &format!("sees {stream} at {shown:?}"));
+        }
+    }
+
+    async fn at_rest(&self, tasks: &[Task], names: &[String]) -> Option<String> {
+        if let Some(unrest) = self.unrest("tally-s1") {
+            return Some(unrest);
+        }
+        for task in tasks {
+            let status = task.running.status.borrow();
+            let lag = status.lag.as_ref().map(|lag| lag.events);
+            if status.phase != Phase::Running || status.holding > 0 || lag != Some(0) {
+                return Some(format!(
+                    "{} is {:?}, holds {}, lag {lag:?}",
+                    task.process.name, status.phase, status.holding
+                ));
+            }
+        }
+        for stream in names {
+            if let Some(wrong) = self.unsettled(stream) {
+                return Some(format!("{stream}: {wrong}"));
+            }
+        }
+        let table = self.table(1);
+        let marks = table.marks().await.unwrap_or_default();
+        let over = marks.iter().find(|mark| {
+            let stored = table.stored(&mark.stream);
+            stored.is_none_or(|stored| stored.header.quarantine.is_none())
+        });
+        over.map(|mark| format!("{} is noted as marked and is not", mark.stream))
+    }
+
+    /// Why a stream's replica is not what it is to be at the end.
+    fn unsettled(&self, stream: &str) -> Option<String> {
+        let all = self.journal.all(stream);
+        if all.is_empty() {
+            return None;
+        }
+        let (first, presence) = self.journal.stands(stream);
+        let key = (1, stream.to_owned());
+        let (tampered, lost) = {
+            let told = self.told();
+            (told.tampered.contains(&key), told.lost[0])
+        };
+        let gone = presence != Presence::Present;
+        let Some(stored) = self.table(1).stored(stream) else {
+            let first = first.filter(|first| all[*first as usize..].iter().any(|event| &*event.kind != "$>"));
+            return ((!gone && first.is_some()) || (gone && !lost)).then(|| "it has no item".to_owned());
+        };
+        let header = &stored.header;
+        if let Some(mark) = &header.quarantine {
+            let never = all.get(mark.at as usize).is_some_and(|event| &*event.kind == "Never");
+            let says_why = match mark.kind() {
+                MarkKind::Quarantined => (never && !gone) || tampered,
+                MarkKind::Diverged | MarkKind::Corrupt | MarkKind::Denied => false,
+            };
+            if !says_why {
+                return Some(format!("it is marked: {}", mark.reason));
+            }
+            return if tampered { None } else { self.wrong(stream, &stored) };
+        }
+        if gone {
+            if !header.deleted && !lost {
+                return Some("its deletion is not known".to_owned());
+            }
+            return if tampered { None } else { self.wrong(stream, &stored) };
+        }
+        if let Some(wrong) = self.wrong(stream, &stored) {
+            return Some(wrong);
+        }
+        if header.deleted && first.is_some() {
+            return Some("it lives and is said to be deleted".to_owned());
+        }
+        let open = all[next_after(header.version) as usize..]
+            .iter()
+            .find(|event| first.is_some_and(|first| event.revision >= first) && &*event.kind != "$>");
+        if let Some(open) = open {
+            return Some(format!("it is at {:?}, and {} is open", header.version, open.revision));
+        }
+        let mut lives = BTreeSet::new();
+        let mut events = 0;
+        for happened in self.journal.happened(0).iter().filter(|h| &*h.stream == stream) {
+            match happened.revision {
+                Some(_) => events += 1,
+                None => {
+                    lives.insert(events);
+                }
+            }
+        }
+        let life = lives.iter().rev().find(|began| **began < all.len() as u64);
+        if self.plan.restarts()
+            && header.version.is_some()
+            && life.is_some_and(|began| header.first < *began)
+            && first.is_some()
+        {
+            return Some(format!(
+                "it did not start anew: it begins at {}, its life at {life:?}",
+                header.first
+            ));
+        }
+        let cut = self
+            .told()
+            .truncated
+            .get(stream)
+            .copied()
+            .unwrap_or(0)
+            .max(life.copied().unwrap_or(0));
+        (header.first > cut).then(|| format!("it begins at {}, and {cut} could always be read", header.first))
+    }
+
+    fn check_acknowledged(&self, names: &[String]) {
+        let mut seen: BTreeMap<u64, u32> = BTreeMap::new();
+        for event in names.iter().flat_map(|stream| self.journal.all(stream)) {
+            let body: serde_json::Value = serde_json::from_slice(&event.data).unwrap_or_default();
+            *seen.entry(body["n"].as_u64().unwrap_or(0)).or_default() += 1;
+        }
+        let twice: Vec<_> = seen.iter().filter(|(_, times)| **times > 1).map(|(n, _)| *n).collect();
+        let acknowledged = self.told().acknowledged.clone();
+        let lost: Vec<_> = acknowledged.iter().filter(|(n, _)| !seen.contains_key(n)).collect();
+        if !twice.is_empty() || !lost.is_empty() {
+            self.fail(format!(
+                "commands that landed twice: {twice:?}; acknowledged and lost: {lost:?}"
+            ));
+        }
+    }
+}
