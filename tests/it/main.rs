@@ -14,6 +14,7 @@ mod crash;
 mod daemon;
 mod documented;
 mod dynamodb;
+mod ecs;
 mod journal;
 mod memory;
 mod persistent;

@@ -164,7 +164,7 @@ fn alert_rules_use_metrics_that_are_there_and_are_named() {
     assert_eq!(said, alerts);
 }
 
-fn json_blocks() -> Vec<Value> {
+pub(crate) fn json_blocks() -> Vec<Value> {
     let readme = file("README.md");
     let blocks = readme.split("```json\n").skip(1);
     blocks
@@ -189,56 +189,6 @@ fn the_policies_grant_what_is_sent_and_no_more() {
     };
     assert_eq!(granted("Replicas"), needed(&Operation::RUNNING));
     assert_eq!(granted("Provisioning"), needed(&Operation::PROVISIONING));
-}
-
-#[test]
-fn the_task_definition_fits_the_image_and_the_settings() {
-    let blocks = json_blocks();
-    let task = blocks.iter().find(|block| block["family"] == "projector").unwrap();
-    let container = &task["containerDefinitions"][0];
-    let settings = Settings::default();
-    let stop = container["stopTimeout"].as_u64().unwrap();
-    assert!(
-        stop > settings.engine.drain.0.as_secs() + 3,
-        "room to close after draining"
-    );
-    assert_eq!(container["readonlyRootFilesystem"], true);
-    assert_eq!(
-        container["portMappings"][0]["containerPort"],
-        settings.http.listen.port()
-    );
-    let command = container["healthCheck"]["command"].as_array().unwrap();
-    let words: Vec<_> = command[1..].iter().map(|w| w.as_str().unwrap()).collect();
-    let dockerfile = file("Dockerfile");
-    let check = format!(
-        "CMD {}",
-        serde_json::to_string(&words).unwrap().replace("\",\"", "\", \"")
-    );
-    assert!(dockerfile.contains(&check), "{check}");
-
-    // The variables are settings: loaded as they stand there, they are accepted.
-    let list = |key: &str, value: &str| -> Vec<(String, String)> {
-        let items = container[key].as_array().unwrap().iter();
-        items
-            .map(|item| {
-                (
-                    item["name"].as_str().unwrap().to_owned(),
-                    item[value].as_str().unwrap().to_owned(),
-                )
-            })
-            .collect()
-    };
-    let environment = list("environment", "value")
-        .into_iter()
-        .chain(list("secrets", "valueFrom"));
-    let inputs = projector::config::Inputs {
-        dir: Some(root().join("config")),
-        environment: environment.collect(),
-        flags: Vec::new(),
-    };
-    let settings = Settings::load(&inputs).unwrap();
-    let planned = settings.plan(&projector::projection::Registry::new("x")).unwrap();
-    assert_eq!(planned.len(), 1);
 }
 
 #[test]
