@@ -37,7 +37,7 @@ NONROOT = 65532
 CC_LIBRARIES = """libc.so.6 libm.so.6 libdl.so.2 libpthread.so.0 librt.so.1 libresolv.so.2 libutil.so.1 libanl.so.1
     libnss_dns.so.2 libnss_files.so.2 libgcc_s.so.1 libstdc++.so.6 libgomp.so.1 libssl.so.3 libcrypto.so.3""".split()
 # Compressed size of that base as far as it is not copied here: Debian's packages base-files, netbase,
-# tzdata, ca-certificates, libssl3, by the sizes of their .deb files with room to spare.
+# tzdata, by the sizes of their .deb files with room to spare.
 BASE_REST = 4_000_000
 # What issue and README promise of the image as it is pulled.
 IMAGE_LIMIT = 40_000_000
@@ -476,6 +476,8 @@ class Container:
         self.uid = self.user()
         if self.uid == 0:
             raise Wrong("the image runs as root: say USER nonroot:nonroot")
+        if not stage.health or not stage.command:
+            raise Wrong("the image has no CMD or no HEALTHCHECK: nobody could start it, or tell that it is alive")
 
     def user(self):
         name = self.stage.user.split(":")[0]
@@ -658,7 +660,8 @@ def serve(container, log, importing, program, writable):
         daemon = container.start([*stage.entrypoint, *stage.command], stdout=out, stderr=out)
     try:
         times = {name: int(seconds) for name, seconds in stage.health_times.items()}
-        patience = times.get("start-period", 0) + times["interval"] * times["retries"]
+        # An engine's own are 30 s and three times.
+        patience = times.get("start-period", 0) + times.get("interval", 30) * times.get("retries", 3)
 
         def healthy():
             if daemon.poll() is not None:
