@@ -572,7 +572,7 @@ fn a_seed_reproduces_a_run_to_the_letter() {
     }
 }
 
-/// Stores that break their promises are found out, each within a hundred schedules.
+/// Stores that break their promises are found out, each within a thousand schedules.
 #[test]
 fn broken_promises_are_found() {
     for defect in [
