@@ -636,6 +636,18 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
 
     /// Goes on with a base that the leader confirmed and that does not hold the command.
     fn resume(&mut self) {
+        if let Some((expected, actual)) = self.callers_place().zip(self.hint)
+            && actual != Some(expected)
+        {
+            // The server has judged the caller's version. A rival under way may have been meant, and
+            // may die: nothing shows that of a deleted stream, and nothing was done.
+            self.confirmed = false;
+            return self.done(Err(CommandError::Conflict {
+                stream: self.stream.to_string(),
+                expected,
+                actual,
+            }));
+        }
         if let Some(pending) = &self.pending {
             let moved = pending.base < self.base.header.version;
             if (pending.base, pending.expected) == (self.base.header.version, self.expected()) {
@@ -665,8 +677,12 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
 
     /// Where an append on the base in hand expects the stream to stand. A deleted stream's end is
     /// not shown by anything: the base's version, as long as no conflict spoke against it; then
-    /// "no stream", which the server judges by the deletion.
+    /// "no stream", which the server judges by the deletion. Where the caller says a version: that
+    /// one and no other.
     fn expected(&self) -> Expected {
+        if let Some(expected) = self.callers_place() {
+            return Expected::Exact(expected);
+        }
         match self.base.header.version {
             Some(version) if self.reviving && !self.unknown_end => Expected::Exact(version),
             _ if self.reviving => Expected::NoStream,
@@ -674,10 +690,18 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
         }
     }
 
+    /// The caller's version of a deleted stream that goes on where it ended: the base may end before
+    /// that, and the server alone knows. A stream that starts anew has no version before its first event.
+    fn callers_place(&self) -> Option<Revision> {
+        let goes_on = self.reviving && self.rules.on_deleted == OnDeleted::Continue;
+        self.rules.expected.filter(|_| goes_on)
+    }
+
     /// Why the command has no place where the stream stands, as far as the base knows.
     fn misplaced(&self) -> Option<CommandError<C::Error>> {
         let (place, stream) = (self.place(), || self.stream.to_string());
-        match (self.rules.expected, self.command.existence(), place) {
+        let expected = self.rules.expected.filter(|_| self.callers_place().is_none());
+        match (expected, self.command.existence(), place) {
             (Some(expected), _, actual) if actual != Some(expected) => Some(CommandError::Conflict {
                 stream: stream(),
                 expected,
@@ -718,6 +742,10 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
         let appends = decided.as_ref().is_ok_and(|(events, _)| !events.is_empty());
         if !appends && !self.confirmed {
             return self.confirm();
+        }
+        if !appends && self.callers_place().is_some_and(|at| Some(at) != self.place()) {
+            // No append asks the server whether the stream ended at the caller's version.
+            return self.deleted(false);
         }
         match decided {
             Err(rejection) => self.done(Err(CommandError::Rejected(rejection))),

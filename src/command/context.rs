@@ -30,7 +30,11 @@ pub struct Context {
     /// [`super::CommandError::KeyReused`].
     pub fingerprint: Option<String>,
     /// The revision that the aggregate must stand at, as its caller has seen it (HTTP's `If-Match`):
-    /// elsewhere the command is [`super::CommandError::Conflict`], which is not retried.
+    /// elsewhere the command is [`super::CommandError::Conflict`], which is not retried. A deleted
+    /// aggregate that goes on where it ended ([`super::OnDeleted::Continue`]) is revived at this
+    /// revision or not at all: the append asks the server, for no read shows where it ended. What
+    /// decides on nothing to append is [`super::CommandError::Deleted`] then, unless the state in hand
+    /// is this revision's.
     pub expected: Option<Revision>,
     /// What is written into each event's metadata.
     pub metadata: Metadata,
@@ -111,7 +115,8 @@ impl Context {
     }
 
     /// With a member of the events' metadata more. A name that the library writes itself is
-    /// [`super::CommandError::ReservedMetadata`] when the command is executed.
+    /// [`super::CommandError::ReservedMetadata`] when the command is executed, and a value that is
+    /// nested too deep to be read back (beyond 126 levels) [`super::CommandError::Unwritable`].
     #[must_use]
     pub fn metadata(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.metadata.other.insert(name.into(), value.into());

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::kit::*;
 use crate::{
-    command::{CommandError, CommandSettings, Committed, Context},
+    command::{CommandError, CommandSettings, Committed, Context, OnDeleted},
     event::{Revision, Version},
     journal::{Expected, Journal},
     testing::AppendFault,
@@ -92,6 +92,60 @@ async fn a_cache_that_is_behind_or_ahead_answers_for_nobody() {
     world.journal.restore(STREAM, 2);
     assert_eq!(deposit(&bank, at(4)).await, Err(conflict(4, Some(1))));
     assert_eq!(deposit(&bank, at(1)).await.unwrap().state, world.truth(STREAM));
+}
+
+/// Nothing shows where a deleted stream ends; the server alone can judge the caller's version.
+#[tokio::test(start_paused = true)]
+async fn a_deleted_stream_is_revived_at_the_callers_version_or_not_at_all() {
+    for (cached, projected) in [(false, false), (false, true), (true, false)] {
+        let world = World::with(&[1, 2, 3, 4]);
+        if projected {
+            world.project(STREAM, usize::MAX).await;
+        }
+        let bank = world.bank_on(OnDeleted::Continue);
+        if cached {
+            bank.execute("1", &Do::Nothing).await.unwrap();
+        }
+        world.deposit(&[5, 6]);
+        world.journal.delete(STREAM);
+        for expected in [3, 4, 6, 99] {
+            assert_eq!(
+                deposit(&bank, at(expected)).await,
+                Err(conflict(expected, Some(5))),
+                "{cached} {projected}"
+            );
+        }
+        assert_eq!(world.journal.all(STREAM).len(), 6);
+        let done = deposit(&bank, at(5)).await.unwrap();
+        assert_eq!((done.revision, done.revived), (Some(6), true));
+        assert_eq!(deposit(&bank, at(5)).await, Err(conflict(5, Some(6))));
+    }
+    // A new life has no version before its first event.
+    let world = World::with(&[1, 2, 3, 4]);
+    let bank = world.bank_on(OnDeleted::Restart);
+    bank.execute("1", &Do::Nothing).await.unwrap();
+    world.deposit(&[5, 6]);
+    world.journal.delete(STREAM);
+    for expected in [3, 5] {
+        assert_eq!(deposit(&bank, at(expected)).await, Err(conflict(expected, None)));
+    }
+    assert_eq!(world.journal.all(STREAM).len(), 6);
+}
+
+/// A decision without events is judged by no server.
+#[tokio::test(start_paused = true)]
+async fn where_nothing_is_appended_a_deleted_streams_version_is_the_one_that_was_decided_on() {
+    let world = World::with(&[1, 2, 3, 4]);
+    let bank = world.bank_on(OnDeleted::Continue);
+    bank.execute("1", &Do::Nothing).await.unwrap();
+    world.deposit(&[5, 6]);
+    world.journal.delete(STREAM);
+    let nothing = bank.execute_with("1", &Do::Nothing, at(3)).await.unwrap();
+    assert_eq!(nothing.revision, Some(3));
+    for command in [Do::Nothing, Do::Withdraw(1_000)] {
+        let told = bank.execute_with("1", &command, at(5)).await;
+        assert!(matches!(told, Err(CommandError::Deleted { .. })), "{told:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
