@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    config::{ConfigError, OnRevival, Planned, Settings},
+    config::{ConfigError, Planned, Settings},
     health::Health,
     http::{self, ListenError},
     journal::esdb::{EventStore, SettingsError},
@@ -142,7 +142,7 @@ fn policy(planned: &Planned) -> Policy {
     let rules = item_rules(planned);
     Policy {
         source: Some(planned.source.clone()),
-        restarts: t.on_revival == OnRevival::Restart,
+        restarts: lane::restarts(t.on_deletion.into(), t.on_revival.into()),
         on_lost_history: t.on_lost_history.into(),
         keep_commands: t.commands,
         compress_above: rules.compress_above,

@@ -385,7 +385,9 @@ impl<R: ReplicaStore> Replicas<R> {
                 PutOutcome::Refused(Some(stored)) => {
                     let ours = self.promotes_all(stream, &stored);
                     let stored = stored.header;
-                    if stored.quarantine.is_some() || stored.deleted || !ours {
+                    // Begun at another event it is another life's, or covers what this one lost.
+                    let another = stored.version.is_some() && stored.first != base.header.first;
+                    if stored.quarantine.is_some() || stored.deleted || another || !ours {
                         base.lineage = Lineage::Foreign;
                         return Ok(false);
                     }

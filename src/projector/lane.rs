@@ -21,7 +21,7 @@ mod types;
 mod tests;
 
 pub use types::{
-    Arrival, Base, Effect, Form, Next, OnDeletion, OnRevival, Outcome, PutKind, Rules, Tally, Token, Verdict,
+    Arrival, Base, Effect, Form, Next, OnDeletion, OnRevival, Outcome, PutKind, Rules, Tally, Token, Verdict, restarts,
 };
 
 /// Deliveries of one revision that wait.

@@ -89,6 +89,23 @@ async fn administered_replicas_are_left_to_the_daemon() {
     assert_eq!(bank.execute("1", &Do::Deposit(0)).await.unwrap().state.cents, 15);
 }
 
+/// The daemon began the stream's new life anew: a state of the old one must not take its place.
+#[tokio::test(start_paused = true)]
+async fn a_stored_replica_of_another_beginning_is_not_written_over() {
+    let world = World::with(&[1]);
+    let bank = world.through();
+    bank.execute("1", &Do::Deposit(2)).await.unwrap();
+    world.store.change(STREAM, |replica| {
+        replica.header.generation = 1;
+        replica.header.first = 1;
+    });
+    let daemons = world.store.stored(STREAM).unwrap();
+    for _ in 0..2 {
+        bank.execute("1", &Do::Deposit(4)).await.unwrap();
+        assert_eq!(world.store.stored(STREAM).unwrap(), daemons, "left to the daemon");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn snapshot_events_beside_the_stream() {
     let world = World::default();

@@ -61,11 +61,17 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Whether a stream that comes to life again starts anew. Dropping the state leaves nothing to
-    /// fold on, and what was dropped must not depend on who was watching.
+    /// Whether a stream that comes to life again starts anew.
     pub(super) fn restarts(&self) -> bool {
-        self.on_revival == OnRevival::Restart || self.on_deletion == OnDeletion::Remove
+        restarts(self.on_deletion, self.on_revival)
     }
+}
+
+/// Whether these policies start a stream anew that comes to life again, for the daemon and for
+/// services alike. Dropping the state leaves nothing to fold on, and what was dropped must not depend
+/// on who was watching.
+pub fn restarts(on_deletion: OnDeletion, on_revival: OnRevival) -> bool {
+    on_revival == OnRevival::Restart || on_deletion == OnDeletion::Remove
 }
 
 impl fmt::Debug for Rules {

@@ -14,7 +14,7 @@ use projector::{
         Context, Repository,
         observe::{Observation, Observer, Origin},
     },
-    config::{Inputs, OnRevival, Settings},
+    config::{Inputs, OnDeletion, OnRevival, Settings},
     event::{Event, Recorded},
     projection::{Change, Projection, Registry, Source},
     query::{Known, Mode, Moment, Queries, QueryError, Token, WhenLate},
@@ -145,11 +145,20 @@ fn settings(world: &World, toml: &str) -> Settings {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_by_the_daemons_settings_agrees_with_it() {
+    // Dropping a state leaves nothing to fold on.
+    for anew in ["on_revival = \"restart\"", "on_deletion = \"remove\""] {
+        agrees(anew).await;
+    }
+}
+
+async fn agrees(anew: &str) {
     let world = World::start().await;
     let settings = settings(
         &world,
-        "[projection.account]\non_revival = \"restart\"\ncommands = 7\n\
-         promote.cents = { path = \"cents\", type = \"N\" }",
+        &format!(
+            "[projection.account]\n{anew}\ncommands = 7\n\
+             promote.cents = {{ path = \"cents\", type = \"N\" }}"
+        ),
     );
     let planned = settings
         .plan(&Registry::new("test").with::<Account>().unwrap())
@@ -193,7 +202,8 @@ fn the_defaults_of_a_store_are_the_daemons() {
     let (policy, theirs) = (&settings.policy, &daemons.defaults);
     assert_eq!(policy.keep_commands, theirs.commands);
     assert_eq!(policy.compress_above as u64, theirs.compress_above.0);
-    assert_eq!(policy.restarts, theirs.on_revival == OnRevival::Restart);
+    let restarts = theirs.on_revival == OnRevival::Restart || theirs.on_deletion == OnDeletion::Remove;
+    assert_eq!(policy.restarts, restarts);
     assert_eq!(policy.on_lost_history, theirs.on_lost_history.into());
     assert_eq!(settings.dynamodb, daemons.dynamo());
     let theirs = projector::journal::esdb::EsdbSettings {
