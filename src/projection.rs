@@ -36,7 +36,9 @@ pub enum Change {
     /// The view changed.
     Put,
     /// The event cannot be true, or not be told, and must not pass: the stream is quarantined with
-    /// this reason, the replica stays as it was before the event, and every other stream goes on.
+    /// this reason, the replica stays as it was before the event, and every other stream goes on:
+    /// up to `quarantine_limit` refusals within a minute (20 by default), beyond which the projection
+    /// stops before it marks more, for that many speak of a fault in the code.
     Refuse(String),
 }
 
@@ -88,6 +90,15 @@ pub trait Projection: Send + Sync + 'static {
         Source::Category(Self::NAME.into())
     }
 
+    /// The stream of the aggregate `id`: by the source's category; where the source is none, `id` is
+    /// the stream's whole name.
+    fn stream_of(id: &str) -> String {
+        match Self::source() {
+            Source::Category(category) => format!("{category}-{id}"),
+            Source::Stream(_) | Source::All(_) => id.to_owned(),
+        }
+    }
+
     /// Whether replicas keep the last command ids (aggregates do).
     fn keeps_commands() -> bool {
         false
@@ -110,6 +121,10 @@ impl<A: Aggregate> Projection for A {
     fn project(view: &mut A, event: Recorded<A::Event>) -> Change {
         view.apply(event.event);
         Change::Put
+    }
+
+    fn stream_of(id: &str) -> String {
+        A::stream(id)
     }
 
     fn keeps_commands() -> bool {

@@ -62,10 +62,11 @@ pub enum WhenLate {
 /// How fresh an answer has to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Whatever the table has. A deleted replica is answered with what is kept of it, marked so;
-    /// a quarantined one at its last good version, marked so.
+    /// Whatever the table has. A quarantined replica is answered at its last good version, marked so.
+    /// A deleted one is [`QueryError::Deleted`] where the query is typed, and else what is kept of it,
+    /// marked so.
     Eventual,
-    /// At least this write. Waits for the projector; does not wait on a quarantined or deleted
+    /// At least this write; deleted replicas as for `Eventual`. Waits for the projector; does not wait on a quarantined or deleted
     /// replica, nor on one from another past, which waiting does not change. A replica at the token's
     /// version must have the token's event there; one beyond it is believed, for the daemon marks
     /// what has diverged. Events that change nothing are not waited for: the stream is looked at once.
@@ -267,7 +268,7 @@ pub struct Queries<P, J = EventStore, R = DynamoTable> {
     journal: J,
     store: R,
     fold: Arc<dyn Fold>,
-    source: Source,
+    category: Option<Arc<str>>,
     limits: Limits,
     observer: Arc<dyn Observer>,
     projection: PhantomData<fn() -> P>,
@@ -279,7 +280,7 @@ impl<P, J: Clone, R: Clone> Clone for Queries<P, J, R> {
             journal: self.journal.clone(),
             store: self.store.clone(),
             fold: self.fold.clone(),
-            source: self.source.clone(),
+            category: self.category.clone(),
             limits: self.limits,
             observer: self.observer.clone(),
             projection: PhantomData,
@@ -321,15 +322,17 @@ impl<P: Projection, J: Journal, R: ReplicaStore> Queries<P, J, R> {
     /// mean that there is no replica yet. [`QueryError::Deleted`]: there was one, in every mode. A
     /// quarantined one is answered at its last good version, its mark in the answer's header; where
     /// there is no good version, that is [`QueryError::Unusable`].
-    /// Where a projection's source is no category, an id is a stream's whole name.
+    /// Where the code of a projection, not of an aggregate, has a source that is no category, an id is a
+    /// stream's whole name.
     pub async fn get(&self, id: &str, mode: &Mode) -> Result<Option<Answer<P::View>>, QueryError> {
         let stream = self.stream(id);
         let answer = self.ask(&stream, mode).await?;
         answer.map(Self::live).transpose()
     }
 
-    /// The views of many aggregates, eventually consistent, in the order asked for; what is wrong
-    /// with one of them is no matter to the others.
+    /// The views of many aggregates, eventually consistent, in the order asked for. That one of them
+    /// is deleted, or has a state that is not of this code, is no matter to the others; an item that
+    /// is no replica at all ([`StoreError::Corrupt`]) fails the call.
     pub async fn get_many<I: AsRef<str>>(&self, ids: &[I]) -> Result<Vec<Found<P::View>>, QueryError> {
         let streams: Vec<Arc<str>> = ids.iter().map(|id| self.stream(id.as_ref()).into()).collect();
         let replicas = self.store.get_many(&streams, false).await?;
@@ -346,7 +349,7 @@ impl<P: Projection, J: Journal, R: ReplicaStore> Queries<P, J, R> {
             journal,
             store,
             fold,
-            source,
+            category,
             limits,
             observer,
             ..
@@ -355,24 +358,29 @@ impl<P: Projection, J: Journal, R: ReplicaStore> Queries<P, J, R> {
             journal,
             store,
             fold,
-            source,
+            category,
             limits,
             observer,
             projection: PhantomData,
         }
     }
 
-    /// With another source than the projection's code says, as the settings may have it.
+    /// With another source than the projection's code says, as the settings may have it. Only a
+    /// category has a say in the streams' names; and an aggregate's streams are always named by its
+    /// code, as its commands name them, wherever the daemon has their events from.
     #[must_use]
     pub fn on(mut self, source: Source) -> Self {
-        self.source = source;
+        self.category = match source {
+            Source::Category(category) if !P::keeps_commands() => Some(category),
+            _ => None,
+        };
         self
     }
 
     fn stream(&self, id: &str) -> String {
-        match &self.source {
-            Source::Category(category) => format!("{category}-{id}"),
-            Source::Stream(_) | Source::All(_) => id.to_owned(),
+        match &self.category {
+            Some(category) => format!("{category}-{id}"),
+            None => P::stream_of(id),
         }
     }
 
@@ -421,8 +429,8 @@ impl<P, J: Journal, R: ReplicaStore> Queries<P, J, R> {
         Self {
             journal,
             store,
-            source: fold.source(),
             fold,
+            category: None,
             limits: Limits::default(),
             observer: Arc::new(Unobserved),
             projection: PhantomData,

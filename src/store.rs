@@ -77,10 +77,11 @@ impl StoreSettings {
 /// defaults are the daemon's.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// Where its events come from (`source`). Default: where its code says.
+    /// Where its events come from (`source`): a category names the streams of a projection that is no
+    /// aggregate ([`Queries::on`]). Default: where its code says.
     pub source: Option<Source>,
     /// Whether a stream that was deleted and lives again is folded from its first readable event:
-    /// `on_revival = "restart"`. Default: no, it is folded on.
+    /// `on_revival = "restart"`, or `on_deletion = "remove"`, which implies it. Default: no, it is folded on.
     pub restarts: bool,
     /// What is done where history is gone that no replica covers: `on_lost_history`. Default: a
     /// replica begins at the first readable event.

@@ -74,6 +74,27 @@ async fn each_mode_is_as_fresh_as_it_says() {
     assert_eq!((many[0].is_none(), cents(many[1].as_ref().unwrap())), (true, 3));
 }
 
+/// Where the daemon has an aggregate's events from does not change its streams' names: `config` tells
+/// operators to take a prefix of `$all` for categories that `$by_category` would cut.
+#[tokio::test(start_paused = true)]
+async fn an_aggregates_queries_are_on_the_streams_that_its_commands_write() {
+    let world = World::with(&[1, 2]);
+    let token = world.bank().execute("1", &Do::Deposit(4)).await.unwrap().token();
+    for source in ["all:stream-prefix:account-", "stream:account-1", "category:konto"] {
+        let queries = Queries::<Account, _, _>::of(world.journal.clone(), world.store.clone());
+        let queries = queries.on(source.parse().unwrap());
+        let mode = Mode::AtLeast {
+            token: token.clone(),
+            timeout: Duration::from_secs(1),
+            then: WhenLate::FoldTail,
+        };
+        for mode in [Mode::Strong, mode] {
+            let answer = queries.get("1", &mode).await.unwrap().unwrap();
+            assert_eq!(answer.state.cents, 7, "{source}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn at_least_waits_for_the_projector() {
     let world = World::with(&[1]);
