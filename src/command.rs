@@ -285,6 +285,13 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         }
         let deadline = after(begun, context.deadline.unwrap_or(self.settings.deadline));
         let stream: Arc<str> = A::stream(id).into();
+        if let Some(error) = context.metadata.unreadable() {
+            // The command's id would stand where nobody finds it.
+            return Err(CommandError::Unwritable {
+                stream: stream.to_string(),
+                problem: format!("the caller's metadata: {error}; nest it less deep, or write it as text"),
+            });
+        }
         let mut seen = Seen::default();
         let (answer, attempts) = match self.turn(&stream, context.command_id, deadline).await {
             Ok(turn) => {

@@ -109,8 +109,8 @@ pub enum CommandError<E> {
     /// The stream cannot be folded to a state to decide on.
     #[error(transparent)]
     State(#[from] CatchUpError),
-    /// The events decided on cannot be appended: they could not be read back.
-    #[error("append to `{stream}`: the events decided on cannot be read back, {problem}")]
+    /// The events decided on, or the caller's metadata, cannot be appended: they could not be read back.
+    #[error("append to `{stream}`: what is to be written cannot be read back, {problem}")]
     Unwritable {
         /// The stream.
         stream: String,

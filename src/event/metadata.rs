@@ -80,6 +80,14 @@ impl Metadata {
         self.other.keys().map(String::as_str).find(|name| TAKEN.contains(name))
     }
 
+    /// Why nobody could read it back from an event: it is nested deeper than readers go.
+    pub(crate) fn unreadable(&self) -> Option<serde_json::Error> {
+        // What is flat reads back.
+        let nested = self.other.values().any(|value| value.is_array() || value.is_object());
+        let written = nested.then(|| Value::Object(self.to_object()).to_string())?;
+        serde_json::from_str::<Map<String, Value>>(&written).err()
+    }
+
     /// As an object, to which the library's own members are added.
     pub(crate) fn to_object(&self) -> Map<String, Value> {
         let mut all = self.other.clone();

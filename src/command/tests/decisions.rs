@@ -82,6 +82,29 @@ async fn a_name_that_the_library_writes_is_nobody_elses() {
     }
 }
 
+/// Else nobody could read the command's id beside it, and the command would land once a call.
+#[tokio::test(start_paused = true)]
+async fn metadata_that_would_not_read_back_is_refused() {
+    let nested = |levels| (0..levels).fold(json!(1), |inner, _| json!([inner]));
+    let world = World::default();
+    let context = |levels| Context::with_id(Uuid::from_u128(7)).metadata("deep", nested(levels));
+    let deepest = (1..200)
+        .take_while(|levels| context(*levels).metadata.unreadable().is_none())
+        .last()
+        .unwrap();
+    assert_eq!(deepest, 126);
+    let told = world.bank().execute_with("1", &Do::Deposit(1), context(127)).await;
+    let error = told.unwrap_err();
+    assert!(matches!(error, CommandError::Unwritable { .. }), "{error}");
+    assert!(error.to_string().contains("metadata") && !error.can_retry(), "{error}");
+    assert!(world.journal.all(STREAM).is_empty());
+    for repeated in [false, true] {
+        let done = world.bank().execute_with("1", &Do::Deposit(1), context(126)).await;
+        assert_eq!(done.unwrap().repeated, repeated);
+    }
+    assert_eq!(world.journal.all(STREAM).len(), 1);
+}
+
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 struct Who(Vec<String>);
 
