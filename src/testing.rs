@@ -84,7 +84,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::{
-    aggregate::{Aggregate, Command, Decision},
+    aggregate::{Aggregate, Command, Decision, Existence},
     command::{CommandError, Context, Executing, Executor, NoSnapshots, Repository},
     event::{Event, RawEvent, codec},
     journal::NewEvent,
@@ -177,7 +177,29 @@ pub struct Given<A: Aggregate> {
 #[derive(Debug)]
 pub struct When<A: Aggregate, E, R = ()> {
     given: Given<A>,
-    decided: Result<(Vec<RawEvent>, R), E>,
+    decided: Result<(Vec<RawEvent>, R), Undecided<E>>,
+}
+
+#[derive(Debug)]
+enum Undecided<E> {
+    Rejected(E),
+    AlreadyExists,
+    NotFound,
+}
+
+impl<E: Debug> Undecided<E> {
+    fn told(&self) -> String {
+        match self {
+            Self::Rejected(error) => format!("rejected: {error:?}"),
+            Self::AlreadyExists => {
+                "not decided: the command is for new aggregates (Existence::New), and events are given".to_owned()
+            }
+            Self::NotFound => {
+                "not decided: the command is for existing aggregates (Existence::Existing), and no event is given"
+                    .to_owned()
+            }
+        }
+    }
 }
 
 /// An aggregate after these events.
@@ -195,7 +217,7 @@ pub fn given<A: Aggregate>(events: impl IntoIterator<Item = A::Event>) -> Given<
 }
 
 impl<A: Aggregate> Given<A> {
-    /// Decides on `command`.
+    /// Decides on `command`, where it has a place: [`Command::existence`].
     ///
     /// # Panics
     ///
@@ -207,10 +229,17 @@ impl<A: Aggregate> Given<A> {
         C: Command<A, D> + ?Sized,
         D: Decision<A::Event>,
     {
-        let decided = command.decide(&self.state).map(|decision| {
-            let (events, reply) = decision.into_parts();
-            (recorded(&A::stream("test"), events), reply)
-        });
+        let decided = match (command.existence(), self.events.is_empty()) {
+            (Existence::New, false) => Err(Undecided::AlreadyExists),
+            (Existence::Existing, true) => Err(Undecided::NotFound),
+            _ => match command.decide(&self.state) {
+                Ok(decision) => {
+                    let (events, reply) = decision.into_parts();
+                    Ok((recorded(&A::stream("test"), events), reply))
+                }
+                Err(error) => Err(Undecided::Rejected(error)),
+            },
+        };
         When { given: self, decided }
     }
 
@@ -233,7 +262,7 @@ impl<A: Aggregate, E: Debug, R> When<A, E, R> {
     ///
     /// # Panics
     ///
-    /// When they are others, or the command was rejected.
+    /// When they are others, or the command was turned away.
     #[allow(
         clippy::return_self_not_must_use,
         reason = "a check is complete without the next one"
@@ -252,7 +281,7 @@ impl<A: Aggregate, E: Debug, R> When<A, E, R> {
                     "other events than expected"
                 );
             }
-            Err(error) => panic!("rejected: {error:?}"),
+            Err(undecided) => panic!("{}", undecided.told()),
         }
         self
     }
@@ -261,7 +290,7 @@ impl<A: Aggregate, E: Debug, R> When<A, E, R> {
     ///
     /// # Panics
     ///
-    /// When there is, or the command was rejected.
+    /// When there is, or the command was turned away.
     #[allow(
         clippy::return_self_not_must_use,
         reason = "a check is complete without the next one"
@@ -275,7 +304,7 @@ impl<A: Aggregate, E: Debug, R> When<A, E, R> {
     ///
     /// # Panics
     ///
-    /// When it is something else, or the command was rejected.
+    /// When it is something else, or the command was turned away.
     #[allow(
         clippy::return_self_not_must_use,
         reason = "a check is complete without the next one"
@@ -287,7 +316,7 @@ impl<A: Aggregate, E: Debug, R> When<A, E, R> {
     {
         match &self.decided {
             Ok((_, reply)) => assert_eq!(reply, expected, "another reply than expected"),
-            Err(error) => panic!("rejected: {error:?}"),
+            Err(undecided) => panic!("{}", undecided.told()),
         }
         self
     }
@@ -302,12 +331,46 @@ impl<A: Aggregate, E: Debug, R> When<A, E, R> {
     where
         E: PartialEq,
     {
-        match &self.decided {
+        match self.undecided(&format!("the rejection {expected:?}")) {
+            Undecided::Rejected(error) if error == *expected => {}
+            other => panic!("{}, expected the rejection {expected:?}", other.told()),
+        }
+    }
+
+    /// Checks that the command, which is for new aggregates, was turned away as `AlreadyExists`.
+    ///
+    /// # Panics
+    ///
+    /// When it was not.
+    #[track_caller]
+    pub fn then_already_exists(self) {
+        match self.undecided("AlreadyExists") {
+            Undecided::AlreadyExists => {}
+            other => panic!("{}, expected AlreadyExists", other.told()),
+        }
+    }
+
+    /// Checks that the command, which is for existing aggregates, was turned away as `NotFound`.
+    ///
+    /// # Panics
+    ///
+    /// When it was not.
+    #[track_caller]
+    pub fn then_not_found(self) {
+        match self.undecided("NotFound") {
+            Undecided::NotFound => {}
+            other => panic!("{}, expected NotFound", other.told()),
+        }
+    }
+
+    #[track_caller]
+    fn undecided(self, expected: &str) -> Undecided<E> {
+        match self.decided {
             Ok((events, _)) => {
                 let kinds: Vec<&str> = events.iter().map(|e| &*e.kind).collect();
-                panic!("accepted with {kinds:?}, expected the rejection {expected:?}");
+                panic!("accepted with {kinds:?}, expected {expected}");
             }
-            Err(error) => assert!(error == expected, "rejected with {error:?}, expected {expected:?}"),
+            Err(undecided) => undecided,
         }
     }
 
@@ -315,7 +378,7 @@ impl<A: Aggregate, E: Debug, R> When<A, E, R> {
     ///
     /// # Panics
     ///
-    /// When it is another one, or the command was rejected.
+    /// When it is another one, or the command was turned away.
     #[track_caller]
     pub fn then_state(self, expected: &A)
     where
@@ -323,7 +386,7 @@ impl<A: Aggregate, E: Debug, R> When<A, E, R> {
     {
         let (decided, _) = match self.decided {
             Ok(decided) => decided,
-            Err(error) => panic!("rejected: {error:?}"),
+            Err(undecided) => panic!("{}", undecided.told()),
         };
         let mut events = self.given.events;
         let next = events.len() as u64;
@@ -347,11 +410,21 @@ pub fn project<P: Projection>(stream: &str, events: impl IntoIterator<Item = P::
 
 /// A repository for tests: carries commands out by the real rules, on streams in memory; fails as it
 /// is told to; and remembers what it was asked.
-#[derive(Clone)]
 pub struct Rehearsal<A: Aggregate, E> {
     repository: Repository<A, MemoryJournal, NoSnapshots>,
     journal: MemoryJournal,
     script: Arc<Mutex<Script<E>>>,
+}
+
+// By hand: errors need not be clones for it.
+impl<A: Aggregate, E> Clone for Rehearsal<A, E> {
+    fn clone(&self) -> Self {
+        Self {
+            repository: self.repository.clone(),
+            journal: self.journal.clone(),
+            script: self.script.clone(),
+        }
+    }
 }
 
 struct Script<E> {
@@ -522,6 +595,41 @@ mod tests {
             project::<Door>("door-1", [Moved::Opened, closed("you")]),
             Door { open: false, moves: 2 }
         );
+    }
+
+    /// Turned away as a repository turns them away, before they are decided.
+    #[test]
+    fn a_command_is_decided_where_it_has_a_place() {
+        struct For(Existence);
+        impl Command<Door> for For {
+            type Error = Closed;
+            fn existence(&self) -> Existence {
+                self.0
+            }
+            fn decide(&self, _: &Door) -> Result<Vec<Moved>, Closed> {
+                Ok(vec![Moved::Opened])
+            }
+        }
+        given::<Door>([]).when(&For(Existence::New)).then([Moved::Opened]);
+        given::<Door>([Moved::Opened])
+            .when(&For(Existence::New))
+            .then_already_exists();
+        given::<Door>([Moved::Opened])
+            .when(&For(Existence::Existing))
+            .then([Moved::Opened]);
+        given::<Door>([]).when(&For(Existence::Existing)).then_not_found();
+        let misplaced =
+            std::panic::catch_unwind(|| given::<Door>([]).when(&For(Existence::Existing)).then([Moved::Opened]));
+        let told = *misplaced.unwrap_err().downcast::<String>().unwrap();
+        assert!(told.contains("Existence::Existing"), "{told}");
+    }
+
+    #[test]
+    fn a_rehearsal_is_cloned_whatever_its_errors_are() {
+        struct NoClone;
+        let doors = Rehearsal::<Door, NoClone>::new();
+        doors.clone().given("1", [Moved::Opened]);
+        assert_eq!(doors.state("1").moves, 1);
     }
 
     #[test]
