@@ -35,10 +35,12 @@ pub enum Existence {
     /// New ones and existing ones alike.
     #[default]
     Any,
-    /// Those without an event as yet, and deleted ones where a command starts them anew
-    /// (`OnDeleted::Restart`): else `CommandError::AlreadyExists`.
+    /// Those without an event as yet: else `CommandError::AlreadyExists`. Deleted ones as
+    /// `CommandSettings::on_deleted` has it: with `Refuse` they are `CommandError::Deleted`; with
+    /// `Restart` they count as new; with `Continue` they are there where a snapshot has their state
+    /// from before the deletion, and new where none has.
     New,
-    /// Those with an event: else `CommandError::NotFound`.
+    /// Those with an event: else `CommandError::NotFound`. Deleted ones the other way round.
     Existing,
 }
 

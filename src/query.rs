@@ -66,8 +66,8 @@ pub enum Mode {
     /// A deleted one is [`QueryError::Deleted`] where the query is typed, and else what is kept of it,
     /// marked so.
     Eventual,
-    /// At least this write; deleted replicas as for `Eventual`. Waits for the projector; does not wait on a quarantined or deleted
-    /// replica, nor on one from another past, which waiting does not change. A replica at the token's
+    /// At least this write; deleted replicas as for `Eventual`. Waits for the projector; does not wait
+    /// on a quarantined or deleted replica, nor on one from another past, which waiting does not change. A replica at the token's
     /// version must have the token's event there; one beyond it is believed, for the daemon marks
     /// what has diverged. Events that change nothing are not waited for: the stream is looked at once.
     AtLeast {

@@ -313,12 +313,23 @@ async fn as_seen_by_the_caller(check: &mut Check) -> Result<(), Failure> {
         )
         .await?;
     check.refused("its key with another command", &reused, 422);
-    for tag in ["1", "\"one\"", "W/\"1\"", "*"] {
+    let any = [("if-match", "*")];
+    let nobody = check
+        .send(Method::POST, "/accounts/nobody/deposits", one(), &any)
+        .await?;
+    check.refused("If-Match: * where there is no account", &nobody, 412);
+    let user = check
+        .send(Method::POST, deposits, one(), &[("x-user", "ad\u{e4}")])
+        .await?;
+    check.refused("a user who is no text of a header's", &user, 400);
+    for tag in ["1", "\"one\"", "W/\"1\"", "\u{e4}"] {
         let got = check.send(Method::POST, deposits, one(), &[("if-match", tag)]).await?;
         check.refused(&format!("If-Match: {tag}"), &got, 400);
     }
     let read = check.get("/accounts/4?read=strong").await?;
     check.is("one cent all the same", &read.cents(), &json!(1));
+    let deposited = check.send(Method::POST, deposits, one(), &any).await?;
+    check.is("If-Match: * where there is one", &deposited.status, &200);
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use projector::{
+    aggregate::{Command, Existence},
     command::{CommandError, Context},
     event::Revision,
     query::{Answer, Mode, Moment, QueryError, WhenLate},
@@ -89,7 +90,16 @@ async fn execute(service: &Service, id: &str, name: &str, headers: &HeaderMap, b
     let command = bus::command(name, body)
         .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("there is no command `{name}`")))?
         .map_err(|error| Problem::bad(format!("the body makes no sense: {error}")))?;
-    let done = service.accounts.execute_with(id, &command, context).await?;
+    // `If-Match: *` asks for an account that is there: what commands for existing ones ask for anyhow.
+    let any = headers.get(header::IF_MATCH).is_some_and(|tag| tag == "*");
+    if any && command.existence() != Existence::Existing {
+        return Err(Problem::nothing_matches());
+    }
+    let done = service.accounts.execute_with(id, &command, context).await;
+    let done = done.map_err(|error| match error {
+        CommandError::NotFound { .. } if any => Problem::nothing_matches(),
+        error => error.into(),
+    })?;
     let said = [(KEY, done.command.to_string()), (TOKEN, done.token().to_string())];
     let body = json!({
         "account": done.state,
@@ -131,6 +141,9 @@ fn if_match(headers: &HeaderMap) -> Result<Option<Revision>, Problem> {
     let Some(tag) = header::<String>(headers, header::IF_MATCH.as_str())? else {
         return Ok(None);
     };
+    if tag == "*" {
+        return Ok(None);
+    }
     let revision = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
     let revision = revision.and_then(|revision| revision.parse().ok());
     revision
@@ -218,7 +231,7 @@ async fn read_many(State(service): State<Service>, many: Result<Query<Many>, Que
     if ids.len() > MOST {
         return Err(Problem::bad(format!("at most {MOST} accounts at once")));
     }
-    // What is wrong with one of them is no matter to the others.
+    // That one of them is gone or cannot be read is no matter to the others.
     let accounts = service
         .views
         .get_many(&ids)
@@ -255,9 +268,9 @@ fn header<T: std::str::FromStr<Err: Display>>(headers: &HeaderMap, name: &str) -
     let Some(value) = headers.get(name) else {
         return Ok(None);
     };
-    let text = value.to_str().unwrap_or_default();
-    let parsed = text.parse().map(Some);
-    parsed.map_err(|error| Problem::bad(format!("the header {name} makes no sense: {error}")))
+    let nonsense = |error: &dyn Display| Problem::bad(format!("the header {name} makes no sense: {error}"));
+    let text = value.to_str().map_err(|error| nonsense(&error))?;
+    text.parse().map(Some).map_err(|error: T::Err| nonsense(&error))
 }
 
 type Answered = Result<Response, Problem>;
@@ -287,6 +300,11 @@ impl Problem {
 
     fn nobody(id: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, format!("there is no account `{id}`"))
+    }
+
+    fn nothing_matches() -> Self {
+        let problem = "If-Match: * is for commands on accounts that are there";
+        Self::new(StatusCode::PRECONDITION_FAILED, problem)
     }
 
     fn gone() -> Self {
