@@ -2,11 +2,17 @@
 //!
 //! ```text
 //! cargo run --release --example bench-commands -- [LONGEST]
+//! cargo run --release --example bench-commands -- writers [COMMANDS]
 //! ```
+//!
+//! The second is a campaign: writers in four processes on one aggregate, under faults (`commands/writers.rs`).
 //!
 //! Beside the library: the client crate as it comes, which reads the whole stream and appends. The
 //! stores are the embedded ones, EventStoreDB's log on disk and synced; a daemon keeps the replicas,
 //! and each sample waits until it has caught up, so that a snapshot is as fresh as in a quiet hour.
+
+#[path = "commands/writers.rs"]
+mod writers;
 
 use std::{
     process::ExitCode,
@@ -38,6 +44,8 @@ const BARE: &str = "bare";
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// Commands of the writers' campaign unless told otherwise: some minutes of it.
+const COMMANDS: usize = 10_000;
 /// Lengths of streams that are measured, up to the one that is asked for.
 const LENGTHS: [u64; 5] = [10, 100, 1_000, 10_000, 100_000];
 /// Samples of what is quick: enough for a 99th percentile.
@@ -246,9 +254,17 @@ fn main() -> ExitCode {
     // In a process of its own: the library puts TCP_NODELAY on its process's sockets to the nodes.
     let done = match &*arguments {
         [bare, connection, each, streams @ ..] if bare == BARE => as_it_comes(connection, each, streams),
+        [of, connection, endpoint, commands] if of == writers::WRITERS => {
+            let commands = commands.parse().map_err(Failure::from);
+            commands.and_then(|commands| writers::write(connection, endpoint, commands))
+        }
+        [of, commands @ ..] if of == "writers" && commands.len() < 2 => {
+            let commands = commands.first().map_or(Ok(COMMANDS), |commands| commands.parse());
+            commands.map_err(Failure::from).and_then(writers::campaign)
+        }
         [] => bench(u64::MAX),
         [longest] => longest.parse().map_err(Failure::from).and_then(bench),
-        _ => Err("takes one argument, the longest stream to measure".into()),
+        _ => Err("takes the longest stream to measure, or `writers` and how many commands".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -393,7 +409,7 @@ async fn measure(folder: &std::path::Path, longest: u64) -> Result<(), Failure> 
     .await?;
     let replicas = dynamodb::DynamoDb::start(dynamodb::Options::default()).await?;
     let connection = events.connection_string();
-    let (settings, planned) = settings(&connection, replicas.endpoint())?;
+    let (settings, planned) = settings::<Account>(&connection, replicas.endpoint())?;
     let daemon = app::start(&settings, planned.clone()).await?;
     let stores = Connections::new(&settings).await?;
     let world = World {
@@ -421,13 +437,13 @@ async fn measure(folder: &std::path::Path, longest: u64) -> Result<(), Failure> 
     Ok(())
 }
 
-fn settings(connection: &str, endpoint: String) -> Result<(Settings, Vec<Planned>), Failure> {
+fn settings<A: Aggregate>(connection: &str, endpoint: String) -> Result<(Settings, Vec<Planned>), Failure> {
     let mut settings = Settings::load(&Inputs::default())?;
     settings.eventstore.connection = Connection(connection.to_owned());
     settings.dynamodb.endpoint = Some(endpoint);
     settings.dynamodb.create_tables = CreateTables::Plain;
     settings.http.listen.set_port(0);
-    let planned = settings.plan(&Registry::new("bench").with::<Account>()?)?;
+    let planned = settings.plan(&Registry::new("bench").with::<A>()?)?;
     Ok((settings, planned))
 }
 
