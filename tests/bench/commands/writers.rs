@@ -36,8 +36,14 @@ const PROCESSES: usize = 4;
 const EACH: usize = 8;
 /// Nodes of the cluster: all but two lose their leadership by being killed.
 const NODES: usize = 8;
-/// Between an append's death and the next.
-const DEATHS: Duration = Duration::from_millis(250);
+/// Between an append's death and the next: longer than the 2.5 s after which a writer gives up the one
+/// that died, or there would be nothing but deaths.
+const DEATHS: Duration = Duration::from_secs(4);
+/// Between an election and the next leader's end, and how long there is none.
+const LEADS: Duration = Duration::from_secs(1);
+const ELECTION: Duration = Duration::from_millis(250);
+/// Between two looks whether the writers are done.
+const LOOK: Duration = Duration::from_millis(50);
 /// The one aggregate.
 const ID: &str = "1";
 /// What a run without faults commits at least, of a thousand commands at their first call.
@@ -193,7 +199,7 @@ const ROWS: [Row; 6] = [
     row("as it is", 1, 0, false, false),
     row("commits after 50 ms", 50, 50, false, false),
     row("commits after 500 ms", 500, 500, false, false),
-    row("appends die", 20, 0, true, false),
+    row("appends die", 10, 0, true, false),
     row("appends die, commits after 50 ms", 100, 50, true, false),
     row("a cluster loses its leaders", 5, 0, false, true),
 ];
@@ -258,16 +264,23 @@ async fn run(row: &Row, commands: usize, folder: &Path) -> Result<(), Failure> {
         writers.push(tokio::task::spawn_blocking(move || process.wait_with_output()));
     }
     let mut kills = 0;
+    let mut next = began + if row.dying { DEATHS } else { LEADS };
     while !writers.iter().all(tokio::task::JoinHandle::is_finished) {
-        tokio::time::sleep(DEATHS).await;
+        tokio::time::sleep(LOOK).await;
+        if Instant::now() < next {
+            continue;
+        }
         match &nodes {
-            Nodes::One(server) if row.dying => server.faults().lose_accepted(Some("counter-1"), 1),
+            Nodes::One(server) if row.dying => {
+                server.faults().lose_accepted(Some("counter-1"), 1);
+                next = Instant::now() + DEATHS;
+            }
             Nodes::Several(cluster) if kills < NODES - 2 => {
                 kills += 1;
-                tokio::time::sleep(Duration::from_secs(1)).await;
                 cluster.kill_leader().await;
-                tokio::time::sleep(DEATHS).await;
+                tokio::time::sleep(ELECTION).await;
                 cluster.elect().await;
+                next = Instant::now() + LEADS;
             }
             _ => {}
         }
