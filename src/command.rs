@@ -286,7 +286,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         let deadline = after(begun, context.deadline.unwrap_or(self.settings.deadline));
         let stream: Arc<str> = A::stream(id).into();
         if let Some(error) = context.metadata.unreadable() {
-            // The command's id would stand where nobody finds it.
+            // What the command was and which call wrote it would stand where nobody reads it.
             return Err(CommandError::Unwritable {
                 stream: stream.to_string(),
                 problem: format!("the caller's metadata: {error}; nest it less deep, or write it as text"),

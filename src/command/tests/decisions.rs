@@ -82,7 +82,7 @@ async fn a_name_that_the_library_writes_is_nobody_elses() {
     }
 }
 
-/// Else nobody could read the command's id beside it, and the command would land once a call.
+/// Else nobody could read beside it what the command was: its id would be reused without a word.
 #[tokio::test(start_paused = true)]
 async fn metadata_that_would_not_read_back_is_refused() {
     let nested = |levels| (0..levels).fold(json!(1), |inner, _| json!([inner]));
@@ -102,6 +102,8 @@ async fn metadata_that_would_not_read_back_is_refused() {
         let done = world.bank().execute_with("1", &Do::Deposit(1), context(126)).await;
         assert_eq!(done.unwrap().repeated, repeated);
     }
+    let reused = world.bank().execute_with("1", &Do::Withdraw(1), context(126)).await;
+    assert!(matches!(reused, Err(CommandError::KeyReused { .. })), "{reused:?}");
     assert_eq!(world.journal.all(STREAM).len(), 1);
 }
 
