@@ -115,6 +115,12 @@ async fn no_route_to_either_store_is_waited_for() {
     let world = World::new(&node.url(), &format!("http://{gone}"), &dynamo.prefix);
     let mut daemon = world.daemon().await;
     says("no route to DynamoDB", &world, &mut daemon).await;
+    // The cause, and not what the SDK's internals look like.
+    let log = daemon.log();
+    assert!(
+        log.contains("Connection refused") && !log.contains("ConnectorError"),
+        "{log}"
+    );
 }
 
 /// A proxy before DynamoDB that answers every request with this error.
@@ -128,7 +134,7 @@ async fn refusing(dynamo: &Dynamo, status: u16, code: &'static str, message: &'s
 
 /// Stubbed: the emulator knows no credentials and no clock.
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_that_ran_out_a_clock_that_is_off_and_a_missing_right_fail_a_start() {
+async fn credentials_that_ran_out_a_clock_that_is_off_and_a_missing_permission_fail_a_start() {
     for (first, status, code, message) in [
         (
             "credentials that have expired",
@@ -143,7 +149,7 @@ async fn credentials_that_ran_out_a_clock_that_is_off_and_a_missing_right_fail_a
             "Signature expired: 20261124T100000Z is now earlier than 20261124T110000Z",
         ),
         (
-            "a right is missing on DynamoDB",
+            "a permission is missing on DynamoDB",
             400,
             "AccessDeniedException",
             "User: arn:aws:sts::1:assumed-role/projector/x is not authorized to perform: dynamodb:DescribeTable",

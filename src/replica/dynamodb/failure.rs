@@ -4,7 +4,7 @@
 
 use aws_sdk_dynamodb::{
     config::http::HttpResponse,
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
     operation::{
         batch_get_item::BatchGetItemError, create_table::CreateTableError,
         describe_continuous_backups::DescribeContinuousBackupsError, describe_table::DescribeTableError,
@@ -132,12 +132,12 @@ where
         // Nothing was sent: no region, no credentials, an item that cannot be written as JSON.
         SdkError::ConstructionFailure(_) => {
             return Failure::Setup {
-                problem: format!("{operation} could not be sent: {}", DisplayErrorContext(error)),
+                problem: format!("{operation} could not be sent: {}", causes(error)),
                 remedy: CREDENTIALS_REMEDY.to_owned(),
             };
         }
         SdkError::DispatchFailure(failure) => {
-            let text = DisplayErrorContext(error).to_string();
+            let text = causes(error);
             return if failure.is_io() || failure.is_timeout() {
                 Failure::Unavailable(format!("{operation}: {text}"))
             } else if is_about_credentials(&text) {
@@ -150,7 +150,7 @@ where
             };
         }
         // Time-outs, and replies that cannot be read.
-        _ => return Failure::Unavailable(format!("{operation}: {}", DisplayErrorContext(error))),
+        _ => return Failure::Unavailable(format!("{operation}: {}", causes(error))),
     };
     let status = context.raw().status().as_u16();
     let code = context.err().code().unwrap_or("no code");
@@ -190,7 +190,22 @@ where
 }
 
 const CREDENTIALS_REMEDY: &str =
-    "give the task a role with rights on the table, or run `aws sso login`, or set AWS_PROFILE";
+    "give the task a role with permissions on the table, or run `aws sso login`, or set AWS_PROFILE";
+
+/// What went wrong, from the outermost cause to the innermost, each said once. The SDK's own
+/// `DisplayErrorContext` adds the debug form of its internals, a page that no operator reads.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.map(ToString::to_string).fold(String::new(), |mut said, next| {
+        if !said.contains(&next) {
+            if !said.is_empty() {
+                said.push_str(": ");
+            }
+            said.push_str(&next);
+        }
+        said
+    })
+}
 
 /// The SDK reports a provider's failure as a dispatch failure whose text alone tells it apart.
 fn is_about_credentials(text: &str) -> bool {
