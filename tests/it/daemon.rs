@@ -7,4 +7,5 @@ mod marks;
 mod outages;
 mod resets;
 mod streams;
+mod truth;
 pub(crate) mod world;
