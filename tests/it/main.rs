@@ -7,6 +7,7 @@
     reason = "helpers of tests fail their test, what is compared are whole numbers, and a test has room on its stack"
 )]
 
+mod alerts;
 mod cli;
 mod commands;
 mod config;

@@ -302,7 +302,7 @@ fn the_guide_has_the_teams_dockerfile_and_dependency_as_they_are_tested() {
 }
 
 /// Names of metrics in a text, without what a histogram puts behind its own.
-fn metrics_in(text: &str) -> BTreeSet<String> {
+pub(crate) fn metrics_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     let ours = words.filter(|word| word.starts_with("projector_"));
     ours.map(|name| name.trim_end_matches("_bucket").to_owned()).collect()
