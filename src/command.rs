@@ -93,9 +93,11 @@ pub struct CommandSettings {
     /// Within this time a command with a caller's id lands at most once, and its repetition is
     /// answered with what was committed. By the server's clock and this process's, which must not be
     /// further apart than callers leave between their last try and it. A deletion ends the
-    /// guarantee: what landed before it can only be known by a replica. A stream's new life cannot be
-    /// told from one that was truncated: until it is as old as this, a command with an id that is
-    /// not remembered is [`CommandError::OutOfReach`], under every policy. Default: 5 minutes.
+    /// guarantee: what landed before it can only be known by a replica. A new life that a command
+    /// began says so in its first event, and counts as the whole stream. One that somebody else
+    /// began, or a command on a state of before the deletion, cannot be told from a stream that was
+    /// truncated: until it is as old as this, a command with an id that is not remembered is
+    /// [`CommandError::OutOfReach`], under every policy. Default: 5 minutes.
     pub retry_horizon: Duration,
     /// Events that may be read back to the horizon for a command with a caller's id, where the state
     /// does not remember as much; beyond them it is [`CommandError::OutOfReach`]. Default:
@@ -110,11 +112,9 @@ pub struct CommandSettings {
     pub cap: usize,
     /// One read's size. Default: 1,000 events or 4 MiB.
     pub page: ReadLimit,
-    /// What a command on a softly deleted stream finds. Seen where the stream is looked at: a
-    /// command that is decided on a snapshot from before the deletion, unmarked as yet, is
-    /// appended at that snapshot's revision, and revives the stream as EventStoreDB allows: a
-    /// deletion does not move the revision, and no look before an append is free of a race. So
-    /// `Refuse` refuses what a look or a read saw deleted, no more. Default: `Refuse`.
+    /// What a command on a softly deleted stream finds, where it looks at the stream: a deletion
+    /// does not move the revision, and no look before an append is free of a race, so what each
+    /// policy promises stands beside it. Default: `Refuse`.
     pub on_deleted: OnDeleted,
     /// Whether a stream that was deleted and lives again is folded from its first readable event:
     /// the projection's policy for revived streams is `restart`. [`OnDeleted::Restart`] implies it.
@@ -452,6 +452,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             Action::Read(from) => Reply::Read(self.journal.read(stream, from, self.settings.page).await),
             Action::Refresh => Reply::Refreshed(self.refresh(stream, deadline, seen).await.map(Box::new)),
             Action::Look => Reply::Stands(self.journal.look(stream).await),
+            Action::Begins => Reply::Begins(self.journal.begins(stream).await),
             Action::Search(upto) => {
                 let search = Search {
                     command,

@@ -228,6 +228,21 @@ pub trait Journal: Clone + Send + Sync + 'static {
     /// How `stream` stands at the leader: newest readable event, or which kind of deletion.
     fn look(&self, stream: &str) -> impl Future<Output = Result<Standing, JournalError>> + Send;
 
+    /// The revision before which `stream`'s metadata say that nothing can be read (`$tb`): a deleted
+    /// stream's new life begins there, and so does what an operator left of a truncated one.
+    fn begins(&self, stream: &str) -> impl Future<Output = Result<Option<Revision>, JournalError>> + Send {
+        async move {
+            // The server keeps one event of a stream's metadata, the newest.
+            let one = ReadLimit {
+                events: 1,
+                bytes: usize::MAX,
+            };
+            let metadata = self.read(&format!("$${stream}"), 0, one).await?.events.pop();
+            let said = metadata.and_then(|event| serde_json::from_slice::<serde_json::Value>(&event.data).ok());
+            Ok(said.and_then(|said| said.get("$tb")?.as_u64()))
+        }
+    }
+
     /// Appends `events` at `expected` within `deadline`.
     fn append(
         &self,

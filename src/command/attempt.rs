@@ -50,6 +50,10 @@ struct Pending {
     events: Vec<NewEvent>,
 }
 
+/// Events of one process in a row, no read of the stream between, after which one is read beside an
+/// append: a revival is not overlooked for longer, and an append in a hundred costs a read more.
+const UNREAD: Revision = 100;
+
 /// Events that are folded from a stream's first on to answer a repetition with the state as it was
 /// then: a read of so many costs a round trip, not much more.
 const WORTH_FOLDING: Revision = 1_000;
@@ -75,6 +79,8 @@ enum Phase<A: Aggregate, E, R> {
     /// Reading a landed command's events.
     Recall(Landed, Vec<RawEvent>),
     Look,
+    /// Caught up, with an event of before gone: did the stream begin anew behind it?
+    Begins(Box<CatchUp>, Revision),
     /// Looking for the command further back than the base remembers.
     Search,
     Append,
@@ -131,7 +137,9 @@ pub struct Attempt<'a, A: Aggregate, C: Command<A, D> + ?Sized, D: Decision<A::E
     hint: Option<Version>,
     /// Times that the pending append was sent since nothing explains its conflict.
     rounds: u32,
-    /// The append brought a deleted stream to life.
+    /// An event that was known to be there cannot be read any more, though the stream goes on.
+    gone: Option<Revision>,
+    /// The stream was deleted and lives again: by this attempt's append, or another's.
     revived: bool,
     pending: Option<Pending>,
     doubt: Doubt,
@@ -170,6 +178,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
             hole: None,
             hint: None,
             rounds: 0,
+            gone: None,
             revived: false,
             pending: None,
             doubt: Doubt::None,
@@ -190,6 +199,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
             Phase::Recall(landed, events) => Action::Read(landed.first + events.len() as u64),
             Phase::Refresh(_) => Action::Refresh,
             Phase::Look => Action::Look,
+            Phase::Begins(..) => Action::Begins,
             Phase::Search => Action::Search(self.base.header.version.unwrap_or_default()),
             Phase::Append => match &self.pending {
                 Some(pending) => Action::Append(Append {
@@ -224,6 +234,11 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
             (Phase::Recall(landed, events), Reply::Read(Ok(slice))) => self.recalled(landed, events, slice),
             (Phase::Refresh(reading), Reply::Refreshed(base)) => self.refreshed(reading, base),
             (Phase::Look, Reply::Stands(Ok(standing))) => self.stands(&standing),
+            (Phase::Begins(reading, gone), Reply::Begins(begins)) => {
+                // What cannot be told is not: it decides nothing.
+                self.revived |= begins.is_ok_and(|begins| begins > Some(gone));
+                self.caught_up(*reading);
+            }
             (Phase::Search, Reply::Searched(Ok(searched))) => self.searched(searched),
             (Phase::Append, Reply::Appended(outcome, beside, at)) => self.appended(outcome, beside, at),
             // The answer was not waited for any longer.
@@ -303,11 +318,16 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
     }
 
     /// The base's event, when nobody in this process has seen that it is the stream's; and where a
-    /// stream's new life starts anew, the last event that was seen of it, which a deletion since
-    /// would have taken. Of a deleted stream nothing can be seen.
+    /// stream's new life starts anew, or many were appended since, the last event that was seen of
+    /// it, which a deletion since would have taken. Of a deleted stream nothing can be seen.
     fn to_verify(&self) -> Option<Revision> {
-        let unseen = !self.base.verified || self.rules.catch_up.restarts;
         let version = self.base.header.version;
+        let unread = self
+            .base
+            .seen
+            .zip(version)
+            .is_some_and(|(seen, version)| version - seen >= UNREAD);
+        let unseen = !self.base.verified || self.rules.catch_up.restarts || unread;
         let version = version.filter(|_| unseen && !self.reviving && self.hole.is_none());
         version.map(|version| self.base.seen.unwrap_or(version))
     }
@@ -477,6 +497,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
         let before = reading.folded;
         let fed = reading.feed(self.fold, slice);
         self.observed.push(Observation::Replayed(reading.folded - before));
+        self.gone = self.gone.or(reading.gone.take());
         match fed {
             Err(error) => self.unfoldable(reading.found.take(), error),
             // Not while an append is looked for: a fresher state would step over it.
@@ -489,23 +510,28 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
             Ok(Fed::Shorter) => self.discard(Discard::WentBackwards),
             Ok(Fed::Nothing(Presence::Tombstoned)) => self.deleted(true),
             Ok(Fed::Nothing(_)) => self.phase = Phase::Look,
-            Ok(Fed::UpToDate) => {
-                let CatchUp { base, found, hole, .. } = *reading;
-                self.base = base;
-                self.hole = hole;
-                self.alive();
-                self.confirmed = true;
-                match found {
-                    Some(found) => self.answer_found(found),
-                    None if self.out_of_sight() => self.lost_track(),
-                    None => match hole.filter(|_| self.rules.catch_up.on_lost_history == OnLostHistory::Quarantine) {
-                        Some(hole) if !self.answer_from_memory() => self.lost_history(hole),
-                        Some(_) => {}
-                        None if hole.is_some() && self.answer_from_memory() => {}
-                        None => self.resume(),
-                    },
-                }
-            }
+            Ok(Fed::UpToDate) => match self.gone.take() {
+                Some(gone) if !self.revived => self.phase = Phase::Begins(reading, gone),
+                _ => self.caught_up(*reading),
+            },
+        }
+    }
+
+    fn caught_up(&mut self, reading: CatchUp) {
+        let CatchUp { base, found, hole, .. } = reading;
+        self.base = base;
+        self.hole = hole;
+        self.alive();
+        self.confirmed = true;
+        match found {
+            Some(found) => self.answer_found(found),
+            None if self.out_of_sight() => self.lost_track(),
+            None => match hole.filter(|_| self.rules.catch_up.on_lost_history == OnLostHistory::Quarantine) {
+                Some(hole) if !self.answer_from_memory() => self.lost_history(hole),
+                Some(_) => {}
+                None if hole.is_some() && self.answer_from_memory() => {}
+                None => self.resume(),
+            },
         }
     }
 
@@ -762,7 +788,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
                     attempts: self.attempts,
                     repeated: false,
                     first: self.base.header.first,
-                    revived: false,
+                    revived: self.revived,
                 };
                 self.done(Ok(answer));
             }
@@ -777,8 +803,9 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
             problem,
         };
         let mut new = Vec::with_capacity(events.len());
-        let metadata = metadata::<A::Event>(&self.identity);
         for (index, event) in events.iter().enumerate() {
+            // What the server takes then proves that the stream was still deleted.
+            let metadata = metadata::<A::Event>(&self.identity, self.reviving && index == 0);
             match codec::encode(event) {
                 Ok(body) => new.push(NewEvent {
                     id: event_id(
@@ -792,7 +819,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
                     kind: body.kind,
                     json: true,
                     data: body.data,
-                    metadata: metadata.clone(),
+                    metadata,
                 }),
                 Err(error) => {
                     let error = unwritable(error.to_string());
@@ -898,7 +925,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
                 self.observed.push(Observation::Discarded(Discard::Diverged));
                 self.base = Base::initial(self.fold, Lineage::Foreign);
             }
-            Some(first) if Some(first.revision) == self.base.seen => {}
+            Some(first) if Some(first.revision) == self.base.seen => self.base.seen = None,
             // Deleted, truncated, gone: read on, by the rules for that.
             _ => {
                 self.revived |= slice.presence == Presence::Absent;
@@ -943,7 +970,9 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
         let base = (self.base.header.clone(), self.base.state.clone());
         let folded = fold_run(self.fold, base, &raw, self.rules.catch_up.keep_commands);
         self.base.weight.grew(&raw);
-        self.base.seen = self.base.header.version.filter(|_| self.rules.catch_up.restarts);
+        // What went with the deletion, or a truncation, is known to be gone.
+        let gone = (self.reviving || self.hole.is_some()) && !self.rules.catch_up.restarts;
+        self.base.seen = self.base.seen.or(self.base.header.version).filter(|_| !gone);
         self.base.header = folded.header;
         self.base.state = folded.state;
         if self.reviving || self.hole.is_some() {

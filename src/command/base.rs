@@ -45,7 +45,8 @@ pub struct Base {
     pub lineage: Lineage,
     /// This process folded it from the stream, or saw the stream's event at its version to be its.
     pub verified: bool,
-    /// The last event that a read has shown of it, where that is not the one at its version.
+    /// The event before what this process has appended to it since a read has shown it last. A
+    /// deletion since then would have taken it, which the events appended later do not tell.
     pub seen: Option<Revision>,
     /// What the state weighs in a cache.
     pub weight: Weight,
@@ -201,9 +202,14 @@ pub struct CatchUp {
     /// What stands behind the base and cannot be read, once the base is up to date: the stream goes
     /// on behind it.
     pub hole: Option<Hole>,
+    /// The last event that was known to be there and cannot be read any more, though the stream goes
+    /// on: it was deleted and revived, or truncated.
+    pub gone: Option<Revision>,
     watched: Option<Uuid>,
     /// The event at the base's version has been seen to be the base's, or cannot be any more.
     verified: bool,
+    /// Where the next read starts as long as it is not verified.
+    again: Revision,
     rules: CatchUpRules,
 }
 
@@ -212,10 +218,12 @@ impl CatchUp {
     pub fn new(base: Base, watched: Option<Uuid>, rules: CatchUpRules) -> Self {
         Self {
             verified: base.header.version.is_none(),
+            again: base.seen.or(base.header.version).unwrap_or_default(),
             base,
             found: None,
             folded: 0,
             hole: None,
+            gone: None,
             watched,
             rules,
         }
@@ -226,12 +234,13 @@ impl CatchUp {
         (self.verified && self.folded > 0).then_some(&self.base)
     }
 
-    /// Where the next read starts: at the base's own version as long as it is not known to be this
-    /// stream's, after it from then on.
+    /// Where the next read starts: at the last event that was seen to be this stream's, or at the
+    /// base's own version, as long as that is not known to be; after it from then on.
     pub fn from(&self) -> Revision {
-        match self.base.header.version {
-            Some(version) if !self.verified => version,
-            version => next_after(version),
+        if self.verified {
+            next_after(self.base.header.version)
+        } else {
+            self.again
         }
     }
 
@@ -249,7 +258,19 @@ impl CatchUp {
             return Ok(Fed::Nothing(slice.presence));
         }
         if !self.verified {
-            match slice.events.first() {
+            if slice.events.first().is_some_and(|first| first.revision > self.again) {
+                self.gone.get_or_insert(self.again);
+            }
+            let anew = self.rules.restarts && self.gone.is_some();
+            if !anew {
+                // What was folded is not folded again.
+                self.again = slice.events.last().map_or(self.again, |last| last.revision + 1);
+                slice.events.retain(|event| Some(event.revision) >= version);
+                if slice.events.is_empty() && !slice.end {
+                    return Ok(Fed::More);
+                }
+            }
+            match slice.events.first().filter(|_| !anew) {
                 Some(first) if Some(first.revision) == version => {
                     let own = self.base.header.event.as_ref();
                     if own.is_none_or(|own| own.id != first.id) {
@@ -257,7 +278,7 @@ impl CatchUp {
                     }
                     slice.events.remove(0);
                 }
-                // The base's last event cannot be read any more: deleted and revived, or truncated.
+                // An event of the base cannot be read any more: deleted and revived, or truncated.
                 _ if self.rules.restarts => self.base = Base::initial(fold, Lineage::Foreign),
                 _ => {}
             }

@@ -16,7 +16,7 @@ use super::attempt::Searched;
 use crate::{
     event::{RawEvent, Revision},
     journal::{Journal, JournalError, Presence, ReadLimit},
-    projection::run::origin_of,
+    projection::run::{begins_anew, origin_of},
     replica::{ALL_COMMANDS, Header, Landed, stored_time},
 };
 
@@ -328,7 +328,7 @@ async fn look<J: Journal>(
                 outcome => outcome,
             });
         };
-        let since = if first.revision == 0 {
+        let since = if first.revision == 0 || begins_anew(first) {
             ALL_COMMANDS
         } else {
             stored_time(first.created)

@@ -11,5 +11,6 @@ mod loads;
 mod once;
 mod queries;
 mod repeated;
+mod revived;
 mod sources;
 mod turns;

@@ -18,6 +18,9 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const COMMAND_ID: &str = "commandId";
 /// The execution of a command that appended an event: one call.
 pub const EXECUTION_ID: &str = "executionId";
+/// Whether an event begins a deleted stream's new life: its command found the stream deleted, and
+/// nothing before it can be read.
+pub const NEW_LIFE: &str = "newLife";
 /// The command's name.
 pub const COMMAND: &str = "command";
 /// The caller's fingerprint of its request.
@@ -27,13 +30,14 @@ pub const SCHEMA: &str = "schema";
 
 /// Members that callers cannot give a value of their own in [`Metadata::other`]: those that the
 /// library writes itself, and those that have a field.
-const TAKEN: [&str; 9] = [
+const TAKEN: [&str; 10] = [
     CORRELATION_ID,
     CAUSATION_ID,
     USER,
     TRACEPARENT,
     COMMAND_ID,
     EXECUTION_ID,
+    NEW_LIFE,
     COMMAND,
     FINGERPRINT,
     SCHEMA,

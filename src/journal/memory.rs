@@ -551,6 +551,14 @@ impl Journal for MemoryJournal {
         })
     }
 
+    async fn begins(&self, stream: &str) -> Result<Option<Revision>, JournalError> {
+        breathe().await;
+        let mut inner = self.lock();
+        inner.calls.reads += 1;
+        let first = inner.streams.get(stream).map(|entry| entry.first_readable as u64);
+        Ok(first.filter(|first| *first > 0))
+    }
+
     async fn append(
         &self,
         stream: &str,

@@ -91,8 +91,10 @@ fn advance(header: &mut Header, event: &RawEvent, keep: usize) {
     if header.version.is_none() {
         header.first = event.revision;
         header.commands.clear();
-        // What was before the first event that can be read, nobody knows.
-        header.commands_since = if event.revision == 0 { ALL_COMMANDS } else { at };
+        // What was before the first event that can be read, nobody knows; before a new life, nothing
+        // counts any more.
+        let whole = event.revision == 0 || begins_anew(event);
+        header.commands_since = if whole { ALL_COMMANDS } else { at };
     }
     header.version = Some(event.revision);
     header.event = Some(LastEvent {
@@ -132,6 +134,8 @@ pub struct Origin {
     pub execution: Option<Uuid>,
     /// What the command was.
     pub sort: Sort,
+    /// It found its stream deleted, and this event begins the new life.
+    pub new_life: bool,
 }
 
 /// The command that an event's metadata names.
@@ -142,6 +146,8 @@ pub fn origin_of(event: &RawEvent) -> Option<Origin> {
         command: Option<Uuid>,
         #[serde(rename = "executionId", default)]
         execution: Option<Uuid>,
+        #[serde(rename = "newLife", default)]
+        new_life: bool,
         #[serde(flatten)]
         sort: Sort,
     }
@@ -163,19 +169,28 @@ pub fn origin_of(event: &RawEvent) -> Option<Origin> {
         serde_json::from_slice(&event.metadata).map(|Bare { command }| Named {
             command,
             execution: None,
+            new_life: false,
             sort: Sort::default(),
         })
     });
     let Named {
         command,
         execution,
+        new_life,
         sort,
     } = named.ok()?;
     Some(Origin {
         command: command?,
         execution,
         sort,
+        new_life,
     })
+}
+
+/// Whether the event says that it begins a deleted stream's new life: a deletion ends what command
+/// ids promise, so that none from before it is missed.
+pub fn begins_anew(event: &RawEvent) -> bool {
+    origin_of(event).is_some_and(|origin| origin.new_life)
 }
 
 /// The id of the command that an event's metadata names.

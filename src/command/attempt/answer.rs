@@ -38,9 +38,12 @@ pub struct Committed<A: Aggregate, R = ()> {
     pub repeated: bool,
     /// The revision of the first event in `state`: above 0 where the history before it is gone.
     pub first: Revision,
-    /// The append brought a deleted stream to life, as far as was seen: always where the command
-    /// found it deleted. A command on a state from before a deletion that nobody has marked yet
-    /// revives the stream as EventStoreDB allows, which a read beside the append may see or miss.
+    /// The stream was deleted and lives again since the state that the command began with: this
+    /// append brought it to life, or another's had. Told where the command found the stream deleted,
+    /// and else by the first command of the process that reads on from a state of before: after a
+    /// lost race, for a rejection, for [`super::super::Freshness::Confirmed`], or within a hundred
+    /// events of its own. A stream whose first events an operator truncated by `$tb`, up to beyond
+    /// that state, looks the same, and is told as this.
     pub revived: bool,
 }
 

@@ -13,7 +13,7 @@ use crate::{
     },
     event::{
         Event, Metadata, Revision,
-        metadata::{COMMAND, COMMAND_ID, EXECUTION_ID, FINGERPRINT, SCHEMA},
+        metadata::{COMMAND, COMMAND_ID, EXECUTION_ID, FINGERPRINT, NEW_LIFE, SCHEMA},
     },
     journal::{Appended, Expected, JournalError, NewEvent, Slice, Standing},
     replica::{Landed, Sort},
@@ -22,13 +22,21 @@ use crate::{
 /// What a command finds when its aggregate's stream is deleted softly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnDeleted {
-    /// [`CommandError::Deleted`].
+    /// [`CommandError::Deleted`], where a look or a read of this command saw the deletion; a stream
+    /// that another has revived lives, and is folded on. What is not promised: that no command
+    /// revives a stream. One that is decided on a state from before the deletion, unmarked as yet,
+    /// is appended at that state's revision, which a deletion does not move, and EventStoreDB takes
+    /// that. It is told: [`super::super::Committed::revived`].
     #[default]
     Refuse,
-    /// It is decided on the state before the deletion, as far as a snapshot has it; an append
-    /// revives the stream. Goes with the projection's policy `continue`.
+    /// It is decided on the state before the deletion, as far as a snapshot has it, and an append
+    /// revives the stream: the state goes on as if nothing had been. A revival is told, this
+    /// command's or another's ([`super::super::Committed::revived`]), and changes no state. Goes
+    /// with the projection's policy `continue`.
     Continue,
-    /// It is decided on a new state; an append revives the stream. Goes with the policy `restart`.
+    /// It is decided on a new state, and an append revives the stream. No state goes on over a
+    /// deletion, whoever revived the stream and whenever that is seen: one event is read beside each
+    /// append for that. Goes with the policy `restart`.
     Restart,
 }
 
@@ -76,6 +84,8 @@ pub enum Action {
     Refresh,
     /// Look how the stream stands.
     Look,
+    /// Ask before which revision the stream's metadata say that nothing can be read.
+    Begins,
     /// Look for the command among those that landed up to this revision, back to the retry horizon.
     Search(Revision),
     /// Append.
@@ -154,6 +164,8 @@ pub enum Reply<E> {
     Read(Result<Slice, JournalError>),
     /// A look's.
     Stands(Result<Standing, JournalError>),
+    /// Before which revision nothing can be read.
+    Begins(Result<Option<Revision>, JournalError>),
     /// A search's.
     Searched(Result<Searched, JournalError>),
     /// An append's, and what was read beside it to verify the base, if that was asked for. The
@@ -174,6 +186,7 @@ impl<E> Reply<E> {
         let error = match self {
             Self::Read(outcome) => outcome.as_ref().err(),
             Self::Stands(outcome) => outcome.as_ref().err(),
+            Self::Begins(outcome) => outcome.as_ref().err(),
             Self::Searched(outcome) => outcome.as_ref().err(),
             Self::Appended(outcome, ..) => outcome.as_ref().err(),
             Self::Loaded(..) | Self::NotLoaded(_) | Self::Refreshed(_) | Self::Waited => return None,
@@ -191,13 +204,17 @@ pub fn event_id(command: Uuid, stream: &str, index: usize, kind: &str, data: &[u
     Uuid::new_v5(&command, &[head.as_bytes(), data, metadata].concat())
 }
 
-pub(super) fn metadata<E: Event>(identity: &Identity) -> Bytes {
+/// What is written beside an event; `new_life`: it is the first of a deleted stream's new life.
+pub(super) fn metadata<E: Event>(identity: &Identity, new_life: bool) -> Bytes {
     let mut metadata = identity.metadata.to_object();
     // Written last: nobody else has a say in these.
     let mut own = |name: &str, value: serde_json::Value| metadata.insert(name.to_owned(), value);
     own(COMMAND_ID, identity.command.to_string().into());
     own(EXECUTION_ID, identity.execution.to_string().into());
     own(SCHEMA, E::SCHEMA.into());
+    if new_life {
+        own(NEW_LIFE, true.into());
+    }
     for (name, value) in [
         (COMMAND, &identity.sort.name),
         (FINGERPRINT, &identity.sort.fingerprint),

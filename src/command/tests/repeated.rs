@@ -188,13 +188,13 @@ async fn an_id_costs_nothing_while_the_window_reaches_back_and_one_read_back_whe
         bank.execute_with("1", &Do::Deposit(1), id(n)).await.unwrap();
     }
     assert_eq!(one(&world), 0, "it knows from memory");
-    // What other processes write in between is read, and no more.
+    // What other processes write in between is read, with its own that no read has shown, and no more.
     for _ in 0..35 {
         world.bank().execute("1", &Do::Deposit(1)).await.unwrap();
     }
     world.journal.reset_calls();
     bank.execute_with("1", &Do::Deposit(1), id(450)).await.unwrap();
-    assert!(one(&world) <= 15, "{}", one(&world));
+    assert!(one(&world) <= 20, "{}", one(&world));
     // Who looks at the same time waits for the one who reads.
     let racing = world.bank().with_settings(CommandSettings { queue: 0, ..settings() });
     racing.execute("1", &Do::Nothing).await.unwrap();

@@ -2,7 +2,7 @@
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use projector::{
-    command::{CommandError, CommandSettings, OnDeleted},
+    command::{CommandError, CommandSettings, Context, OnDeleted},
     replica::dynamodb::table_name,
 };
 use serde_json::json;
@@ -75,6 +75,61 @@ async fn deleted_streams_end_by_policy() {
                 "{id}"
             );
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revival_behind_a_state_in_hand_is_told() {
+    let world = World::start().await;
+    for policy in [OnDeleted::Refuse, OnDeleted::Continue] {
+        let id = format!("{policy:?}").to_lowercase();
+        let stream = format!("account-{id}");
+        world.deposit(&stream, &[1, 2]).await;
+        let bank = bank(&world, policy).await;
+        bank.execute(&id, &Do::Deposit(4)).await.unwrap();
+        // Another's, by the append's own tail.
+        world.stores.delete(&stream).await;
+        world.deposit(&stream, &[8]).await;
+        let done = bank.execute(&id, &Do::Deposit(16)).await.unwrap();
+        assert_eq!((done.revived, done.state.cents, done.attempts), (true, 31, 2), "{id}");
+        assert!(!bank.execute(&id, &Do::Nothing).await.unwrap().revived, "{id}");
+        // Its own, which nothing told it of: by the next fold.
+        world.stores.delete(&stream).await;
+        assert!(!bank.execute(&id, &Do::Deposit(32)).await.unwrap().revived, "{id}");
+        let told = bank.execute(&id, &Do::Nothing).await.unwrap();
+        assert_eq!((told.revived, told.state.cents), (true, 63), "{id}");
+        assert!(!bank.execute(&id, &Do::Nothing).await.unwrap().revived, "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_life_takes_commands_with_ids_from_its_first_event_on() {
+    let world = World::start().await;
+    for policy in [OnDeleted::Continue, OnDeleted::Restart] {
+        let id = format!("young-{policy:?}").to_lowercase();
+        let stream = format!("account-{id}");
+        let key = |n| Context::with_id(uuid::Uuid::from_u128(n));
+        world.deposit(&stream, &[1, 2]).await;
+        world.stores.delete(&stream).await;
+        let begun = bank(&world, policy).await.execute(&id, &Do::Deposit(4)).await.unwrap();
+        assert!(begun.revived && begun.first == 2, "{id}");
+        let process = async || bank(&world, policy).await;
+        let first = process()
+            .await
+            .execute_with(&id, &Do::Deposit(8), key(1))
+            .await
+            .unwrap();
+        let again = process()
+            .await
+            .execute_with(&id, &Do::Deposit(8), key(1))
+            .await
+            .unwrap();
+        assert_eq!(
+            (first.repeated, again.repeated, again.revision),
+            (false, true, Some(3)),
+            "{id}"
+        );
+        assert_eq!(again.state.cents, 12, "{id}");
     }
 }
 
