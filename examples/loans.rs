@@ -625,7 +625,7 @@ async fn compare(settings: &Settings, planned: &[Planned], expected: &Expected) 
         let replicas = table.get_many(some, true).await?;
         for (stream, replica) in some.iter().zip(replicas) {
             let (version, state) = &expected[&**stream];
-            let difference = match replica {
+            let difference = match replica? {
                 None => Some("it has no replica".to_owned()),
                 Some(replica) => {
                     let seen = replica.header.version;

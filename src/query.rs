@@ -301,13 +301,13 @@ impl<J: Journal, R: ReplicaStore> Queries<Erased, J, R> {
         self.ask(stream, mode).await
     }
 
-    /// The views of many streams, eventually consistent, in the order asked for.
-    pub async fn get_many(&self, streams: &[Arc<str>]) -> Result<Vec<Option<Answer>>, QueryError> {
+    /// The views of many streams, eventually consistent, in the order asked for. An item that is no
+    /// replica, or a state that is not of this code, is no matter to the others.
+    pub async fn get_many(&self, streams: &[Arc<str>]) -> Result<Vec<Found<State>>, QueryError> {
         let replicas = self.store.get_many(streams, false).await?;
         let answers = streams.iter().zip(replicas);
-        answers
-            .map(|(stream, replica)| self.answer_of(stream, replica, Known::Eventual))
-            .collect()
+        let found = answers.map(|(stream, replica)| self.answer_of(stream, replica?, Known::Eventual));
+        Ok(found.collect())
     }
 }
 
@@ -331,13 +331,13 @@ impl<P: Projection, J: Journal, R: ReplicaStore> Queries<P, J, R> {
     }
 
     /// The views of many aggregates, eventually consistent, in the order asked for. That one of them
-    /// is deleted, or has a state that is not of this code, is no matter to the others; an item that
-    /// is no replica at all ([`StoreError::Corrupt`]) fails the call.
+    /// is deleted, has a state that is not of this code, or an item that is no replica at all
+    /// ([`StoreError::Corrupt`]) is no matter to the others.
     pub async fn get_many<I: AsRef<str>>(&self, ids: &[I]) -> Result<Vec<Found<P::View>>, QueryError> {
         let streams: Vec<Arc<str>> = ids.iter().map(|id| self.stream(id.as_ref()).into()).collect();
         let replicas = self.store.get_many(&streams, false).await?;
         let found = streams.iter().zip(replicas).map(|(stream, replica)| {
-            let answer = self.answer_of(stream, replica, Known::Eventual)?;
+            let answer = self.answer_of(stream, replica?, Known::Eventual)?;
             answer.map(Self::live).transpose()
         });
         Ok(found.collect())

@@ -473,17 +473,22 @@ pub struct Marked {
     pub generation: u64,
 }
 
+/// One of many replicas: none, one, or an item that is no replica ([`StoreError::Corrupt`]), which is
+/// no matter to the others.
+pub type Got = Result<Option<Replica>, StoreError>;
+
 /// One table of replicas, of one (projection, schema).
 pub trait ReplicaStore: Clone + Send + Sync + 'static {
     /// One replica. `consistent`: not older than any put acknowledged before.
     fn get(&self, stream: &str, consistent: bool) -> impl Future<Output = Result<Option<Replica>, StoreError>> + Send;
 
-    /// Many replicas, strongly consistent or not, in the order asked for.
+    /// Many replicas, strongly consistent or not, in the order asked for. Only what ails the table or
+    /// the call as a whole fails it.
     fn get_many(
         &self,
         streams: &[Arc<str>],
         consistent: bool,
-    ) -> impl Future<Output = Result<Vec<Option<Replica>>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Vec<Got>, StoreError>> + Send;
 
     /// The aggregates that are noted as marked. A hint, for metrics and for code that wants to try
     /// them again: the replica's own mark decides.

@@ -10,7 +10,7 @@ use std::sync::{
 };
 
 use crate::replica::{
-    Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError,
+    Got, Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError,
     dynamodb::{Creation, DynamoTable, Tables},
     item,
 };
@@ -70,7 +70,7 @@ impl ReplicaStore for Checked {
         self.heed(answer)
     }
 
-    async fn get_many(&self, streams: &[Arc<str>], consistent: bool) -> Result<Vec<Option<Replica>>, StoreError> {
+    async fn get_many(&self, streams: &[Arc<str>], consistent: bool) -> Result<Vec<Got>, StoreError> {
         let answer = self.ensured().await?.get_many(streams, consistent).await;
         self.heed(answer)
     }

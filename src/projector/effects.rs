@@ -189,12 +189,14 @@ impl<J: Journal, S: ReplicaStore> Stores<J, S> {
             match self.table.get_many(batch, false).await {
                 Ok(replicas) => {
                     self.table_trouble.answered();
-                    outcomes.extend(replicas.into_iter().map(|r| Outcome::Loaded(r.map(Box::new))));
-                }
-                // One bad item must not keep the others from being read.
-                Err(StoreError::Corrupt { .. }) => {
-                    let each = batch.iter().map(|stream| self.load(stream, false));
-                    outcomes.extend(futures::future::join_all(each).await);
+                    for (stream, replica) in batch.iter().zip(replicas) {
+                        outcomes.push(match replica {
+                            Ok(replica) => Outcome::Loaded(replica.map(Box::new)),
+                            Err(StoreError::Corrupt { problem, found, .. }) => Outcome::Corrupt { problem, found },
+                            // Nothing else is told of one item.
+                            Err(_) => self.load(stream, false).await,
+                        });
+                    }
                 }
                 Err(error) => {
                     if matches!(error, StoreError::Unavailable(_)) {

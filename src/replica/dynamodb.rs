@@ -26,7 +26,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
 use super::{
-    Demand, Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError,
+    Demand, Got, Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError,
     item::{self, Body, attribute as a},
 };
 use crate::projection::Projection;
@@ -129,7 +129,7 @@ impl ReplicaStore for DynamoTable {
         }
     }
 
-    async fn get_many(&self, streams: &[Arc<str>], consistent: bool) -> Result<Vec<Option<Replica>>, StoreError> {
+    async fn get_many(&self, streams: &[Arc<str>], consistent: bool) -> Result<Vec<Got>, StoreError> {
         let mut wanted: Vec<&Arc<str>> = streams
             .iter()
             .filter(|stream| item::check_key(stream).is_ok())
@@ -148,18 +148,22 @@ impl ReplicaStore for DynamoTable {
             .await?;
         let mut replicas = HashMap::with_capacity(wanted.len());
         for (stream, item) in found.into_iter().flatten() {
-            let replica = self.inner.replica(&stream, item)?;
-            replicas.insert(stream, replica);
+            let got = match self.inner.replica(&stream, item) {
+                Ok(replica) => Ok(replica),
+                Err(error @ StoreError::Corrupt { .. }) => Err(error),
+                Err(error) => return Err(error),
+            };
+            replicas.insert(stream, got);
         }
-        let mut out: Vec<Option<Replica>> = Vec::with_capacity(streams.len());
+        let mut out: Vec<Got> = Vec::with_capacity(streams.len());
         for (index, stream) in streams.iter().enumerate() {
             out.push(match replicas.remove(&**stream) {
-                Some(replica) => Some(replica),
+                Some(got) => got.map(Some),
                 // Asked for twice: the first took it. Rare, so looked for and not prepared for.
                 None => streams[..index]
                     .iter()
                     .position(|earlier| earlier == stream)
-                    .and_then(|at| out[at].clone()),
+                    .map_or(Ok(None), |at| out[at].clone()),
             });
         }
         Ok(out)

@@ -12,7 +12,7 @@ use chrono::Utc;
 use uuid::Uuid;
 
 use super::{
-    Broken, Demand, Header, Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError, Throttle,
+    Broken, Demand, Got, Header, Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError, Throttle,
     item::Body,
 };
 use crate::{document::Document, journal::memory::breathe, projection::StoredState};
@@ -298,14 +298,12 @@ impl ReplicaStore for MemoryStore {
         Self::one(&inner, stream, consistent)
     }
 
-    async fn get_many(&self, streams: &[Arc<str>], consistent: bool) -> Result<Vec<Option<Replica>>, StoreError> {
+    async fn get_many(&self, streams: &[Arc<str>], consistent: bool) -> Result<Vec<Got>, StoreError> {
         self.heard().await;
         let mut inner = self.lock();
         Self::count_get(&mut inner, consistent)?;
-        streams
-            .iter()
-            .map(|stream| Self::one(&inner, stream, consistent))
-            .collect()
+        let one = |stream: &Arc<str>| Self::one(&inner, stream, consistent);
+        Ok(streams.iter().map(one).collect())
     }
 
     async fn marks(&self) -> Result<Vec<Marked>, StoreError> {

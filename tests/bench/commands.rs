@@ -34,7 +34,7 @@ use projector::{
     journal::{Appended, Expected, Journal, JournalError, NewEvent, ReadLimit, Slice, Standing, esdb::EventStore},
     projection::{Compiled, Registry},
     query::{Mode, Queries},
-    replica::{Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError, dynamodb::DynamoTable},
+    replica::{Got, Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError, dynamodb::DynamoTable},
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -177,7 +177,7 @@ impl ReplicaStore for Counted<DynamoTable> {
         Ok(replica)
     }
 
-    async fn get_many(&self, streams: &[Arc<str>], consistent: bool) -> Result<Vec<Option<Replica>>, StoreError> {
+    async fn get_many(&self, streams: &[Arc<str>], consistent: bool) -> Result<Vec<Got>, StoreError> {
         self.counts.add(0);
         self.inner.get_many(streams, consistent).await
     }

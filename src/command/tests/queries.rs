@@ -16,7 +16,7 @@ use crate::{
     event::Version,
     journal::JournalError,
     projection::{MergePatch, Source},
-    query::{Answer, Erased, Known, Limits, Mode, Moment, Queries, QueryError, Token, WhenLate},
+    query::{Answer, Erased, Found, Known, Limits, Mode, Moment, Queries, QueryError, Token, WhenLate},
     replica::{Quarantine, StoreError},
     testing::{MemoryJournal, MemoryStore},
 };
@@ -71,7 +71,7 @@ async fn each_mode_is_as_fresh_as_it_says() {
     assert!(queries.get("account-9", &Mode::Strong).await.unwrap().is_none());
     assert!(queries.get("account-9", &Mode::Eventual).await.unwrap().is_none());
     let many = queries.get_many(&["account-9".into(), STREAM.into()]).await.unwrap();
-    assert_eq!((many[0].is_none(), cents(many[1].as_ref().unwrap())), (true, 3));
+    assert!(matches!(&many[..], [Ok(None), Ok(Some(first))] if cents(first) == 3));
 }
 
 /// Where the daemon has an aggregate's events from does not change its streams' names: `config` tells
@@ -518,4 +518,36 @@ async fn by_type_absent_marked_and_zero_are_told_apart() {
     assert!(error.to_string().contains("odd"), "{error}");
     let many = queries.get_many(&["1", "2"]).await.unwrap();
     assert!(matches!(&many[..], [Err(QueryError::Unusable { .. }), Ok(None)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_one_bad_item_is_no_matter_to_the_others() {
+    let world = World::with(&[1, 2]);
+    world.project(STREAM, usize::MAX).await;
+    for stream in ["account-2", "account-3"] {
+        world.journal.push(stream, vec![deposited(4)]);
+        world.project(stream, usize::MAX).await;
+    }
+    world.store.corrupt("account-2");
+    let typed = Queries::<Account, _, _>::of(world.journal.clone(), world.store.clone());
+    let told = typed.get_many(&["3", "2", "1", "9"]).await.unwrap();
+    let cents = |found: &Found<Account>| {
+        found
+            .as_ref()
+            .map(|found| found.as_ref().map(|found| found.state.cents))
+            .ok()
+    };
+    assert_eq!(
+        told.iter().map(cents).collect::<Vec<_>>(),
+        [Some(Some(4)), None, Some(Some(3)), Some(None)]
+    );
+    let alone = typed.get("2", &Mode::Eventual).await.unwrap_err();
+    assert_eq!(told[1].as_ref().unwrap_err(), &alone);
+    assert!(
+        matches!(alone, QueryError::Replica(StoreError::Corrupt { .. })),
+        "{alone}"
+    );
+    let streams = ["account-2".into(), STREAM.into()];
+    let erased = typed.erased().get_many(&streams).await.unwrap();
+    assert!(matches!(&erased[..], [Err(QueryError::Replica(_)), Ok(Some(_))]));
 }

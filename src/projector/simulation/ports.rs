@@ -18,7 +18,9 @@ use crate::{
         memory::{AppendFault, Happened},
     },
     projector::meter::{Count, Level, Meter, Timing},
-    replica::{Demand, Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError, Throttle, item::Body},
+    replica::{
+        Demand, Got, Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError, Throttle, item::Body,
+    },
 };
 
 /// A process: what it has asked for is carried out or not when it dies, and never answered.
@@ -321,7 +323,7 @@ impl ReplicaStore for SimStore {
         found
     }
 
-    async fn get_many(&self, streams: &[Arc<str>], consistent: bool) -> Result<Vec<Option<Replica>>, StoreError> {
+    async fn get_many(&self, streams: &[Arc<str>], consistent: bool) -> Result<Vec<Got>, StoreError> {
         self.asked().await?;
         let table = self.sim.table(self.schema);
         table.stale_by(if self.sim.plan.stale { self.sim.below(3) } else { 0 });

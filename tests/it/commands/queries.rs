@@ -224,7 +224,6 @@ async fn a_projection_that_the_settings_make_is_answered_in_every_mode() {
         );
     }
     let many = queries.get_many(&["order-2".into(), "order-1".into()]).await.unwrap();
-    assert!(many[0].is_none());
-    assert_eq!(many[1].as_ref().unwrap().version(), Some(1));
+    assert!(matches!(&many[..], [Ok(None), Ok(Some(first))] if first.version() == Some(1)));
     daemon.stop().await;
 }

@@ -199,7 +199,7 @@ async fn what_queries_cost() {
         .unwrap()
         .iter()
         .enumerate()
-        .filter_map(|(n, answer)| answer.as_ref().map(|_| n))
+        .filter_map(|(n, answer)| answer.as_ref().unwrap().as_ref().map(|_| n))
         .collect();
     assert_eq!((found, calls, reads), (vec![1], 0, 3), "a hundred a request");
 }

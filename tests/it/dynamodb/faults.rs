@@ -6,7 +6,7 @@ use std::{
 };
 
 use projector::replica::{
-    Demand, PutOutcome, ReplicaStore, StoreError, Throttle,
+    Demand, Got, PutOutcome, ReplicaStore, StoreError, Throttle,
     dynamodb::{AttemptOutcome, DynamoTable, Operation, connect},
 };
 
@@ -245,7 +245,7 @@ async fn keys_that_come_back_unprocessed_are_asked_for_again() {
     let found = table.get_many(&asked, true).await.unwrap();
     let versions: Vec<_> = found
         .iter()
-        .map(|r| r.as_ref().and_then(|r| r.header.version))
+        .map(|r| r.as_ref().unwrap().as_ref().and_then(|r| r.header.version))
         .collect();
     let expected: Vec<_> = (0..9).map(|n| (n < 7).then_some(n)).collect();
     assert_eq!(versions, expected);
@@ -278,14 +278,15 @@ async fn a_stale_read_costs_a_refusal_and_no_replica() {
     // Old, and missing, where a strong read shows what is there.
     let streams = ["loan-1".into(), "loan-2".into()];
     let stale = table.get_many(&streams, false).await.unwrap();
-    assert_eq!(stale[0].as_ref().unwrap().header.version, Some(3));
-    assert_eq!(stale[1], None);
+    let version = |got: &Got| got.as_ref().unwrap().as_ref().unwrap().header.version;
+    assert_eq!(version(&stale[0]), Some(3));
+    assert_eq!(stale[1], Ok(None));
     assert_eq!(
         table.get("loan-1", false).await.unwrap().unwrap().header.version,
         Some(3)
     );
-    for (consistent, version) in table.get_many(&streams, true).await.unwrap().iter().zip([5, 1]) {
-        assert_eq!(consistent.as_ref().unwrap().header.version, Some(version));
+    for (consistent, expected) in table.get_many(&streams, true).await.unwrap().iter().zip([5, 1]) {
+        assert_eq!(version(consistent), Some(expected));
     }
     // On that base another put is refused, and shows what is stored.
     let outcome = table

@@ -59,7 +59,7 @@ async fn marks_are_noted_and_cleared_and_every_task_sees_them() {
     assert_eq!(table.marks().await.unwrap(), [all[0].clone(), all[2].clone()]);
     // They are no replica.
     assert_eq!(table.get("$marks", true).await.unwrap(), None);
-    assert_eq!(table.get_many(&["$marks".into()], true).await.unwrap(), [None]);
+    assert_eq!(table.get_many(&["$marks".into()], true).await.unwrap(), [Ok(None)]);
 }
 
 #[tokio::test]
