@@ -106,7 +106,8 @@ impl Connections {
     }
 
     /// What a service beside the daemon has repositories and queries from, by the same settings:
-    /// tables, promoted attributes, windows, policies. Makes no call.
+    /// tables, promoted attributes, windows, policies. Makes no call. How commands are carried out
+    /// and queries bounded is the service's own matter: [`Store::with_commands`], [`Store::with_limits`].
     pub fn store(&self, settings: &Settings, planned: &[Planned]) -> Store {
         let policies = planned.iter().map(|plan| (plan.fold.name().to_owned(), policy(plan)));
         let settings = StoreSettings {

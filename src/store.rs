@@ -170,6 +170,26 @@ impl Store {
         self
     }
 
+    /// Commands are carried out like this; what [`Policy`] has as well stays as the policies have it.
+    /// To be said before anything is handed out.
+    #[must_use]
+    pub fn with_commands(self, commands: CommandSettings) -> Self {
+        self.changed(|settings| settings.commands = commands)
+    }
+
+    /// Queries have these limits; what [`Policy`] has as well stays as the policies have it. To be
+    /// said before anything is handed out.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        self.changed(|settings| settings.queries = limits)
+    }
+
+    fn changed(mut self, change: impl FnOnce(&mut StoreSettings)) -> Self {
+        change(Arc::make_mut(&mut self.settings));
+        self.made = Arc::default();
+        self
+    }
+
     /// Carries out commands on `A`. The first call makes it, later ones give clones of it.
     ///
     /// # Errors

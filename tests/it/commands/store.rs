@@ -11,13 +11,13 @@ use projector::{
     aggregate::Aggregate,
     app::{self, Connections},
     command::{
-        Context, Repository,
+        CatchUpError, CommandSettings, Context, OnDeleted, Repository,
         observe::{Observation, Observer, Origin},
     },
     config::{Inputs, OnDeletion, OnRevival, Settings},
     event::{Event, Recorded},
     projection::{Change, Projection, Registry, Source},
-    query::{Known, Mode, Moment, Queries, QueryError, Token, WhenLate},
+    query::{Known, Limits, Mode, Moment, Queries, QueryError, Token, WhenLate},
     replica::ReplicaStore as _,
     store::{Policy, Store, StoreSettings},
 };
@@ -191,6 +191,59 @@ async fn agrees(anew: &str) {
         let answer = queries.get("1", &mode).await.unwrap().unwrap();
         assert_eq!((answer.state.cents, answer.header.first), (3, 10), "{mode:?}");
     }
+    daemon.stop().await;
+}
+
+/// What is the service's own matter is its own, and what it shares with the daemon stays shared.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_by_the_daemons_settings_takes_a_services_own_beside_them() {
+    let world = World::start().await;
+    let settings = settings(
+        &world,
+        "[projection.account]\non_revival = \"restart\"\ncommands = 7\n\
+         promote.cents = { path = \"cents\", type = \"N\" }",
+    );
+    let planned = settings
+        .plan(&Registry::new("test").with::<Account>().unwrap())
+        .unwrap();
+    let store = Connections::new(&settings).await.unwrap().store(&settings, &planned);
+    let store = store
+        .with_commands(CommandSettings {
+            on_deleted: OnDeleted::Restart,
+            // The policies have the last word on these.
+            keep_commands: 1,
+            restarts: false,
+            ..CommandSettings::default()
+        })
+        .with_limits(Limits {
+            cap: 3,
+            restarts: false,
+            ..Limits::default()
+        });
+    let daemon = Running(app::start(&settings, planned).await.unwrap());
+    let accounts = store.repository::<Account>().unwrap().writing_through();
+    for cents in 1..=9 {
+        accounts.execute("1", &Do::Deposit(cents)).await.unwrap();
+    }
+    let table = store.table::<Account>(1).unwrap();
+    let replica = table.get("account-1", true).await.unwrap().unwrap();
+    assert_eq!((replica.header.commands.len(), replica.promoted.len()), (7, 1));
+    daemon.caught_up().await;
+    // Its own: a deleted stream is no error, and a query folds three events at most.
+    world.stores.delete("account-1").await;
+    let done = accounts.execute("1", &Do::Nothing).await.unwrap();
+    assert_eq!((done.state.cents, done.version), (0, None));
+    let queries = store.queries::<Account>().unwrap();
+    world.deposit("account-2", &[1; 4]).await;
+    let past = queries.get("2", &Mode::AsOf(Moment::Revision(3))).await.unwrap_err();
+    assert!(
+        matches!(past, QueryError::State(CatchUpError::TooLong { cap: 3, .. })),
+        "{past}"
+    );
+    // The policy's: what lives again begins anew, for queries too.
+    world.deposit("account-1", &[3]).await;
+    let answer = queries.get("1", &Mode::Strong).await.unwrap().unwrap();
+    assert_eq!((answer.state.cents, answer.header.first), (3, 9));
     daemon.stop().await;
 }
 
