@@ -222,6 +222,9 @@ pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon,
     if planned.is_empty() {
         return Err(RunError::NothingToRun);
     }
+    for doubt in settings.doubts(&planned) {
+        warn!("{doubt}");
+    }
     let listener = http::listen(settings.http.listen).await?;
     let address = listener.local_addr().unwrap_or(settings.http.listen);
     let connections = Connections::new(settings).await?;

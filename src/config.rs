@@ -233,6 +233,12 @@ impl Settings {
         Ok(planned)
     }
 
+    /// What may be right and hardly is, a sentence each: said at the daemon's start, and beside what
+    /// `--check-config` prints.
+    pub fn doubts(&self, planned: &[Planned]) -> Vec<String> {
+        planned.iter().filter_map(check::doubt).collect()
+    }
+
     /// What `--check-config` prints: the settings with secrets left out, and what they come to.
     pub fn explained(&self, planned: &[Planned]) -> String {
         check::explained(self, planned)

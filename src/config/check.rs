@@ -215,6 +215,32 @@ pub(super) fn projection(settings: &Settings, planned: &Planned) -> Result<(), C
     Ok(())
 }
 
+/// What speaks against a source that brings none of an aggregate's own streams. (What a regular
+/// expression, or a filter by type, brings only the events tell.)
+pub(super) fn doubt(planned: &Planned) -> Option<String> {
+    let Source::Category(own) = planned.fold.source() else {
+        return None;
+    };
+    let streams = format!("{own}-");
+    let brings = match &planned.source {
+        Source::Category(category) => *category == own,
+        Source::Stream(stream) => stream.starts_with(&streams),
+        Source::All(Filter::StreamPrefix(prefixes)) => prefixes
+            .iter()
+            .any(|prefix| streams.starts_with(&**prefix) || prefix.starts_with(&streams)),
+        Source::All(_) => true,
+    };
+    let name = planned.fold.name();
+    (planned.fold.keeps_commands() && !brings).then(|| {
+        format!(
+            "projection {name}: its source `{}` brings no stream of the aggregate, whose commands write `{streams}…`: its \
+             replicas would be of other streams, and each command without a cached state would fold its whole stream; leave \
+             `projection.{name}.source` out, or change the aggregate's category",
+            planned.source
+        )
+    })
+}
+
 /// Events a second that buffer and write interval allow when every event is another stream's.
 fn held_rate(planned: &Planned) -> Option<f64> {
     let interval = planned.tuned.min_write_interval.0.as_secs_f64();
@@ -266,6 +292,9 @@ pub(super) fn explained(settings: &Settings, planned: &[Planned]) -> String {
             p.source.feed()
         );
         let _ = writeln!(text, "#   source {}: {}", p.source, guarantees(&p.source));
+        if let Some(doubt) = doubt(p) {
+            let _ = writeln!(text, "#   warning: {doubt}");
+        }
         let _ = writeln!(
             text,
             "#   a task holds up to {} deliveries of {} in all, and {} of replicas; {} puts in flight at most",

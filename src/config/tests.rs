@@ -387,3 +387,43 @@ fn a_category_that_the_server_would_cut_elsewhere_is_refused() {
     }
     assert!(plan("[eventstore]\ncategory_separator = \"last\"\n").is_ok());
 }
+
+/// Commands write the aggregate's own streams, wherever the daemon has its events from.
+#[test]
+fn a_source_that_brings_none_of_an_aggregates_streams_is_doubted() {
+    let doubts = |table: &str, source: &str| {
+        let planned = plan(&format!("[projection.{table}\nsource = \"{source}\"\n")).unwrap();
+        let doubts = Settings::default().doubts(&planned);
+        let shown = Settings::default().explained(&planned);
+        assert_eq!(shown.matches("warning: ").count(), doubts.len(), "{shown}");
+        doubts
+    };
+    for source in [
+        "category:loan",
+        "category:loan_s",
+        "stream:loan-1",
+        "all:stream-prefix:loan-,member-",
+    ] {
+        let told = doubts("loans]", source);
+        assert_eq!(told.len(), 1, "{source}");
+        for part in [source, "`loans-…`", "projection.loans.source"] {
+            assert!(told[0].contains(part), "{part} in {}", told[0]);
+        }
+    }
+    for source in [
+        "category:loans",
+        "stream:loans-1",
+        "all:stream-prefix:member-,loans-",
+        "all:stream-prefix:lo",
+        "all:stream-prefix:loans-7",
+        "all:stream-regex:^lo",
+        "all:type-prefix:Opened",
+    ] {
+        assert_eq!(doubts("loans]", source), [String::new(); 0], "{source}");
+    }
+    // What is no aggregate may be of any streams.
+    assert_eq!(
+        doubts("any]\nfold = \"merge-patch\"", "category:loan"),
+        [String::new(); 0]
+    );
+}
