@@ -360,6 +360,9 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
         if self.in_doubt() {
             return self.give_up();
         }
+        // What is known of the life before is kept, with what ended it: the next command looks first.
+        self.base.header.deleted = !tombstoned;
+        self.confirmed = !tombstoned;
         self.done(Err(CommandError::Deleted {
             stream: self.stream.to_string(),
             tombstoned,
@@ -618,6 +621,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
                     OnDeleted::Continue => {}
                     OnDeleted::Restart => self.base = Base::initial(self.fold, Lineage::Foreign),
                 }
+                self.base.header.deleted = true;
                 self.reviving = true;
             }
             Standing::Missing if version.is_some() && self.in_doubt() => return self.lost_track(),

@@ -63,6 +63,7 @@ async fn a_name_that_the_library_writes_is_nobody_elses() {
         "$causationId",
         "commandId",
         "executionId",
+        "newLife",
         "command",
         "fingerprint",
         "schema",

@@ -155,6 +155,73 @@ async fn a_new_life_that_does_not_say_so_is_history_that_is_gone() {
     assert_eq!(bank.execute("1", &Do::Deposit(1)).await.unwrap().state.cents, 9);
 }
 
+/// What was told of a deleted stream is told again, and what is not told changes nothing.
+#[tokio::test(start_paused = true)]
+async fn a_second_command_without_events_on_a_deleted_stream_is_answered_as_the_first() {
+    for on_deleted in [OnDeleted::Refuse, OnDeleted::Continue, OnDeleted::Restart] {
+        for cached in [false, true] {
+            for projected in [false, true] {
+                for keyed in [false, true] {
+                    let world = World::with(&[1, 2]);
+                    if projected {
+                        world.project(STREAM, usize::MAX).await;
+                    }
+                    let bank = world.bank_on(on_deleted);
+                    if cached {
+                        bank.execute("1", &Do::Nothing).await.unwrap();
+                    }
+                    world.journal.delete(STREAM);
+                    let case = format!("{on_deleted:?} {cached} {projected} {keyed}");
+                    let context = || if keyed { id(7) } else { Context::default() };
+                    for _ in 0..3 {
+                        let told = bank.execute_with("1", &Do::Nothing, context()).await;
+                        if on_deleted == OnDeleted::Refuse {
+                            assert_eq!(told.unwrap_err().class(), "deleted", "{case}");
+                            continue;
+                        }
+                        let told = told.unwrap();
+                        let kept = on_deleted == OnDeleted::Continue && (cached || projected);
+                        assert_eq!(told.state.cents, if kept { 3 } else { 0 }, "{case}");
+                        assert_eq!(
+                            (told.events.len(), told.repeated, told.revived),
+                            (0, false, false),
+                            "{case}"
+                        );
+                    }
+                    assert_eq!(world.journal.all(STREAM).len(), 2, "{case}");
+                    // Found deleted, the revival is told, by whoever appends next.
+                    if on_deleted != OnDeleted::Refuse {
+                        let done = bank.execute_with("1", &Do::Deposit(4), id(8)).await.unwrap();
+                        assert!(done.revived && !done.repeated, "{case}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// It was carried out before the deletion; the second repetition must not do it again because the
+/// first one was told of the deletion.
+#[tokio::test(start_paused = true)]
+async fn a_command_of_before_the_deletion_is_told_deleted_however_often_it_is_repeated() {
+    for on_deleted in [OnDeleted::Refuse, OnDeleted::Continue, OnDeleted::Restart] {
+        let world = World::with(&[1, 2]);
+        let bank = world.bank_on(on_deleted);
+        bank.execute_with("1", &Do::Deposit(4), id(7)).await.unwrap();
+        world.journal.delete(STREAM);
+        for _ in 0..3 {
+            let told = bank.execute_with("1", &Do::Deposit(4), id(7)).await;
+            assert_eq!(told.unwrap_err().class(), "deleted", "{on_deleted:?}");
+        }
+        assert_eq!(world.journal.all(STREAM).len(), 3);
+        // Another revives it: it goes on, or anew, as the policy says.
+        world.deposit(&[8]);
+        let done = bank.execute("1", &Do::Nothing).await.unwrap();
+        let anew = on_deleted == OnDeleted::Restart;
+        assert_eq!((done.state.cents, done.revived), (if anew { 8 } else { 15 }, true));
+    }
+}
+
 fn attempt<'a>(fold: &'a dyn crate::projection::Fold, command: &'a Do) -> Attempt<'a, Account, Do> {
     let identity = Identity {
         command: Uuid::from_u128(42),
