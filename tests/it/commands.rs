@@ -4,6 +4,7 @@
 
 mod campaign;
 mod corners;
+mod dropped;
 mod early;
 mod history;
 mod interleavings;

@@ -13,7 +13,7 @@ use std::{
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::kit::*;
+use super::{kit::*, once::polled};
 use crate::{
     command::{CommandError, CommandSettings, Context, OnDeleted},
     event::{RawEvent, Version},
@@ -87,19 +87,37 @@ impl History {
     }
 }
 
+/// Most calls have been answered after so many polls.
+const POLLS: usize = 40;
+
 fn stream(account: usize) -> String {
     format!("account-{account}")
 }
 
-/// Executes until the outcome is known.
-async fn execute(bank: &Bank, history: &History, account: usize, command: Do) -> bool {
+/// Executes until the outcome is known; with `drops`, one call in two is dropped at an await that
+/// they draw, and made again with the same id.
+async fn execute(
+    bank: &Bank,
+    history: &History,
+    drops: Option<&Mutex<fastrand::Rng>>,
+    account: usize,
+    command: Do,
+) -> bool {
     let id = Uuid::new_v4();
     let from = history.tick();
     loop {
-        let what = match bank
-            .execute_with(&account.to_string(), &command, Context::with_id(id))
-            .await
-        {
+        let account_id = account.to_string();
+        let call = bank.execute_with(&account_id, &command, Context::with_id(id));
+        let polls = drops.and_then(|dice| {
+            let mut dice = dice.lock().unwrap();
+            dice.bool().then(|| dice.usize(1..POLLS))
+        });
+        let told = match polls {
+            Some(polls) => polled(call, polls).await,
+            None => Some(call.await),
+        };
+        let Some(told) = told else { continue };
+        let what = match told {
             Ok(done) => What::Committed {
                 command: id,
                 last: done.revision,
@@ -240,14 +258,14 @@ async fn disturb(world: &World, account: usize, step: u8) {
     }
 }
 
-async fn transfers(count: usize, daemon: bool, through: bool, faults: bool, late: u64) {
+async fn transfers(count: usize, daemon: bool, through: bool, faults: bool, late: u64, drops: bool) {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let world = World::default();
     let history = History::default();
     let accounts = 10;
     for account in 0..accounts {
-        assert!(execute(&world.bank(), &history, account, Do::Deposit(100)).await);
+        assert!(execute(&world.bank(), &history, None, account, Do::Deposit(100)).await);
     }
     if faults {
         world.journal.lose_replies(40, seed);
@@ -258,16 +276,19 @@ async fn transfers(count: usize, daemon: bool, through: bool, faults: bool, late
         .map(|_| if through { world.through() } else { world.bank() })
         .collect();
     let left = Arc::new(AtomicU64::new(count as u64));
+    let drops = drops.then(|| Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))));
     let mut tasks = Vec::new();
     for client in 0..40 {
         let (bank, history, left) = (banks[client % 4].clone(), history.clone(), left.clone());
+        let drops = drops.clone();
         tasks.push(tokio::spawn(async move {
             let take = |n: u64| n.checked_sub(1);
             while left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
                 let (from, to) = (fastrand::usize(..accounts), fastrand::usize(..accounts));
                 let cents = fastrand::i64(1..80);
-                if execute(&bank, &history, from, Do::Withdraw(cents)).await {
-                    while !execute(&bank, &history, to, Do::Deposit(cents)).await {}
+                let drops = drops.as_deref();
+                if execute(&bank, &history, drops, from, Do::Withdraw(cents)).await {
+                    while !execute(&bank, &history, drops, to, Do::Deposit(cents)).await {}
                 }
             }
         }));
@@ -302,21 +323,28 @@ async fn transfers(count: usize, daemon: bool, through: bool, faults: bool, late
 #[tokio::test(start_paused = true)]
 async fn a_thousand_transfers() {
     for (daemon, through) in [(false, false), (true, false), (false, true), (true, true)] {
-        transfers(1000, daemon, through, false, 0).await;
+        transfers(1000, daemon, through, false, 0, false).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_thousand_transfers_with_faults() {
     for through in [false, true] {
-        transfers(1000, true, through, true, 0).await;
+        transfers(1000, true, through, true, 0, false).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn transfers_while_commits_take_their_time_and_appends_die() {
     for (through, faults) in [(false, false), (true, false), (false, true), (true, true)] {
-        transfers(300, true, through, faults, 30).await;
+        transfers(300, true, through, faults, 30, false).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn transfers_of_calls_that_are_dropped_at_any_await() {
+    for (through, faults, late) in [(false, false, 0), (true, true, 0), (false, true, 30), (true, false, 30)] {
+        transfers(300, true, through, faults, late, true).await;
     }
 }
 
@@ -353,8 +381,8 @@ async fn client(world: World, bank: Bank, history: History, deletions: Arc<Mutex
     });
     for step in steps {
         match step {
-            Step::Deposit(cents) => _ = execute(&bank, &history, 1, Do::Deposit(cents)).await,
-            Step::Withdraw(cents) => _ = execute(&bank, &history, 1, Do::Withdraw(cents)).await,
+            Step::Deposit(cents) => _ = execute(&bank, &history, None, 1, Do::Deposit(cents)).await,
+            Step::Withdraw(cents) => _ = execute(&bank, &history, None, 1, Do::Withdraw(cents)).await,
             Step::Strong => {
                 let from = history.tick();
                 let what = match queries.get(STREAM, &Mode::Strong).await {

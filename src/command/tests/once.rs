@@ -353,7 +353,7 @@ async fn a_restarted_life_is_seen_behind_a_cached_state() {
 }
 
 /// Polls a future so many times, and drops it.
-async fn polled<F: Future>(future: F, times: usize) -> Option<F::Output> {
+pub(super) async fn polled<F: Future>(future: F, times: usize) -> Option<F::Output> {
     let mut future = Box::pin(future);
     for _ in 0..times {
         if let Poll::Ready(output) = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await {

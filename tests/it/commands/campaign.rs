@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::{
     Account, Bank, Do, Short, World,
+    dropped::Drops,
     history::{History, Seen, What, check},
     length,
 };
@@ -33,15 +34,20 @@ fn stream(account: usize) -> String {
     format!("account-{account}")
 }
 
-/// Executes until the outcome is known; whether it was committed.
-async fn execute(bank: &Bank, history: &History, account: usize, command: Do) -> bool {
+/// Executes until the outcome is known, by the same id where the call was dropped; whether it was
+/// committed.
+async fn execute(bank: &Bank, history: &History, drops: Option<&Drops>, account: usize, command: Do) -> bool {
     let id = Uuid::new_v4();
     let from = history.ask();
     loop {
-        let what = match bank
-            .execute_with(&account.to_string(), &command, Context::with_id(id))
-            .await
-        {
+        let account_id = account.to_string();
+        let call = bank.execute_with(&account_id, &command, Context::with_id(id));
+        let told = match drops {
+            Some(drops) => drops.run(call).await,
+            None => Some(call.await),
+        };
+        let Some(told) = told else { continue };
+        let what = match told {
             Ok(done) => What::Committed {
                 command: id,
                 revision: done.revision,
@@ -125,7 +131,7 @@ async fn disturb(world: &World) {
     }
 }
 
-async fn transfers(count: usize, daemon: bool, through: bool, faults: bool) {
+async fn transfers(count: usize, daemon: bool, through: bool, faults: bool, drops: Option<Drops>) {
     let world = Arc::new(World::start().await);
     let history = History::default();
     let projector = if daemon { Some(world.daemon().await) } else { None };
@@ -134,20 +140,21 @@ async fn transfers(count: usize, daemon: bool, through: bool, faults: bool) {
         banks.push(world.bank_by(world.journal(), through).await);
     }
     for account in 0..ACCOUNTS {
-        assert!(execute(&banks[0], &history, account, Do::Deposit(EACH)).await);
+        assert!(execute(&banks[0], &history, None, account, Do::Deposit(EACH)).await);
     }
     let left = Arc::new(AtomicUsize::new(count));
     let mut tasks = Vec::new();
     for task in 0..TASKS {
         let (bank, history, left) = (banks[task % BANKS].clone(), history.clone(), left.clone());
-        let queries = world.queries().await;
+        let (queries, drops) = (world.queries().await, drops.clone());
         tasks.push(tokio::spawn(async move {
             let take = |n: usize| n.checked_sub(1);
             while left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
                 let (from, to) = (fastrand::usize(..ACCOUNTS), fastrand::usize(..ACCOUNTS));
                 let cents = fastrand::i64(1..EACH);
-                if execute(&bank, &history, from, Do::Withdraw(cents)).await {
-                    while !execute(&bank, &history, to, Do::Deposit(cents)).await {}
+                let drops = drops.as_ref();
+                if execute(&bank, &history, drops, from, Do::Withdraw(cents)).await {
+                    while !execute(&bank, &history, drops, to, Do::Deposit(cents)).await {}
                 }
                 if fastrand::u8(..4) == 0 {
                     ask(&queries, &history, to).await;
@@ -185,6 +192,10 @@ async fn transfers(count: usize, daemon: bool, through: bool, faults: bool) {
     }
     assert_eq!(money, EACH * ACCOUNTS as i64, "money is conserved");
     assert_eq!(written, reported, "what is in the streams is what was reported, once");
+    if let Some(drops) = drops {
+        let dropped = drops.count();
+        assert!(dropped * 10 > count, "only {dropped} calls were dropped");
+    }
     if let Some(projector) = projector {
         if !faults {
             projector.caught_up().await;
@@ -200,30 +211,44 @@ async fn transfers(count: usize, daemon: bool, through: bool, faults: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_transfers() {
-    transfers(length(1_000), false, false, false).await;
+    transfers(length(1_000), false, false, false, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_transfers_written_through() {
-    transfers(length(1_000), false, true, false).await;
+    transfers(length(1_000), false, true, false, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_transfers_beside_the_daemon() {
-    transfers(length(1_000), true, false, false).await;
+    transfers(length(1_000), true, false, false, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_transfers_written_through_beside_the_daemon() {
-    transfers(length(1_000), true, true, false).await;
+    transfers(length(1_000), true, true, false, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_transfers_with_faults() {
-    transfers(length(1_000), true, false, true).await;
+    transfers(length(1_000), true, false, true, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_transfers_with_faults_written_through() {
-    transfers(length(1_000), true, true, true).await;
+    transfers(length(1_000), true, true, true, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_transfers_of_calls_that_are_dropped() {
+    for through in [false, true] {
+        transfers(length(500), true, through, false, Some(Drops::new())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_transfers_with_faults_of_calls_that_are_dropped() {
+    for through in [false, true] {
+        transfers(length(500), true, through, true, Some(Drops::new())).await;
+    }
 }

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::{
     Account, Bank, Do, Short, World,
+    dropped::Drops,
     history::{History, Seen, What, check},
     length,
 };
@@ -61,6 +62,8 @@ struct Client {
     queries: Queries<Erased, EventStore, DynamoTable>,
     journal: EventStore,
     history: History,
+    /// Which commands' calls are dropped, if any are.
+    drops: Option<Drops>,
     /// What a deletion took out of sight.
     kept: Arc<Mutex<BTreeMap<Revision, RawEvent>>>,
 }
@@ -114,7 +117,15 @@ impl Client {
         let id = Uuid::new_v4();
         let from = self.history.ask();
         loop {
-            let told = self.bank.execute_with(&self.id, &command, Context::with_id(id)).await;
+            let call = self.bank.execute_with(&self.id, &command, Context::with_id(id));
+            let told = match &self.drops {
+                Some(drops) => drops.run(call).await,
+                None => Some(call.await),
+            };
+            let Some(told) = told else {
+                // It may be on its way yet, and a deletion ends what its id can tell.
+                return self.history.tell(&self.stream(), from, What::Unknown { command: id });
+            };
             let what = match (told, command) {
                 (Ok(done), _) => What::Committed {
                     command: id,
@@ -196,7 +207,7 @@ impl Client {
     }
 }
 
-async fn interleave(world: &Arc<World>, plans: Vec<Vec<Step>>, through: bool) {
+async fn interleave(world: &Arc<World>, plans: Vec<Vec<Step>>, through: bool, drops: Option<&Drops>) {
     let history = History::default();
     let kept = Arc::default();
     let id = Uuid::new_v4().simple().to_string();
@@ -218,6 +229,7 @@ async fn interleave(world: &Arc<World>, plans: Vec<Vec<Step>>, through: bool) {
             queries: world.queries().await,
             journal: world.journal(),
             history: history.clone(),
+            drops: drops.cloned(),
             kept: Arc::clone(&kept),
         };
         clients.push(tokio::spawn(client.run(plan)));
@@ -238,11 +250,26 @@ async fn interleave(world: &Arc<World>, plans: Vec<Vec<Step>>, through: bool) {
 
 #[test]
 fn whatever_is_told_one_order_explains_it() {
+    explained(length(30), None);
+}
+
+#[test]
+fn whatever_is_told_beside_dropped_calls_one_order_explains_it() {
+    let drops = Drops::new();
+    explained(length(20), Some(&drops));
+    assert!(
+        drops.count() > length(20) / 2,
+        "only {} calls were dropped",
+        drops.count()
+    );
+}
+
+fn explained(cases: usize, drops: Option<&Drops>) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let world = Arc::new(runtime.block_on(World::start()));
     let daemon = runtime.block_on(world.daemon());
     let config = ProptestConfig {
-        cases: length(30) as u32,
+        cases: cases as u32,
         // Time decides here, so a smaller plan seldom fails alike.
         max_shrink_iters: 0,
         failure_persistence: None,
@@ -251,7 +278,7 @@ fn whatever_is_told_one_order_explains_it() {
     let plans = prop::collection::vec(prop::collection::vec(step(), 1..15), 1..5);
     TestRunner::new(config)
         .run(&(plans, any::<bool>()), |(plans, through)| {
-            runtime.block_on(interleave(&world, plans, through));
+            runtime.block_on(interleave(&world, plans, through, drops));
             Ok(())
         })
         .unwrap();

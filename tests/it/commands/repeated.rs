@@ -6,7 +6,7 @@ use projector::{
 };
 use uuid::Uuid;
 
-use super::{Account, Bank, Do, World};
+use super::{Account, Bank, Do, World, length};
 use crate::support::node::until;
 
 fn again() -> Context {
@@ -61,7 +61,7 @@ async fn by_others_after_the_projector_and_without_a_cache() {
 async fn at_the_same_moment_from_two_processes() {
     let world = World::start().await;
     let banks = [world.bank().await, world.through().await];
-    for round in 0..20 {
+    for round in 0..length(50) {
         let id = format!("{round}");
         if round % 2 == 0 {
             world.deposit(&format!("account-{round}"), &[50]).await;
@@ -76,6 +76,7 @@ async fn at_the_same_moment_from_two_processes() {
             (&a.state, a.revision, &a.events, a.token()),
             (&b.state, b.revision, &b.events, b.token())
         );
+        assert_ne!(a.repeated, b.repeated, "exactly one of them wrote");
         let events = world.events(&format!("account-{round}")).await;
         assert_eq!(events.len(), if round % 2 == 0 { 2 } else { 1 });
     }
