@@ -430,9 +430,16 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 );
             }
             Observation::Replayed(events) => seen.replayed += events,
+            Observation::Conflict => seen.conflict = Some(Instant::now()),
             _ => {}
         }
         self.observer.observe(A::CATEGORY, observation);
+        if observation == Observation::HintSettled
+            && let Some(conflict) = seen.conflict.take()
+        {
+            let took = Observation::HintAwaited(conflict.elapsed());
+            self.observer.observe(A::CATEGORY, took);
+        }
     }
 
     async fn perform<E>(
@@ -881,6 +888,8 @@ struct Seen {
     known_from: Option<DateTime<Utc>>,
     /// The aggregate is being folded from its stream.
     loading: bool,
+    /// When an append met its last conflict.
+    conflict: Option<Instant>,
     /// What kept the snapshots from being loaded.
     snapshot: Option<SnapshotError>,
     /// What keeps the stream from being read.

@@ -306,7 +306,15 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
     }
 
     fn done(&mut self, answer: Result<Committed<A, D::Reply>, CommandError<C::Error>>) {
+        self.settled();
         self.phase = Phase::Done(Box::new(answer));
+    }
+
+    /// The pending append is not sent again.
+    fn settled(&mut self) {
+        if std::mem::take(&mut self.rounds) > 0 && self.hint.is_some() {
+            self.observed.push(Observation::HintSettled);
+        }
     }
 
     fn reading(&self) -> CatchUp {
@@ -693,10 +701,10 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
                 self.doubt = Doubt::None;
             }
         }
+        self.settled();
         if self.hint.take().is_some() {
             self.attempts += 1;
         }
-        self.rounds = 0;
         // A race that a command had no right to any more is no race: the answer is where the stream stands.
         if self.attempts >= self.rules.attempts && self.misplaced().is_none() {
             self.give_up();

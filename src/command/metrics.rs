@@ -13,6 +13,7 @@ pub struct CommandMetrics {
     attempts: HistogramVec,
     replayed: HistogramVec,
     seconds: HistogramVec,
+    hints: HistogramVec,
 }
 
 impl CommandMetrics {
@@ -27,9 +28,9 @@ impl CommandMetrics {
             registry.register(Box::new(counter.clone()))?;
             Ok::<_, prometheus::Error>(counter)
         };
-        let histogram = |name, help, buckets| {
+        let histogram = |name, help, labels: &[&str], buckets| {
             let options = HistogramOpts::new(name, help).buckets(buckets);
-            let histogram = HistogramVec::new(options, &["projection", "outcome"])?;
+            let histogram = HistogramVec::new(options, labels)?;
             registry.register(Box::new(histogram.clone()))?;
             Ok::<_, prometheus::Error>(histogram)
         };
@@ -52,19 +53,29 @@ impl CommandMetrics {
             attempts: histogram(
                 "projector_command_attempts",
                 "Appends tried for a command.",
+                &["projection", "outcome"],
                 vec![0.0, 1.0, 2.0, 3.0, 5.0, 8.0],
             )?,
             // 0 is a command that was decided on its snapshot alone; 10,000 is a missing snapshot.
             replayed: histogram(
                 "projector_command_replayed_events",
                 "Events folded for a command or query.",
+                &["projection", "outcome"],
                 vec![0.0, 1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0],
             )?,
             // From 0.5 ms, below one round trip, to 16 s, above every deadline by default.
             seconds: histogram(
                 "projector_command_seconds",
                 "From a command's or query's call to its answer.",
+                &["projection", "outcome"],
                 exponential_buckets(0.0005, 2.0, 16)?,
+            )?,
+            // From 1 ms, a commit's time, to 8 s, beyond the 2 s after which the server gives one up.
+            hints: histogram(
+                "projector_command_hint_seconds",
+                "From a conflict that spoke of what could not be read yet until that was known.",
+                &["projection"],
+                exponential_buckets(0.001, 2.0, 14)?,
             )?,
         })
     }
@@ -78,6 +89,9 @@ impl Observer for CommandMetrics {
             Observation::Discarded(why) => self.discards.with_label_values(&[projection, why.label()]).inc(),
             // Summed up when the command ends.
             Observation::Replayed(_) => {}
+            // Its time comes with it.
+            Observation::HintSettled => {}
+            Observation::HintAwaited(took) => self.hints.with_label_values(&[projection]).observe(took.as_secs_f64()),
             Observation::Searched => event("horizon_read"),
             Observation::ShortWindow => event("short_window"),
             Observation::Queued => event("queued"),

@@ -83,6 +83,11 @@ pub enum Observation {
     Conflict,
     /// The same append met the same conflict again: what it speaks of could not be read yet.
     Awaited,
+    /// What a conflict spoke of and could not be read at first is known: it can be read, or its
+    /// append has died. [`Self::HintAwaited`] says how long that took.
+    HintSettled,
+    /// From such a conflict until what it spoke of was known.
+    HintAwaited(Duration),
     /// An append's reply was lost.
     OutcomeLost,
     /// The command had landed before.

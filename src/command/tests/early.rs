@@ -1,10 +1,16 @@
 //! Conflicts that are answered before what they speak of can be read, and appends that die.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use super::kit::*;
 use crate::{
-    command::{CommandError, CommandSettings, Context, OnDeleted, Repository, SnapshotEvents},
+    command::{
+        CommandError, CommandSettings, Context, OnDeleted, Repository, SnapshotEvents,
+        observe::{Observation, Observer},
+    },
     journal::{Expected, Journal, ReadLimit},
     query::{Mode, Queries},
     testing::AppendFault,
@@ -58,6 +64,50 @@ async fn what_a_rival_has_under_way_is_folded_before_the_next_append() {
         assert_eq!(
             bank.execute("1", &Do::Nothing).await.unwrap().state,
             world.truth(STREAM)
+        );
+    }
+}
+
+/// How long hints were waited for.
+#[derive(Default)]
+struct Hints(Mutex<Vec<Duration>>);
+
+impl Observer for Hints {
+    fn observe(&self, _: &str, observation: Observation) {
+        if let Observation::HintAwaited(took) = observation {
+            self.0.lock().unwrap().push(took);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_long_a_conflict_spoke_of_what_nobody_could_read_is_told() {
+    for (fault, deadline, waited) in [
+        (AppendFault::Late(LATE), 10_000, 1),
+        (AppendFault::Dies(LATE), 10_000, 1),
+        // Not settled before the deadline: so long at least.
+        (AppendFault::Late(LATE * 10), 200, 1),
+        // What can be read at once is not waited for.
+        (AppendFault::Late(Duration::ZERO), 10_000, 0),
+    ] {
+        let world = World::with(&[1]);
+        let hints = Arc::new(Hints::default());
+        let bank = world.bank().observed_by(hints.clone());
+        bank.execute("1", &Do::Nothing).await.unwrap();
+        rival(&world, Expected::Exact(0), fault, &[10]).await;
+        let deadline = Duration::from_millis(deadline);
+        let context = Context {
+            deadline: Some(deadline),
+            ..Context::default()
+        };
+        let _ = bank.execute_with("1", &Do::Deposit(2), context).await;
+        let told = hints.0.lock().unwrap().clone();
+        assert_eq!(told.len(), waited, "{fault:?} {told:?}");
+        // No sooner than it was committed or died, and no later than the longest pause after that.
+        let (least, most) = (deadline.min(LATE) / 2, deadline.min(LATE + Duration::from_millis(200)));
+        assert!(
+            told.iter().all(|took| (least..=most).contains(took)),
+            "{fault:?} {told:?}"
         );
     }
 }
