@@ -14,8 +14,9 @@ use crate::{
 /// Run an EventStoreDB-compatible server and a DynamoDB emulator in this process
 ///
 /// For any language's client, spoken to over their real protocols on loopback. Prints both
-/// endpoints when they answer, as lines that can be sourced: NAME=VALUE. In memory unless
-/// --data-dir is given. Ctrl-C stops both.
+/// endpoints when they answer, as lines that can be sourced: NAME=VALUE. (And that tables are made
+/// plain, for the emulator has no backups and no protection.) In memory unless --data-dir is given.
+/// Ctrl-C stops both.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -216,6 +217,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     out::line(format!(
         "# EventStoreDB and DynamoDB answer, {}. Ctrl-C stops both.\n\
          PROJECTOR__EVENTSTORE__CONNECTION={}\n\
+         PROJECTOR__DYNAMODB__CREATE_TABLES=plain\n\
          PROJECTOR__DYNAMODB__ENDPOINT={}",
         options.place.shown(),
         both.connection(),

@@ -40,6 +40,63 @@ async fn what_it_prints_is_all_that_others_need() {
     assert!(status.success(), "{log}");
 }
 
+/// What the README says step by step, with what `stack` prints and nothing else. This binary has no
+/// `Loan` in its code: the settings make one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_readmes_steps_are_all_that_it_takes() {
+    let readme = crate::readme::file("README.md");
+    let (_, steps) = readme.split_once("### Step by step\n").unwrap();
+    let (steps, _) = steps.split_once("\n## ").unwrap();
+    let (_, events) = steps.split_once("cat > loans.jsonl <<'END'\n").unwrap();
+    let (events, _) = events.split_once("END\n").unwrap();
+    let commands: Vec<Vec<&str>> = steps
+        .lines()
+        .filter_map(|line| line.strip_prefix("cargo run -- "))
+        .map(|command| command.split('#').next().unwrap().split_whitespace().collect())
+        .collect();
+    let [stack, provision, import, run, get, status] = &commands[..] else {
+        panic!("{commands:?}")
+    };
+    assert_eq!(stack, &["stack", ">", "stack.env"]);
+    let mut stack = World::default().spawn(&["stack", "--eventstore-port", "0", "--dynamodb-port", "0"]);
+    let printed = stack.printed("PROJECTOR__DYNAMODB__ENDPOINT=").await;
+    let sourced = printed.lines().filter_map(|line| line.split_once('='));
+    let world = sourced
+        .fold(World::default(), |world, (name, value)| world.variable(name, value))
+        .with("PROJECTION__LOAN__FOLD", "merge-patch")
+        .with("PROJECTION__LOAN__SOURCE", "category:loan")
+        .with("HTTP__LISTEN", "127.0.0.1:0")
+        .with("LOG__FORMAT", "json");
+    let done = world.run(provision).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(import, &["import", "loans.jsonl"]);
+    let file = write(dir.path(), "loans.jsonl", events);
+    let done = world.run(&["import", &file]).await;
+    assert!(
+        done.code == 0 && done.out.contains("2 events written to 1 streams"),
+        "{done:?}"
+    );
+    let again = world.run(&["import", &file]).await;
+    assert!(again.out.contains("0 events written"), "{again:?}");
+    assert_eq!(run, &["run"]);
+    let daemon = world.daemon().await;
+    let world = world.with("HTTP__LISTEN", &daemon.address);
+    until("the replica is there", async || {
+        let done = world.run(get).await;
+        let shown: Value = serde_json::from_str(&done.out).unwrap_or_default();
+        done.code == 0 && shown["version"] == 1 && shown["state"] == json!({ "amount": 500 })
+    })
+    .await;
+    until("status says that it is ready", async || {
+        let done = world.run(status).await;
+        done.code == 0 && done.out.contains("loan")
+    })
+    .await;
+    assert!(daemon.stop().await.0.success());
+    assert!(stack.stop().await.0.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_keeps_events_groups_and_replicas() {
     let dir = tempfile::tempdir().unwrap();
