@@ -3,14 +3,22 @@
 //! ```text
 //! cargo run --release --example bench-commands -- [LONGEST]
 //! cargo run --release --example bench-commands -- writers [COMMANDS]
+//! cargo run --release --example bench-commands -- twins [COMMANDS]
 //! ```
 //!
 //! The second is a campaign: writers in four processes on one aggregate, under faults (`commands/writers.rs`).
+//! The third: one command id in two processes at once (`commands/twins.rs`).
 //!
 //! Beside the library: the client crate as it comes, which reads the whole stream and appends. The
 //! stores are the embedded ones, EventStoreDB's log on disk and synced; a daemon keeps the replicas,
 //! and each sample waits until it has caught up, so that a snapshot is as fresh as in a quiet hour.
 
+#[path = "commands/contention.rs"]
+mod contention;
+#[path = "commands/processes.rs"]
+mod processes;
+#[path = "commands/twins.rs"]
+mod twins;
 #[path = "commands/writers.rs"]
 mod writers;
 
@@ -46,6 +54,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Commands of the writers' campaign unless told otherwise: some minutes of it.
 const COMMANDS: usize = 10_000;
+/// Commands that two processes get at once, unless told otherwise.
+const TWINS: usize = 1_000;
 /// Lengths of streams that are measured, up to the one that is asked for.
 const LENGTHS: [u64; 5] = [10, 100, 1_000, 10_000, 100_000];
 /// Samples of what is quick: enough for a 99th percentile.
@@ -54,8 +64,6 @@ const SAMPLES: usize = 200;
 const READ: u64 = 3_000_000;
 /// The least number of samples; their 99th percentile is their slowest.
 const FEWEST: u64 = 20;
-/// Commands of each writer under contention.
-const EACH: usize = 50;
 /// Events of one append while streams are filled.
 const FILL: u64 = 1_000;
 /// Between two looks whether the daemon has caught up: below what is measured.
@@ -120,14 +128,19 @@ struct Refused(i64);
 /// Calls and bytes of bodies, as they pass.
 #[derive(Default)]
 struct Counts {
+    /// One after the other.
     calls: AtomicU64,
+    /// Reads of one event beside an append, which verify the state that it was decided on.
+    verifying: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl Counts {
-    fn take(&self) -> (u64, u64) {
+    /// Calls, those that verify, and bytes since it was asked last.
+    fn take(&self) -> (u64, u64, u64) {
         (
             self.calls.swap(0, Ordering::Relaxed),
+            self.verifying.swap(0, Ordering::Relaxed),
             self.bytes.swap(0, Ordering::Relaxed),
         )
     }
@@ -138,7 +151,7 @@ impl Counts {
     }
 }
 
-/// A journal or a table whose calls are counted. Each call is one round trip.
+/// A journal or a table whose calls are counted. Each call is one round trip, unless it goes beside an append.
 #[derive(Clone)]
 struct Counted<T> {
     inner: T,
@@ -148,8 +161,13 @@ struct Counted<T> {
 impl Journal for Counted<EventStore> {
     async fn read(&self, stream: &str, from: Revision, limit: ReadLimit) -> Result<Slice, JournalError> {
         let slice = self.inner.read(stream, from, limit).await?;
-        self.counts
-            .add(slice.events.iter().map(|e| e.data.len() + e.metadata.len()).sum());
+        let bytes = slice.events.iter().map(|e| e.data.len() + e.metadata.len()).sum();
+        if limit.events == 1 {
+            self.counts.verifying.fetch_add(1, Ordering::Relaxed);
+            self.counts.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        } else {
+            self.counts.add(bytes);
+        }
         Ok(slice)
     }
 
@@ -216,6 +234,7 @@ type Store = Counted<EventStore>;
 struct Row {
     times: Vec<Duration>,
     trips: u64,
+    verifying: u64,
     bytes: u64,
 }
 
@@ -230,10 +249,11 @@ impl Row {
     fn say(&self, length: u64, what: &str) {
         let samples = self.times.len().max(1) as u64;
         say(&format!(
-            "| {length} | {what} | {:.2} | {:.2} | {:.1} | {} | {} |",
+            "| {length} | {what} | {:.2} | {:.2} | {:.1} | {:.2} | {} | {} |",
             self.percentile(50),
             self.percentile(99),
             self.trips as f64 / samples as f64,
+            self.verifying as f64 / samples as f64,
             kilobytes(self.bytes / samples),
             self.times.len(),
         ));
@@ -258,13 +278,22 @@ fn main() -> ExitCode {
             let commands = commands.parse().map_err(Failure::from);
             commands.and_then(|commands| writers::write(connection, endpoint, commands))
         }
+        [of, connection, endpoint] if of == twins::TWIN => twins::twin(connection, endpoint),
+        [of, commands @ ..] if of == "twins" && commands.len() < 2 => {
+            let commands = commands.first().map_or(Ok(TWINS), |commands| commands.parse());
+            commands.map_err(Failure::from).and_then(twins::campaign)
+        }
+        [of, connection, endpoint, id, writers] if of == contention::CONTENDER => {
+            let writers = writers.parse().map_err(Failure::from);
+            writers.and_then(|writers| contention::contend(connection, endpoint, id, writers))
+        }
         [of, commands @ ..] if of == "writers" && commands.len() < 2 => {
             let commands = commands.first().map_or(Ok(COMMANDS), |commands| commands.parse());
             commands.map_err(Failure::from).and_then(writers::campaign)
         }
         [] => bench(u64::MAX),
         [longest] => longest.parse().map_err(Failure::from).and_then(bench),
-        _ => Err("takes the longest stream to measure, or `writers` and how many commands".into()),
+        _ => Err("takes the longest stream to measure, or `writers` or `twins` and how many commands".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -376,8 +405,9 @@ impl World {
                 let began = Instant::now();
                 run(&id).await?;
                 row.times.push(began.elapsed());
-                let (calls, bytes) = self.counts.take();
+                let (calls, verifying, bytes) = self.counts.take();
                 row.trips += calls;
+                row.verifying += verifying;
                 row.bytes += bytes;
             }
         }
@@ -420,17 +450,13 @@ async fn measure(folder: &std::path::Path, longest: u64) -> Result<(), Failure> 
         connection,
     };
 
-    say("| events | way | p50 ms | p99 ms | round trips | KB read | samples |");
-    say("|---|---|---|---|---|---|---|");
+    say("| events | way | p50 ms | p99 ms | round trips | reads beside an append, which verify | KB read | samples |");
+    say("|---|---|---|---|---|---|---|---|");
     for length in LENGTHS.into_iter().filter(|length| *length <= longest) {
         Box::pin(lengths(&world, length)).await?;
     }
     say("");
-    say("| writers on one aggregate | attempts a command | committed | contended | commands/s |");
-    say("|---|---|---|---|---|");
-    for writers in [1, 4, 16] {
-        contention(&world, writers).await?;
-    }
+    contention::table(&world, &replicas.endpoint()).await?;
     daemon.stop().await;
     events.shutdown().await;
     replicas.shutdown().await;
@@ -505,60 +531,6 @@ async fn deposit<S: Snapshots>(repository: &Repository<Account, Store, S>, id: &
     Ok(())
 }
 
-/// Writers with clients and caches of their own, as so many processes have.
-async fn contention(world: &World, writers: usize) -> Result<(), Failure> {
-    let id = Uuid::new_v4().to_string();
-    let stream = Account::stream(&id);
-    world.fill(&stream, 1_000).await?;
-    world.caught_up(&stream).await?;
-    let mut tasks = Vec::new();
-    for _ in 0..writers {
-        let journal = EventStore::new(&projector::journal::esdb::EsdbSettings::new(&*world.connection))?;
-        journal.connect().await?;
-        tasks.push(Repository::<Account, _, _>::new(
-            journal,
-            Replicas::new(world.table.clone()),
-        ));
-    }
-    let began = Instant::now();
-    let tasks: Vec<_> = tasks
-        .into_iter()
-        .map(|repository| {
-            let id = id.clone();
-            tokio::spawn(async move {
-                let (mut attempts, mut committed, mut contended) = (0_u64, 0, 0);
-                for _ in 0..EACH {
-                    match repository.execute(&id, &Deposit).await {
-                        Ok(done) => {
-                            attempts += u64::from(done.attempts);
-                            committed += 1;
-                        }
-                        Err(CommandError::Contended { attempts: tried, .. }) => {
-                            attempts += u64::from(tried);
-                            contended += 1;
-                        }
-                        Err(error) => return Err(Failure::from(error)),
-                    }
-                }
-                Ok((attempts, committed, contended))
-            })
-        })
-        .collect();
-    let (mut attempts, mut committed, mut contended) = (0, 0_usize, 0_usize);
-    for task in tasks {
-        let (tried, done, lost) = task.await??;
-        attempts += tried;
-        committed += done;
-        contended += lost;
-    }
-    say(&format!(
-        "| {writers} | {:.2} | {committed} | {contended} | {:.0} |",
-        attempts as f64 / (committed + contended) as f64,
-        committed as f64 / began.elapsed().as_secs_f64(),
-    ));
-    Ok(())
-}
-
 /// An event's body, as a service without a library has it.
 #[derive(Deserialize)]
 struct Body {
@@ -612,7 +584,7 @@ async fn as_it_comes(connection: &str, each: &str, streams: &[String]) -> Result
     ] {
         let samples_taken = row.times.len() as u64;
         say(&format!(
-            "{what} | {:.2} | {:.2} | {:.1} | {} | {samples_taken} |",
+            "{what} | {:.2} | {:.2} | {:.1} | 0.00 | {} | {samples_taken} |",
             row.percentile(50),
             row.percentile(99),
             row.trips as f64 / samples_taken as f64,
