@@ -243,7 +243,7 @@ async fn look(seen: &Mutex<Seen>, table: &DynamoTable) {
     let replicas = match table.get_many(&names, true).await {
         // Before there is a table there is no replica.
         Err(error) if error.is_setup() => Vec::new(),
-        replicas => replicas.unwrap(),
+        replicas => replicas.unwrap().into_iter().map(Result::unwrap).collect(),
     };
     let events = |version: Option<u64>| version.map_or(0, |version| version + 1);
     let durable = replicas.iter().flatten().map(|r| events(r.header.version)).sum();
