@@ -308,6 +308,7 @@ mod tests {
             info: None,
             quarantined: Vec::new(),
             diverged: Vec::new(),
+            waiting: None,
             unplaced: std::collections::BTreeMap::new(),
             differences: Vec::new(),
             last_error: None,

@@ -30,3 +30,5 @@ mod simulation;
 #[cfg(feature = "daemon")]
 pub mod status;
 pub mod thrift;
+#[cfg(feature = "daemon")]
+mod told;

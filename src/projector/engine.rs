@@ -23,6 +23,7 @@ use super::{
     meter::{Count, EndReason, Level, Meter},
     session::{End, Report, Session, Spec},
     status::{LagUnknown, Phase, Status},
+    told,
 };
 use crate::{
     journal::{
@@ -115,6 +116,7 @@ pub fn start<F: Feed, J: Journal, S: ReplicaStore>(
         info: None,
         quarantined: Vec::new(),
         diverged: Vec::new(),
+        waiting: None,
         unplaced: BTreeMap::new(),
         differences: Vec::new(),
         last_error: None,
@@ -497,6 +499,7 @@ async fn measure<F: Feed, S: ReplicaStore>(
 ) {
     let mut tried: HashMap<Arc<str>, Instant> = HashMap::new();
     let mut marks_at: Option<Instant> = None;
+    let mut known = told::Known::default();
     let mut connection = 0;
     loop {
         let measured = tokio::time::timeout(QUESTION, lag::measure(&feed, &spec.group, &shared.settled)).await;
@@ -528,6 +531,11 @@ async fn measure<F: Feed, S: ReplicaStore>(
             if let Ok(Ok(marks)) = tokio::time::timeout(QUESTION, table.marks()).await {
                 marks_at = Some(Instant::now());
                 heed(&marks, &spec, &*meter, &shared.status, &shared.asked, &mut tried);
+                let show = |waiting| shared.status.send_modify(|s| s.waiting = Some(waiting));
+                show(known.shown(&marks));
+                // After the marks are heeded: nothing but people waits for their reasons.
+                let _ = tokio::time::timeout(QUESTION, known.read(&marks, &table)).await;
+                show(known.shown(&marks));
             }
         }
         tokio::time::sleep(next).await;
@@ -665,6 +673,7 @@ mod tests {
             info: None,
             quarantined: Vec::new(),
             diverged: Vec::new(),
+            waiting: None,
             unplaced: BTreeMap::new(),
             differences: Vec::new(),
             last_error: None,

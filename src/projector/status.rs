@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
+pub use super::told::{Told, Waiting};
 use crate::journal::{Unplaced, feed::GroupInfo};
 
 /// What a projection is at.
@@ -104,10 +105,12 @@ pub struct Status {
     pub group_moved: Instant,
     /// What the server says of the group.
     pub info: Option<GroupInfo>,
-    /// Quarantined streams with the fingerprint of the code that marked them.
+    /// Quarantined streams.
     pub quarantined: Vec<String>,
     /// Diverged streams.
     pub diverged: Vec<String>,
+    /// The first of both, with what their marks say; `None` before the table was asked.
+    pub waiting: Option<Arc<[Waiting]>>,
     /// Deliveries that no lane could take, since the process started.
     pub unplaced: BTreeMap<Unplaced, u64>,
     /// Settings of the group that differ from the wanted ones: (setting, wanted, found).
