@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -18,7 +17,10 @@ use tracing::{info, warn};
 use crate::{
     config::{ConfigError, Planned, Settings},
     health::Health,
-    http::{self, ListenError},
+    http::{
+        self, ListenError,
+        report::{About, Known, Watched},
+    },
     journal::esdb::{EventStore, SettingsError},
     metrics::{Backend, Metrics, ProjectionMetrics, sample_process},
     projection::Fold,
@@ -40,6 +42,7 @@ use crate::{
 
 mod checked;
 mod drain;
+mod past;
 mod signals;
 
 pub use checked::Checked;
@@ -236,12 +239,13 @@ pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon,
     let mut running = Vec::new();
     let mut summaries = Vec::new();
     let mut drains = Vec::new();
+    let mut watched = Vec::new();
     let probed = connections.table(&planned[0], None);
-    let about = json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "eventstore": settings.eventstore.connection,
-        "fingerprint": planned[0].fold.fingerprint(),
-    });
+    let about = About {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        eventstore: format!("{:?}", settings.eventstore.connection),
+        fingerprint: planned[0].fold.fingerprint().to_owned(),
+    };
     for plan in &planned {
         let counts = metrics.projection(plan.fold.name(), plan.fold.schema());
         let table = Checked::new(
@@ -263,6 +267,10 @@ pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon,
         let projection = engine::start(projection, stop.clone());
         health.watch(projection.status.clone());
         drains.push((projection.status.clone(), counts.clone()));
+        watched.push(Watched {
+            counts: counts.clone(),
+            history: Arc::default(),
+        });
         summaries.push((projection.status.clone(), counts));
         running.push(projection);
     }
@@ -299,12 +307,19 @@ pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon,
         background.spawn(async move { health.keep(JUDGE_EVERY, close).await });
     }
     background.spawn(sample_process(metrics.clone(), close.clone()));
+    background.spawn(past::keep(drains.clone(), watched.clone(), close.clone()));
     background.spawn(keep_drains(drains, settings.engine.measure_every.0, close.clone()));
     background.spawn(summarise(summaries, settings.log.summary_every.0, close.clone()));
+    let known = Known {
+        about,
+        // As `--check-config` prints them; plain tables of texts and numbers.
+        settings: serde_json::to_value(settings).unwrap_or_default(),
+        watched,
+    };
     {
         let (health, metrics, close) = (health.clone(), metrics.clone(), close.clone());
         background.spawn(async move {
-            if let Err(error) = http::serve(listener, health, metrics, about, close).await {
+            if let Err(error) = http::serve(listener, health, metrics, known, close).await {
                 warn!(%error, "the pages for metrics and health ended");
             }
         });

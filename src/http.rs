@@ -1,4 +1,5 @@
-//! `/metrics`, `/livez`, `/startupz`, `/readyz`, `/status`: for Prometheus, for ECS, for people and scripts.
+//! `/` for people, `/status` for scripts, `/metrics` for Prometheus, `/livez`, `/startupz`, `/readyz` for
+//! whoever runs containers.
 //!
 //! Every answer comes from memory: nothing here waits for a store. No answer holds a secret or a
 //! connection string (invariant 8).
@@ -12,15 +13,18 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use crate::{
-    health::{self, Health, Probe},
-    metrics::Metrics,
-    projector::status::Status,
-};
+use crate::{health::Health, metrics::Metrics};
+
+pub mod history;
+mod page;
+mod plot;
+pub mod report;
+
+use report::{Known, Report};
 
 /// The address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +41,7 @@ pub struct ListenError {
 struct Pages {
     health: Health,
     metrics: Metrics,
-    about: Arc<Value>,
+    known: Arc<Known>,
 }
 
 /// Takes the address, before anything else is started.
@@ -47,18 +51,18 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
         .map_err(|source| ListenError { address, source })
 }
 
-/// Answers until `stop`. `about` goes into `/status` as it is.
+/// Answers until `stop`.
 pub async fn serve(
     listener: TcpListener,
     health: Health,
     metrics: Metrics,
-    about: Value,
+    known: Known,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let pages = Pages {
         health,
         metrics,
-        about: Arc::new(about),
+        known: Arc::new(known),
     };
     let router = Router::new()
         .route("/", get(index))
@@ -73,8 +77,30 @@ pub async fn serve(
         .await
 }
 
-async fn index() -> &'static str {
-    "/metrics  for Prometheus\n/livez    200 unless a restart would help\n/startupz 200 unless that, or the set-up is wrong\n/readyz   200 while replicas are kept up to date\n/status   all of it as JSON\n"
+async fn index(State(pages): State<Pages>) -> Response {
+    show(&Report::of(&pages.health, &pages.known))
+}
+
+/// A report as the page for people. Its style and its script run by a nonce, nothing else does, and
+/// nothing of it is asked for elsewhere; no other site may frame it.
+pub fn show(report: &Report) -> Response {
+    let nonce = Uuid::new_v4().simple().to_string();
+    let policy = format!(
+        "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; \
+         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, policy.as_str()),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (
+        headers.map(|(name, value)| (name, value.to_owned())),
+        page::render(report, &nonce),
+    )
+        .into_response()
 }
 
 async fn metrics_page(State(pages): State<Pages>) -> Response {
@@ -110,77 +136,37 @@ fn verdict(good: &str, reasons: &[String]) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
-async fn status(State(pages): State<Pages>) -> Json<Value> {
-    Json(page(&pages.health, &pages.about))
+async fn status(State(pages): State<Pages>) -> Json<Report> {
+    Json(Report::of(&pages.health, &pages.known))
 }
 
-/// What `/status` says.
-fn page(health: &Health, about: &Value) -> Value {
-    let view = health.view();
-    let unready = health::unready(&view);
-    let dead = health.dead();
-    let projections: Vec<_> = view
-        .projections
-        .iter()
-        .map(|(status, still)| projection(status, still.as_secs_f64()))
-        .collect();
-    json!({
-        "about": about,
-        "uptime_seconds": health.uptime().as_secs(),
-        "ready": unready.is_empty(),
-        "unready_because": unready,
-        "alive": dead.is_empty(),
-        "dead_because": dead,
-        "stores": { "eventstore": probe(&view.eventstore), "dynamodb": probe(&view.dynamodb) },
-        "projections": projections,
-    })
+/// Whether a character shows nothing of itself, or turns the direction of what follows: what a name
+/// may hide behind.
+fn unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            // Soft hyphen, Arabic letter mark, fillers, vowel separator.
+            '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{3164}' | '\u{ffa0}'
+            // Without width; marks, embeddings, overrides and isolates of direction; ends of lines.
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            // Annotations; tags.
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-fn probe(probe: &Probe) -> Value {
-    json!({ "up": probe.up, "error": probe.error })
-}
-
-fn projection(s: &Status, still: f64) -> Value {
-    // What was last heard of the group is no news while it cannot be asked.
-    let info = s.info.as_ref().filter(|_| s.lag_unknown.is_none());
-    let differences: Vec<_> = s
-        .differences
-        .iter()
-        .map(|(setting, wanted, found)| json!({ "setting": setting, "wanted": wanted, "found": found }))
-        .collect();
-    json!({
-        "projection": &*s.projection,
-        "schema": s.schema,
-        "phase": s.phase.word(),
-        "reason": s.phase.reason(),
-        "source": s.source,
-        "table": s.table,
-        "group": {
-            "name": &*s.group,
-            "confirmed": s.group_confirmed,
-            "status": info.map(|i| i.status.as_str()),
-            "consumers": info.map(|i| i.consumers),
-            "in_flight": info.map(|i| i.in_flight),
-            "buffered": info.map(|i| i.buffered),
-            "parked": info.map(|i| i.parked),
-            "checkpoint": info.and_then(|i| i.checkpoint_revision.or(i.checkpoint_position)),
-            "differences": differences,
-        },
-        "table_confirmed": s.table_confirmed,
-        "holding": s.holding,
-        "seconds_since_progress": still,
-        "lag": s.lag.as_ref().map(|lag| json!({
-            "events": lag.events,
-            "seconds": lag.seconds,
-            "source_stalled": lag.stalled,
-            "as_of": lag.as_of.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
-        })),
-        "lag_unknown_because": s.lag_unknown.as_ref().map(|unknown| unknown.error.as_str()),
-        "quarantined": s.quarantined,
-        "diverged": s.diverged,
-        "unplaced": s.unplaced.iter().map(|(class, seen)| json!({
-            "class": class.word(), "deliveries": seen, "problem": class.problem(),
-        })).collect::<Vec<_>>(),
-        "last_error": s.last_error,
-    })
+/// A text in which what cannot be seen is written out, all but `kept`: control characters, and those
+/// that turn the direction of what follows or take no room.
+pub(crate) fn visible(text: String, kept: &[char]) -> String {
+    let hidden = |c: char| unseen(c) && !kept.contains(&c);
+    if !text.chars().any(hidden) {
+        return text;
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if hidden(c) {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }

@@ -84,7 +84,7 @@ fn say(both: &Both, place: &Place, pages: SocketAddr, demo: bool, table: &str) {
     out::line(format!(
         "EventStoreDB  {connection}  ({kept})\n\
          DynamoDB      {endpoint}  ({kept})\n\
-         pages         http://{pages}/status  /metrics  /livez  /readyz\n"
+         pages         http://{pages}/  /status  /metrics  /livez  /readyz\n"
     ));
     if demo {
         out::line(format!(

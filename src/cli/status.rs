@@ -3,10 +3,11 @@
 use serde_json::Value;
 
 use super::{Context, Exit, Failure, out, pages};
+use crate::http::visible;
 
 /// Show how a running daemon's projections stand
 ///
-/// One block a projection: phase, lag, what is held, quarantined and diverged streams, and
+/// One block a projection: phase, lag, what is held, quarantined and diverged streams with the command that helps, and
 /// differences between the group as it is and as the settings want it. Exits 1 while it is not ready.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
@@ -108,6 +109,19 @@ fn shown(status: &Value) -> String {
                 let _ = writeln!(text, "  {name:<12} {}: {}", streams.len(), streams.join(", "));
             }
         }
+        for w in p["waiting"]["streams"].as_array().into_iter().flatten() {
+            let _ = writeln!(
+                text,
+                "  waits        {}, {} since {}: {}",
+                or(&w["stream"], "?"),
+                or(&w["kind"], "?"),
+                or(&w["since"], "?"),
+                or(&w["reason"], "not read yet")
+            );
+            if let Some(command) = w["command"].as_str() {
+                let _ = writeln!(text, "               {command}");
+            }
+        }
         for u in p["unplaced"].as_array().into_iter().flatten() {
             let _ = writeln!(
                 text,
@@ -126,7 +140,8 @@ fn shown(status: &Value) -> String {
             );
         }
     }
-    text
+    // A stream's name may have what a terminal obeys.
+    visible(text, &['\n'])
 }
 
 #[cfg(test)]
@@ -146,7 +161,9 @@ mod tests {
                 "group": { "name": "g", "consumers": 1, "in_flight": 2, "parked": 0,
                            "differences": [{ "setting": "buffer", "wanted": "1", "found": "2" }] },
                 "lag": { "events": 7, "seconds": 1.25, "source_stalled": false },
-                "quarantined": ["loan-1"], "diverged": [],
+                "quarantined": ["loan-1", "loan-\u{1b}[2J"], "diverged": [],
+                "waiting": { "streams": [{ "stream": "loan-1", "kind": "quarantined", "since": "2026-01-02T03:04:05Z",
+                    "reason": "no such type", "command": "projector redrive --projection loan loan-1" }], "more": 1 },
                 "unplaced": [{ "class": "malformed_link", "deliveries": 3, "problem": "A link is malformed." }],
             }],
         }));
@@ -156,7 +173,9 @@ mod tests {
             "why          failed to reach DynamoDB: x",
             "1 consumers, 2 in flight, 0 parked",
             "lag          7 events, 1.2 s",
-            "quarantined  1: loan-1",
+            "quarantined  2: loan-1, loan-\\u{1b}[2J",
+            "waits        loan-1, quarantined since 2026-01-02T03:04:05Z: no such type",
+            "projector redrive --projection loan loan-1",
             "unplaced     3 deliveries: A link is malformed.",
             "buffer: 1 wanted, 2 found",
         ] {

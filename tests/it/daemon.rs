@@ -5,6 +5,7 @@ mod codes;
 mod lag;
 mod marks;
 mod outages;
+mod page;
 mod resets;
 mod streams;
 mod truth;
