@@ -222,8 +222,8 @@ async fn drive<J: Journal, S: ReplicaStore>(
                 lane.apply(outcome, epoch.elapsed());
             }
             Next::WaitUntil(at) => tokio::time::sleep_until((epoch + at).into()).await,
-            // Nothing is under way here: every effect was waited for.
-            Next::Busy | Next::Idle => break,
+            // Nothing is under way here, or held back: every effect was waited for.
+            Next::Busy | Next::HeldBack | Next::Idle => break,
         }
     }
 }

@@ -176,6 +176,8 @@ pub struct Lane {
     written: Option<Token>,
     last_put: Option<Duration>,
     dirty_since: Option<Duration>,
+    /// Its next put of folded events waits.
+    held_back: bool,
     verdicts: Vec<Verdict>,
     tally: Tally,
 }
@@ -213,6 +215,7 @@ impl Lane {
             written: None,
             last_put: None,
             dirty_since: None,
+            held_back: false,
             verdicts: Vec::new(),
             tally: Tally::default(),
         }
@@ -243,6 +246,12 @@ impl Lane {
         if event.is_some() {
             waiting.event = event;
         }
+    }
+
+    /// Whether its puts of folded events wait: others are under way, and one that is not written down
+    /// yet takes no memory and carries what comes meanwhile.
+    pub fn hold_back(&mut self, wait: bool) {
+        self.held_back = wait;
     }
 
     /// What may be acknowledged or parked since the last call.
@@ -1271,6 +1280,9 @@ impl Lane {
             if now < due {
                 return Next::WaitUntil(due);
             }
+        }
+        if self.held_back && self.administrative.is_none() {
+            return Next::HeldBack;
         }
         if self.retrying && self.read_wanted && self.administrative == Some(PutKind::Repair) {
             let base = self.known();

@@ -6,7 +6,7 @@
 //! invariant 5 (what a lane waits for, it alone waits for).
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -207,6 +207,9 @@ pub struct Session<Sub, J, S, R> {
     cold: VecDeque<Arc<str>>,
     reads: VecDeque<(Arc<str>, Effect)>,
     writes: VecDeque<(Arc<str>, Effect)>,
+    /// Lanes that put when it is their turn, in its order; and which they are.
+    held_back: VecDeque<Arc<str>>,
+    are_held_back: HashSet<Arc<str>>,
     running: JoinSet<Done>,
     /// Bytes that lanes hold of what they have read, by stream, until they have put it.
     read_on: HashMap<Arc<str>, usize>,
@@ -252,6 +255,8 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             cold: VecDeque::new(),
             reads: VecDeque::new(),
             writes: VecDeque::new(),
+            held_back: VecDeque::new(),
+            are_held_back: HashSet::new(),
             running: JoinSet::new(),
             read_on: HashMap::new(),
             read_bytes: 0,
@@ -523,6 +528,15 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable();
         touched.dedup();
+        // Whoever has waited for a turn has it before those that come to it now.
+        while self.may_put()
+            && let Some(stream) = self.held_back.pop_front()
+        {
+            self.are_held_back.remove(&stream);
+            if let Some(end) = self.advance_lane(&stream) {
+                return Some(end);
+            }
+        }
         for stream in touched {
             if let Some(end) = self.advance_lane(&stream) {
                 return Some(end);
@@ -531,10 +545,18 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         None
     }
 
+    /// Whether another put would be under way at once. A put is written down when it is, and not
+    /// before: what waits takes no more than its events and its state.
+    fn may_put(&self) -> bool {
+        self.writing + self.writes.len() < self.pace.limit()
+    }
+
     fn advance_lane(&mut self, stream: &Arc<str>) -> Option<End> {
         let now = self.epoch.elapsed();
         loop {
+            let wait = !self.may_put();
             let lane = self.lanes.get_mut(stream)?;
+            lane.hold_back(wait);
             let next = lane.next(now);
             let (verdicts, tally) = (lane.verdicts(), lane.tally());
             self.settle(verdicts);
@@ -578,6 +600,12 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                 Next::Do(effect) => self.reads.push_back((stream.clone(), effect)),
                 Next::WaitUntil(at) => {
                     if self.timers.insert((at, stream.clone())) {
+                        self.since.insert(stream.clone(), Instant::now());
+                    }
+                }
+                Next::HeldBack => {
+                    if self.are_held_back.insert(stream.clone()) {
+                        self.held_back.push_back(stream.clone());
                         self.since.insert(stream.clone(), Instant::now());
                     }
                 }

@@ -358,13 +358,19 @@ impl World {
     }
 
     /// Does one thing that a task's lane wants; says whether it wanted anything.
-    fn step(&mut self, index: usize, lose_reply: bool) -> Result<bool, TestCaseError> {
+    fn step(&mut self, index: usize, lose_reply: bool, held_back: bool) -> Result<bool, TestCaseError> {
         let now = self.clock;
         let task = &mut self.tasks[index];
+        task.lane.hold_back(held_back);
         let effect = match task.effect.take() {
             Some(effect) => effect,
             None => match task.lane.next(now) {
                 Next::Do(effect) => effect,
+                Next::HeldBack => {
+                    task.lane.hold_back(false);
+                    self.verdicts(index)?;
+                    return Ok(true);
+                }
                 Next::WaitUntil(at) => {
                     self.clock = at;
                     self.verdicts(index)?;
@@ -694,7 +700,8 @@ impl World {
             }
             Op::Delete | Op::Revive | Op::Deliver { .. } => {}
             Op::Step { task, lose_reply } => {
-                self.step(usize::from(task), lose_reply)?;
+                // As often as a reply is kept: what is drawn already serves.
+                self.step(usize::from(task), lose_reply, !lose_reply)?;
             }
             Op::Crash { task } => self.crash(usize::from(task)),
             Op::Bump => {
@@ -746,7 +753,7 @@ impl World {
             }
             self.note(0);
             let mut steps = 0;
-            while self.step(0, false)? {
+            while self.step(0, false, false)? {
                 steps += 1;
                 prop_assert!(steps < 2000, "the lane does not come to rest: {:?}", self.tasks[0].lane);
             }
@@ -909,7 +916,7 @@ fn run(lane: &mut Lane, now: Duration, readable: &[Revision], last: Revision) ->
         let outcome = match lane.next(now) {
             Next::Idle => return (None, stored),
             Next::WaitUntil(at) => return (Some(at), stored),
-            Next::Busy => unreachable!("each effect is run to its end"),
+            Next::Busy | Next::HeldBack => unreachable!("each effect is run to its end, and none is held back"),
             Next::Do(Effect::Load { .. }) => Outcome::Loaded(None),
             Next::Do(Effect::Forget { .. }) => Outcome::Forgotten,
             Next::Do(Effect::Look) => unreachable!("nothing to look at"),

@@ -187,6 +187,8 @@ pub enum Next {
     Busy,
     /// Nothing until this long after the lane's epoch, unless a delivery comes.
     WaitUntil(Duration),
+    /// To put, when it is held back no more ([`super::Lane::hold_back`]).
+    HeldBack,
     /// Nothing at all: the lane can be put away.
     Idle,
 }
