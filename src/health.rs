@@ -219,7 +219,7 @@ pub fn dead(view: &View, stuck_after: Duration) -> Vec<String> {
     stuck
         .map(|(status, still)| {
             format!(
-                "projection {}: work waits and nothing has moved for {} s",
+                "Projection {}: work waits and nothing has moved for {} s.",
                 status.projection,
                 still.as_secs()
             )
@@ -232,36 +232,36 @@ pub fn dead(view: &View, stuck_after: Duration) -> Vec<String> {
 pub fn unready(view: &View) -> Vec<String> {
     let mut reasons = Vec::new();
     if view.stopping {
-        reasons.push("stopping".to_owned());
+        reasons.push("The process is stopping.".to_owned());
     }
     for (name, probe) in [("EventStoreDB", &view.eventstore), ("DynamoDB", &view.dynamodb)] {
         match (probe.up, &probe.error) {
             (Some(true), _) => {}
             (Some(false), error) => reasons.push(format!(
-                "{name} does not answer: {}",
-                error.as_deref().unwrap_or("no reason given")
+                "{name} does not answer: {}.",
+                error.as_deref().unwrap_or("no reason given").trim_end_matches('.')
             )),
-            (None, _) => reasons.push(format!("{name} has not answered yet")),
+            (None, _) => reasons.push(format!("{name} has not answered yet.")),
         }
     }
     for (status, _) in &view.projections {
-        let say = |what: &str| format!("projection {}: {what}", status.projection);
+        let say = |what: &str| format!("Projection {}: {what}", status.projection);
         match &status.phase {
             Phase::Failed(_) => {}
             Phase::Paused(why) | Phase::StoreAway(why) => reasons.push(say(why)),
-            Phase::Stopped => reasons.push(say("stopped")),
+            Phase::Stopped => reasons.push(say("It has stopped.")),
             Phase::Starting | Phase::Running | Phase::Reconnecting(_) => {
                 if !status.table_confirmed {
-                    reasons.push(say("its table has not answered yet"));
+                    reasons.push(say("Its table has not answered yet."));
                 } else if !status.group_confirmed {
-                    reasons.push(say("its group has not taken a consumer yet"));
+                    reasons.push(say("Its group has not taken a consumer yet."));
                 }
             }
         }
     }
     let failed = |(status, _): &(Status, Duration)| matches!(status.phase, Phase::Failed(_));
     if !view.projections.is_empty() && view.projections.iter().all(failed) {
-        reasons.push("every projection has failed".to_owned());
+        reasons.push("Every projection has failed.".to_owned());
     }
     reasons
 }
@@ -278,7 +278,7 @@ fn proved(view: &View) -> bool {
 fn misconfigured(view: &View) -> Vec<String> {
     let waiting = view.projections.iter().filter_map(|(status, _)| match &status.phase {
         Phase::Paused(why) | Phase::Failed(why) if !(status.table_confirmed && status.group_confirmed) => {
-            Some(format!("projection {}: {why}", status.projection))
+            Some(format!("Projection {}: {why}", status.projection))
         }
         _ => None,
     });
@@ -431,10 +431,10 @@ mod tests {
             up: Some(false),
             error: Some("refused".into()),
         };
-        assert_eq!(unready(&away), ["DynamoDB does not answer: refused"]);
+        assert_eq!(unready(&away), ["DynamoDB does not answer: refused."]);
         let mut stopping = good;
         stopping.stopping = true;
-        assert_eq!(unready(&stopping), ["stopping"]);
+        assert_eq!(unready(&stopping), ["The process is stopping."]);
     }
 
     #[test]
@@ -448,7 +448,7 @@ mod tests {
             Phase::Failed("give the right".into()),
         ] {
             let view = view(wrong(phase.clone()), 0);
-            assert_eq!(misconfigured(&view), ["projection loan: give the right"]);
+            assert_eq!(misconfigured(&view), ["Projection loan: give the right"]);
             assert!(!proved(&view));
             assert!(misconfigured(&super::tests::view(status(phase), 0)).is_empty());
         }
@@ -479,6 +479,6 @@ mod tests {
             .push((status(Phase::Failed("tombstoned".into())), Duration::ZERO));
         assert!(unready(&both).is_empty());
         both.projections.remove(0);
-        assert_eq!(unready(&both), ["every projection has failed"]);
+        assert_eq!(unready(&both), ["Every projection has failed."]);
     }
 }

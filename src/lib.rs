@@ -22,6 +22,7 @@ pub mod http;
 pub mod journal;
 #[cfg(feature = "daemon")]
 pub mod metrics;
+mod panics;
 pub mod projection;
 #[doc(hidden)]
 pub mod projector;

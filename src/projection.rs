@@ -15,6 +15,7 @@ use crate::{
     aggregate::Aggregate,
     document::{Document, de, ser, whole},
     event::{Event, RawEvent, Recorded, codec},
+    panics,
     replica::item::{number::as_read_back, size},
 };
 
@@ -422,12 +423,5 @@ fn read_back<T: Serialize + DeserializeOwned>(view: &mut T) {
 
 /// Runs a projection's code; a panic is that event's fault, not the process's end.
 fn guarded<T>(code: impl FnOnce() -> T) -> Result<T, FoldError> {
-    catch_unwind(AssertUnwindSafe(code)).map_err(|panic| {
-        let text = panic
-            .downcast_ref::<&str>()
-            .map(ToString::to_string)
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "no message".to_owned());
-        FoldError::Panicked(text)
-    })
+    catch_unwind(AssertUnwindSafe(code)).map_err(|panic| FoldError::Panicked(panics::told(&*panic)))
 }

@@ -25,7 +25,11 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use crate::config::{Log, LogFormat};
+use crate::{
+    config::{Log, LogFormat},
+    document::discreet,
+    panics,
+};
 
 /// Logs that cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +69,10 @@ pub fn install(log: &Log) -> Result<(), TelemetryError> {
     };
     let brake = Brake(Repeated::new(SAY_AGAIN));
     let subscriber = tracing_subscriber::registry().with(filter).with(brake).with(lines);
-    subscriber.try_init().map_err(|_| TelemetryError::Installed)
+    subscriber.try_init().map_err(|_| TelemetryError::Installed)?;
+    discreet::show_values(log.values);
+    panics::log_them();
+    Ok(())
 }
 
 /// One warning of a class in this time: often enough to show that it goes on, seldom enough that

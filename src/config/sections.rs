@@ -466,6 +466,8 @@ pub struct Log {
     pub filter: String,
     /// How often a projection's summary is written.
     pub summary_every: Span,
+    /// Whether reasons, marks and logs repeat values of events, which more people may read than events.
+    pub values: bool,
 }
 
 impl Default for Log {
@@ -475,6 +477,7 @@ impl Default for Log {
             // The client logs every failed attempt by itself; what it means is in our own lines.
             filter: "info,eventstore=off".into(),
             summary_every: Span::secs(60),
+            values: false,
         }
     }
 }

@@ -3,6 +3,22 @@
 //!
 //! Kept are what was found by its kind, what was expected, the member's name and the place.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Somebody asked for values: of the whole process, for what is told is read where no settings are.
+static VALUES: AtomicBool = AtomicBool::new(false);
+
+/// Whether values are told all the same, as the setting `log.values` asks.
+#[cfg(feature = "daemon")]
+pub(crate) fn show_values(show: bool) {
+    VALUES.store(show, Ordering::Relaxed);
+}
+
+/// Whether values are told.
+pub(crate) fn shows_values() -> bool {
+    VALUES.load(Ordering::Relaxed)
+}
+
 /// Beginnings of what serde and `serde_json` say by themselves, none of which repeats a value.
 const HARMLESS: [&str; 22] = [
     "missing field `",
@@ -31,6 +47,9 @@ const HARMLESS: [&str; 22] = [
 
 /// The message without what it repeats of the data.
 pub(crate) fn without_values(message: &str) -> String {
+    if shows_values() {
+        return message.to_owned();
+    }
     let (text, place) = match message.rfind(" at line ") {
         Some(at) => message.split_at(at),
         None => (message, ""),

@@ -32,6 +32,15 @@ const LONGEST_DELAY: Duration = Duration::from_secs(2);
 /// Delay while only an operator can help: often enough to go on soon after he did.
 const OPERATOR_DELAY: Duration = Duration::from_secs(5);
 
+/// An error as a sentence: its text reads after "failed to".
+pub(super) fn sentence(error: &impl std::fmt::Display) -> String {
+    let text = format!("Failed to {error}");
+    if text.ends_with(['.', '!', '?']) {
+        return text;
+    }
+    text + "."
+}
+
 /// Since when a store does not answer, and what it is that only an operator can mend.
 #[derive(Debug, Default)]
 pub struct Trouble {
@@ -288,11 +297,11 @@ impl<J: Journal, S: ReplicaStore> Stores<J, S> {
                 delays.wait().await;
             }
             StoreError::Unavailable(_) => {
-                self.table_trouble.failed(&error.to_string(), false);
+                self.table_trouble.failed(&sentence(&error), false);
                 delays.wait().await;
             }
             StoreError::Setup { .. } | StoreError::NoTable { .. } | StoreError::Corrupt { .. } => {
-                self.table_trouble.failed(&error.to_string(), true);
+                self.table_trouble.failed(&sentence(&error), true);
                 tokio::time::sleep(OPERATOR_DELAY).await;
             }
         }
@@ -312,11 +321,11 @@ impl<J: Journal, S: ReplicaStore> Stores<J, S> {
                     return Err(error.to_string());
                 }
                 Err(error) if error.is_transient() => {
-                    self.journal_trouble.failed(&error.to_string(), false);
+                    self.journal_trouble.failed(&sentence(&error), false);
                     delays.wait().await;
                 }
                 Err(error) => {
-                    self.journal_trouble.failed(&error.to_string(), true);
+                    self.journal_trouble.failed(&sentence(&error), true);
                     tokio::time::sleep(OPERATOR_DELAY).await;
                 }
             }

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 
 use super::{
     bases::Bases,
-    effects::{Stores, Trouble},
+    effects::{Stores, Trouble, sentence},
     lag::{self, Measured, SharedSettled},
     meter::{Count, EndReason, Level, Meter},
     session::{End, Report, Session, Spec},
@@ -30,6 +30,7 @@ use crate::{
         Journal, JournalError, Unplaced,
         feed::{Ensured, Feed, GroupInfo, Mark},
     },
+    panics,
     replica::{MarkKind, Marked, ReplicaStore, StoreError},
 };
 
@@ -217,7 +218,7 @@ enum Next {
 
 impl Next {
     fn journal(error: &JournalError) -> Self {
-        let text = format!("failed to {error}");
+        let text = sentence(error);
         match error {
             JournalError::Unavailable(_)
             | JournalError::Unfinished(_)
@@ -231,7 +232,7 @@ impl Next {
     }
 
     fn store(error: &StoreError) -> Self {
-        let text = format!("failed to {error}");
+        let text = sentence(error);
         match error {
             StoreError::Throttled { .. } | StoreError::Unavailable(_) => Self::Again(Phase::StoreAway(text)),
             StoreError::Setup { .. } | StoreError::NoTable { .. } | StoreError::Corrupt { .. } => {
@@ -282,7 +283,13 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
         Err(error) => {
             stores.meter.count(Count::Panic, 1);
             stores.meter.count(Count::Reconnect(EndReason::Panic), 1);
-            return Next::Again(Phase::Reconnecting(format!("survive a panic in the session: {error}")));
+            let how = match error.try_into_panic() {
+                Ok(panic) => panics::told(&*panic),
+                Err(error) => error.to_string(),
+            };
+            return Next::Again(Phase::Reconnecting(format!(
+                "The session panicked, and its group delivers again what it held ({how})."
+            )));
         }
     };
     if !matches!(end, End::Stopped { .. }) {
@@ -296,7 +303,7 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
         End::Disconnected(error) => Next::journal(&error),
         End::StoreOutage(what) => Next::Again(Phase::StoreAway(what)),
         End::Watchdog => Next::Again(Phase::Reconnecting(
-            "see the group deliver: nothing came for too long".into(),
+            "The source is ahead and the group delivers nothing: it is subscribed to again.".into(),
         )),
         End::Storm(what) => Next::Never(Phase::Paused(what)),
         End::Operator(what) => Next::Operator(Phase::Paused(what)),
@@ -595,7 +602,7 @@ fn lag_unknown(error: &JournalError, spec: &Spec, meter: &dyn Meter, status: &Sh
     ] {
         meter.unset(level);
     }
-    let text = format!("failed to {error}");
+    let text = sentence(error);
     status.send_modify(|s| {
         let waited = s.may_wait();
         let since = s.lag_unknown.as_ref().map(|unknown| unknown.since);

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::{
     bases::Bases,
-    effects::Stores,
+    effects::{Stores, sentence},
     held::{Deliveries, Record},
     lane::{Arrival, Base, Effect, Lane, Next, Outcome, PutKind, Rules, Token, Verdict},
     meter::{Count, EndReason, LaneState, Level, Meter, Timing},
@@ -398,7 +398,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         if let Err(error) = item::check_key(&stream) {
             // Nothing can stand under such a name, not even a mark: it must not stop the others.
             self.unplaced(Unplaced::Stream, &record);
-            self.pass(record, Some(format!("failed to {error}")));
+            self.pass(record, Some(sentence(&error)));
             return;
         }
         let age = (clock::now() - delivery.at).to_std().unwrap_or_default();
@@ -639,8 +639,8 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         if storm.len() > self.spec.quarantine_limit {
             let reason = reason.unwrap_or_default();
             return Some(End::Storm(format!(
-                "{} aggregates within a minute are to be quarantined for `{class}`, the last one `{stream}`: {reason}; \
-                 the projection stopped before marking more: deploy code that folds them, or raise `quarantine_limit`",
+                "{} aggregates within a minute are to be quarantined for `{class}`, the last one `{stream}` ({reason}). \
+                 The projection stopped before marking more: deploy code that folds them, or raise `quarantine_limit`.",
                 storm.len()
             )));
         }

@@ -105,7 +105,7 @@ async fn a_lag_that_cannot_be_measured_is_unknown_and_not_what_it_was() {
     let status = daemon.status().await;
     assert_eq!(status["lag"], Value::Null);
     let why = status["lag_unknown_because"].as_str().unwrap();
-    assert!(why.starts_with("failed to ") && why.contains("EventStoreDB"), "{why}");
+    assert!(why.starts_with("Failed to ") && why.contains("EventStoreDB"), "{why}");
     assert!(daemon.metric("projector_source_lag_measured_timestamp_seconds").await > 0.0);
     world.start_events().await;
     daemon.caught_up().await;

@@ -302,7 +302,18 @@ impl Running {
     /// What `/status` says of the projection.
     pub(crate) async fn status(&self) -> Value {
         let status: Value = serde_json::from_str(&self.page("/status").await.1).unwrap();
-        status["projections"][0].clone()
+        let projection = status["projections"][0].clone();
+        let reasons = ["reason", "last_error", "lag_unknown_because"].map(|reason| &projection[reason]);
+        let both = ["unready_because", "dead_because"].map(|why| status[why].as_array().unwrap());
+        for text in reasons
+            .into_iter()
+            .chain(both.into_iter().flatten())
+            .filter_map(Value::as_str)
+        {
+            let whole = text.starts_with(char::is_uppercase) && text.ends_with('.');
+            assert!(whole, "no sentence: {text}");
+        }
+        projection
     }
 
     pub(crate) async fn ready(&self) -> bool {
