@@ -236,7 +236,7 @@ pub(crate) fn import(connection: &str, events: &Path) -> Result<String, Failure>
 /// Both stores, here or in a process of their own.
 pub(crate) struct Stores {
     pub(crate) connection: String,
-    endpoint: String,
+    pub(crate) endpoint: String,
     inside: Option<(eventstore::Handle, dynamodb::DynamoDbHandle)>,
     apart: Option<Stack>,
 }
@@ -426,7 +426,7 @@ pub(crate) fn resident(process: u32) -> Option<u64> {
     memory(process, "VmRSS:")
 }
 
-fn memory(process: u32, kind: &str) -> Option<u64> {
+pub(crate) fn memory(process: u32, kind: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with(kind))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! cargo run --release --example bench-daemon -- [EVENTS.jsonl.gz]
+//! cargo run --release --example bench-daemon -- memory [STREAMS] [BYTES]
+//! cargo run --release --example bench-daemon -- soak [SECONDS] [SEED]
 //! ```
 //!
 //! A backlog drained raw (received and acknowledged, nothing else), then by the daemon; a live stream,
@@ -14,6 +16,13 @@
 )]
 #[path = "../../examples/loans.rs"]
 mod loans;
+
+#[path = "daemon/counting.rs"]
+mod counting;
+#[path = "daemon/memory.rs"]
+mod memory;
+#[path = "daemon/soak.rs"]
+mod soak;
 
 use std::{
     path::PathBuf,
@@ -48,11 +57,23 @@ const LIVE: usize = 500;
 /// Between two looks whether a replica is there: below what is measured.
 const LOOK: Duration = Duration::from_micros(200);
 
+#[global_allocator]
+static ALLOCATOR: counting::Counting = counting::Counting;
+
 fn main() -> ExitCode {
-    if let Some("import") = std::env::args().nth(1).as_deref() {
-        return projector::cli::main(projector::projection::Registry::with::<Loan>);
-    }
-    match bench() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments[..] {
+        ["import", ..] => return projector::cli::main(projector::projection::Registry::with::<Loan>),
+        [memory::DAEMON, connection, endpoint] => memory::daemon(connection.to_owned(), endpoint.to_owned()),
+        [soak::WORKER, connection, endpoint, seed] => seed
+            .parse()
+            .map_err(Into::into)
+            .and_then(|seed| soak::work(connection.to_owned(), endpoint.to_owned(), seed)),
+        [mode @ ("memory" | "soak"), ref sizes @ ..] => measured(mode, sizes),
+        _ => bench(),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             loans::complain(&format!("error: {error}"));
@@ -61,10 +82,29 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn bench() -> Result<(), Failure> {
+fn folder() -> Result<PathBuf, Failure> {
     let folder = std::env::temp_dir().join(format!("projector-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+#[tokio::main]
+async fn measured(mode: &str, sizes: &[&str]) -> Result<(), Failure> {
+    let size = |at: usize| sizes.get(at).map(|size| size.parse::<u64>()).transpose();
+    let (first, second) = (size(0)?, size(1)?);
+    let folder = folder()?;
+    let ended = match mode {
+        "memory" => memory::bench(&folder, first, second).await,
+        _ => soak::soak(&folder, first, second).await,
+    };
+    // What stays behind in the temporary folder harms nobody.
+    let _ = std::fs::remove_dir_all(&folder);
+    ended
+}
+
+#[tokio::main]
+async fn bench() -> Result<(), Failure> {
+    let folder = folder()?;
     let events: PathBuf = match std::env::args_os().nth(1) {
         Some(file) => file.into(),
         None => loans::made_up(&folder, 13_087, 1)?.0,
