@@ -87,10 +87,8 @@ impl Observer for CommandMetrics {
         match observation {
             Observation::Loaded(origin) => self.snapshots.with_label_values(&[projection, origin.label()]).inc(),
             Observation::Discarded(why) => self.discards.with_label_values(&[projection, why.label()]).inc(),
-            // Summed up when the command ends.
-            Observation::Replayed(_) => {}
-            // Its time comes with it.
-            Observation::HintSettled => {}
+            // Summed up when the command ends; told with the time that it took.
+            Observation::Replayed(_) | Observation::HintSettled => {}
             Observation::HintAwaited(took) => self.hints.with_label_values(&[projection]).observe(took.as_secs_f64()),
             Observation::Searched => event("horizon_read"),
             Observation::ShortWindow => event("short_window"),

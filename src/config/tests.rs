@@ -419,11 +419,8 @@ fn a_source_that_brings_none_of_an_aggregates_streams_is_doubted() {
         "all:stream-regex:^lo",
         "all:type-prefix:Opened",
     ] {
-        assert_eq!(doubts("loans]", source), [String::new(); 0], "{source}");
+        assert!(doubts("loans]", source).is_empty(), "{source}");
     }
     // What is no aggregate may be of any streams.
-    assert_eq!(
-        doubts("any]\nfold = \"merge-patch\"", "category:loan"),
-        [String::new(); 0]
-    );
+    assert!(doubts("any]\nfold = \"merge-patch\"", "category:loan").is_empty());
 }

@@ -258,7 +258,27 @@ async fn disturb(world: &World, account: usize, step: u8) {
     }
 }
 
-async fn transfers(count: usize, daemon: bool, through: bool, faults: bool, late: u64, drops: bool) {
+/// What happens to transfers.
+#[derive(Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each says one thing of its own")]
+struct Beside {
+    daemon: bool,
+    through: bool,
+    faults: bool,
+    /// Milliseconds that a commit takes at most.
+    late: u64,
+    /// Calls are dropped.
+    drops: bool,
+}
+
+async fn transfers(count: usize, beside: Beside) {
+    let Beside {
+        daemon,
+        through,
+        faults,
+        late,
+        drops,
+    } = beside;
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let world = World::default();
@@ -323,28 +343,53 @@ async fn transfers(count: usize, daemon: bool, through: bool, faults: bool, late
 #[tokio::test(start_paused = true)]
 async fn a_thousand_transfers() {
     for (daemon, through) in [(false, false), (true, false), (false, true), (true, true)] {
-        transfers(1000, daemon, through, false, 0, false).await;
+        let beside = Beside {
+            daemon,
+            through,
+            ..Beside::default()
+        };
+        transfers(1000, beside).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_thousand_transfers_with_faults() {
     for through in [false, true] {
-        transfers(1000, true, through, true, 0, false).await;
+        let beside = Beside {
+            daemon: true,
+            through,
+            faults: true,
+            ..Beside::default()
+        };
+        transfers(1000, beside).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn transfers_while_commits_take_their_time_and_appends_die() {
     for (through, faults) in [(false, false), (true, false), (false, true), (true, true)] {
-        transfers(300, true, through, faults, 30, false).await;
+        let beside = Beside {
+            daemon: true,
+            through,
+            faults,
+            late: 30,
+            drops: false,
+        };
+        transfers(300, beside).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn transfers_of_calls_that_are_dropped_at_any_await() {
     for (through, faults, late) in [(false, false, 0), (true, true, 0), (false, true, 30), (true, false, 30)] {
-        transfers(300, true, through, faults, late, true).await;
+        let beside = Beside {
+            daemon: true,
+            through,
+            faults,
+            late,
+            drops: true,
+        };
+        transfers(300, beside).await;
     }
 }
 

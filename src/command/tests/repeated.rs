@@ -81,6 +81,7 @@ async fn at_the_same_moment_from_two_processes() {
         let (a, b) = (run(world.bank()), run(world.bank()));
         let (a, b) = (a.await.unwrap(), b.await.unwrap());
         assert_eq!((&a.state, a.revision, &a.events), (&b.state, b.revision, &b.events));
+        assert_ne!(a.repeated, b.repeated, "exactly one of them wrote");
         assert_eq!(world.journal.all(STREAM).len(), 4);
     }
 }

@@ -86,7 +86,7 @@ async fn run(commands: usize, folder: &std::path::Path) -> Result<(), Failure> {
     daemon.stop().await;
     replicas.shutdown().await;
     events.shutdown().await;
-    judge(told)
+    judge(&told)
 }
 
 /// What both were told of each command.
@@ -140,7 +140,7 @@ async fn landed_once(connection: &str, commands: usize) -> Result<(), Failure> {
     Err(format!("{commands} commands have {events} events, by {landed} of them").into())
 }
 
-fn judge(told: Vec<[Told; 2]>) -> Result<(), Failure> {
+fn judge(told: &[[Told; 2]]) -> Result<(), Failure> {
     for (nth, [one, other]) in told.iter().enumerate() {
         if one.revision.is_none() || one.revision != other.revision {
             let (one, other) = (one.revision, other.revision);
@@ -167,7 +167,7 @@ fn judge(told: Vec<[Told; 2]>) -> Result<(), Failure> {
         ms(at(99)),
         ms(at(100)),
     ));
-    if at(99) as u128 >= SOON.as_micros() {
+    if u128::from(at(99)) >= SOON.as_micros() {
         return Err(format!(
             "the 99th percentile of the answers is not below {} ms",
             SOON.as_millis()

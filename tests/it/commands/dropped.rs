@@ -22,6 +22,7 @@ pub(super) struct Drops {
 
 impl Drops {
     /// With a seed that is printed, so that a failure tells it.
+    #[expect(clippy::print_stdout, reason = "a test that fails shows it")]
     pub(super) fn new() -> Self {
         let seed = fastrand::u64(..);
         println!("calls are dropped by seed {seed}");
