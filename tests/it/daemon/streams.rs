@@ -132,3 +132,54 @@ async fn removed_states_and_new_beginnings() {
     assert_eq!(state(replica).unwrap()["balance"], json!(2));
     daemon.stop().await;
 }
+
+/// Links that name nothing, among those of the category: each comes once, is told, and holds nobody up.
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_links_come_once_and_are_told() {
+    use eventstore::{AppendToStreamOptions, EventData, ExpectedRevision};
+    const NONSENSE: [&str; 4] = ["nonsense", "x@account-1", "1@", "@account-1"];
+    let world = World::start().await;
+    let links = async || {
+        let options = AppendToStreamOptions::default().expected_revision(ExpectedRevision::Any);
+        let events = NONSENSE.map(|data| EventData::binary("$>", data.as_bytes().into()));
+        world
+            .client()
+            .append_to_stream("$ce-account", &options, events.to_vec())
+            .await
+            .unwrap();
+    };
+    let seen = |status: &Value| status["unplaced"][0].clone();
+    // In a backlog, and live.
+    world.pay("account-1", 2).await;
+    links().await;
+    let daemon = world.daemon::<Old>("a").await;
+    daemon.caught_up().await;
+    links().await;
+    world.pay("account-1", 1).await;
+    daemon.caught_up().await;
+    let status = daemon.status().await;
+    let told = seen(&status);
+    assert_eq!(
+        (&told["class"], &told["deliveries"]),
+        (&json!("malformed_link"), &json!(8)),
+        "{status}"
+    );
+    assert_eq!(daemon.metric("projector_deliveries_received_total").await, 11.0);
+    assert_eq!(
+        (&status["group"]["parked"], &status["quarantined"]),
+        (&json!(0), &json!([]))
+    );
+    assert_eq!(seen_balance(&world).await, json!(3));
+    daemon.stop().await;
+    // Nor are they delivered again.
+    let daemon = world.daemon::<Old>("a").await;
+    world.pay("account-1", 1).await;
+    daemon.caught_up().await;
+    assert_eq!(seen_balance(&world).await, json!(4));
+    assert_eq!(daemon.metric("projector_deliveries_received_total").await, 1.0);
+    daemon.stop().await;
+}
+
+async fn seen_balance(world: &World) -> Value {
+    world.state("account-1").await.unwrap()["balance"].clone()
+}
