@@ -257,6 +257,17 @@ impl Stores {
         .await
     }
 
+    /// Those that another process runs.
+    #[allow(dead_code, reason = "the bench measures with it")]
+    pub(crate) fn elsewhere(connection: String, endpoint: String) -> Self {
+        Self {
+            connection,
+            endpoint,
+            inside: None,
+            apart: None,
+        }
+    }
+
     async fn within(options: eventstore::Options) -> Result<Self, Failure> {
         let events = eventstore::EventStoreDb::start(options).await?;
         let replicas = dynamodb::DynamoDb::start(dynamodb::Options::default()).await?;

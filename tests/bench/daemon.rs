@@ -6,8 +6,9 @@
 //! cargo run --release --example bench-daemon -- soak [SECONDS] [SEED]
 //! ```
 //!
-//! A backlog drained raw (received and acknowledged, nothing else), then by the daemon; a live stream,
-//! append called to replica durable, beside one append and one put alone; memory before and after.
+//! A backlog drained raw (received and acknowledged, nothing else), then by the daemon, with the
+//! processor time of each; a live stream, append called to replica durable, beside one append and one
+//! put alone; memory before and after. The stores are a process of their own.
 //! Without a file it makes the loans example's workload up.
 
 #[allow(
@@ -25,8 +26,9 @@ mod memory;
 mod soak;
 
 use std::{
-    path::PathBuf,
-    process::ExitCode,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
@@ -50,6 +52,10 @@ use loans::{Failure, Loan, Stores, page, peak, say, sum};
 
 /// Deliveries in flight: the daemon's own default.
 const BUFFER: usize = 2_000;
+/// Events that the server keeps ahead: the daemon's own default.
+const SERVER_BUFFER: i32 = 4_000;
+/// The argument that makes a process the stores.
+const STORES: &str = "stores";
 /// Acknowledged together by the raw drain.
 const ACKS: usize = 100;
 /// Live events that are timed: enough for a 99th percentile.
@@ -65,6 +71,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
         ["import", ..] => return projector::cli::main(projector::projection::Registry::with::<Loan>),
+        [STORES, folder] => run_stores(Path::new(folder)),
         [memory::DAEMON, connection, endpoint] => memory::daemon(connection.to_owned(), endpoint.to_owned()),
         [soak::WORKER, connection, endpoint, seed] => seed
             .parse()
@@ -80,6 +87,57 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The stores as a process. Killed when dropped.
+struct Apart(std::process::Child);
+
+impl Apart {
+    fn start(folder: &Path) -> Result<(Self, Stores), Failure> {
+        let mut process = Command::new(std::env::current_exe()?)
+            .arg(STORES)
+            .arg(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let said = process.stdout.take().ok_or("the stores have no output")?;
+        let apart = Self(process);
+        let mut lines = BufReader::new(said).lines();
+        let mut next = || lines.next().ok_or("the stores ended without saying where they are");
+        let (connection, endpoint) = (next()??, next()??);
+        Ok((apart, Stores::elsewhere(connection, endpoint)))
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        // One that has ended by itself is as dead.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The stores' process: says where they are, runs until its input ends.
+#[tokio::main]
+async fn run_stores(folder: &Path) -> Result<(), Failure> {
+    // On disk and synced, as a real node's log is.
+    let mut stores = Stores::durable(folder).await?;
+    say(&stores.connection);
+    say(&stores.endpoint);
+    tokio::task::spawn_blocking(|| std::io::stdin().lines().for_each(drop)).await?;
+    stores.stop().await;
+    Ok(())
+}
+
+/// Processor time of this process so far, in seconds; none where there is no `/proc`.
+fn processor() -> f64 {
+    // Linux counts it in hundredths of a second.
+    const TICKS: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The second field is the program's name in parentheses and may hold anything.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks = |number: usize| fields.split_whitespace().nth(number - 3)?.parse::<f64>().ok();
+    (ticks(14).unwrap_or_default() + ticks(15).unwrap_or_default()) / TICKS
 }
 
 fn folder() -> Result<PathBuf, Failure> {
@@ -109,42 +167,50 @@ async fn bench() -> Result<(), Failure> {
         Some(file) => file.into(),
         None => loans::made_up(&folder, 13_087, 1)?.0,
     };
-    // On disk and synced, as a real node's log is.
-    let mut stores = Stores::durable(&folder).await?;
+    let (apart, stores) = Apart::start(&folder)?;
     let (settings, planned) = loans::settings(&stores, None)?;
     say(&format!("resident before anything: {} MiB", resident()));
 
     say(&loans::import(&stores.connection, &events)?);
-    say(&format!("resident with the events: {} MiB", resident()));
-
-    let (count, raw) = raw_drain(&stores.connection).await?;
     say(&format!(
-        "raw drain, received and acknowledged only: {count} events in {raw:.2} s, {:.0} events/s",
-        count as f64 / raw
+        "resident with the events: {} MiB, of the stores",
+        loans::resident(apart.0.id()).unwrap_or_default() >> 20
     ));
 
+    let before = processor();
+    let (count, raw) = raw_drain(&stores.connection).await?;
+    let (raw_processor, micros) = (processor() - before, 1e6 / count as f64);
+    say(&format!(
+        "raw drain, received and acknowledged only: {count} events in {raw:.2} s, {:.0} events/s, {:.1} µs of processor an event",
+        count as f64 / raw,
+        raw_processor * micros
+    ));
+
+    let before = processor();
     let began = Instant::now();
     let daemon = app::start(&settings, planned.clone()).await?;
     let address = daemon.address.to_string();
     loop {
-        let metrics = page(&address, "/metrics").await.unwrap_or_default();
+        // Not by the page: its making is no work of the daemon's own.
+        let metrics = daemon.metrics.render();
         if sum(&metrics, "projector_durable_age_seconds_count", "") >= count as f64 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let whole = began.elapsed().as_secs_f64();
+    let (whole, processor) = (began.elapsed().as_secs_f64(), processor() - before);
     let metrics = page(&address, "/metrics").await.unwrap_or_default();
     say(&format!(
-        "daemon, every replica durable: {count} events in {whole:.2} s, {:.0} events/s: {:.2} of the raw drain, {:.3} writes an event, {:.0} gap reads with {:.0} events",
+        "daemon, every replica durable: {count} events in {whole:.2} s, {:.0} events/s: {:.2} of the raw drain, {:.1} µs of processor an event, {:.3} writes an event, {:.0} gap reads with {:.0} events",
         count as f64 / whole,
         raw / whole,
+        processor * micros,
         sum(&metrics, "projector_writes_total", "outcome=\"done\"") / count as f64,
         sum(&metrics, "projector_gap_reads_total", ""),
         sum(&metrics, "projector_gap_events_total", ""),
     ));
     say(&format!(
-        "resident after it, stack and daemon: {} MiB, peak {} MiB",
+        "resident after it, the daemon and this bench: {} MiB, peak {} MiB",
         resident(),
         peak(std::process::id()).unwrap_or_default() >> 20
     ));
@@ -154,7 +220,7 @@ async fn bench() -> Result<(), Failure> {
 
     live(&settings, &planned).await?;
     daemon.stop().await;
-    stores.stop().await;
+    drop(apart);
     // What stays behind in the temporary folder harms nobody.
     let _ = std::fs::remove_dir_all(&folder);
     Ok(())
@@ -170,8 +236,8 @@ async fn raw_drain(connection: &str) -> Result<(usize, f64), Failure> {
     let settings = PersistentSubscriptionOptions::default()
         .start_from(StreamPosition::Start)
         .resolve_link_tos(true)
-        .history_buffer_size(1_000)
-        .live_buffer_size(1_000)
+        .history_buffer_size(SERVER_BUFFER)
+        .live_buffer_size(SERVER_BUFFER)
         .read_batch_size(100);
     client
         .create_persistent_subscription("$ce-loan", "raw", &settings)
