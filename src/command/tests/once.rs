@@ -245,6 +245,12 @@ async fn a_stream_deleted_between_two_pages_is_no_half_a_state() {
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_leaves_the_cache_and_no_deadline_is_too_long() {
+    // Where the deadline ends in the millisecond in which an append goes out, that one is in doubt.
+    while !outage().await {}
+}
+
+/// Whether the deadline ended while nothing was under way.
+async fn outage() -> bool {
     let world = World::with(&[1; 30]);
     let bank = world.without_snapshots();
     let context = || Context {
@@ -261,14 +267,14 @@ async fn an_outage_leaves_the_cache_and_no_deadline_is_too_long() {
         ..Context::default()
     };
     let error = bank.execute_with("1", &Do::Deposit(1), short).await.unwrap_err();
+    if error.class() == "outcome_unknown" {
+        return false;
+    }
     assert_eq!(error.class(), "journal");
-    let world = World {
-        journal: world.journal.clone(),
-        ..world
-    };
     bank.execute_with("1", &Do::Deposit(1), context()).await.unwrap();
     assert_eq!(world.journal.calls().reads, 0, "from the cache");
     assert_eq!(world.truth(STREAM).cents, 32);
+    true
 }
 
 #[tokio::test(start_paused = true)]
