@@ -57,6 +57,7 @@ pub struct Known {
 #[allow(missing_docs, reason = "the README says what each key is")]
 pub struct Report {
     pub about: About,
+    #[serde(serialize_with = "milliseconds")]
     pub as_of: DateTime<Utc>,
     pub uptime_seconds: u64,
     pub ready: bool,
