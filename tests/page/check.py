@@ -60,7 +60,8 @@ LOOK = (
       if (!svg.querySelector(`[id="${id}"]`)?.textContent) wrong.push(`a plot without ${id}`);
     if (svg.getAttribute("role") !== "img") wrong.push("a plot that is no image");
   }
-  const wide = document.scrollingElement.scrollWidth - innerWidth;
+  // Not the window's own width: a phone's grows with what does not fit.
+  const wide = document.scrollingElement.scrollWidth - WIDTH;
   if (wide > 0) wrong.push(`${wide} pixels wider than the window`);
   for (const table of document.querySelectorAll("table")) {
     if (!table.caption?.textContent.trim()) wrong.push("a table without a caption");
@@ -246,7 +247,7 @@ def main(chromium, origin, folder=None):
             if folder:
                 browser.screenshot(os.path.join(folder, f"{state}-{view}.png"))
             browser.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
-            found = browser.evaluate(LOOK)
+            found = browser.evaluate(LOOK.replace("WIDTH", str(width)))
             complaints = [*found["wrong"], *browser.complaints(origin)]
             if state == "quarantined":
                 complaints += browser.evaluate(HOSTILE)
