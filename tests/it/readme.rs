@@ -24,7 +24,7 @@ pub(crate) fn file(path: &str) -> String {
 }
 
 /// The rows of the table under the header that begins with `first`, cells trimmed.
-fn table(text: &str, first: &str) -> Vec<Vec<String>> {
+pub(crate) fn table(text: &str, first: &str) -> Vec<Vec<String>> {
     let lines = text.lines().skip_while(|l| !l.starts_with(first)).skip(2);
     let rows = lines.take_while(|l| l.starts_with('|'));
     rows.map(|row| {

@@ -1,11 +1,16 @@
 //! The page for people, as a browser asks a running daemon for it.
 
+use std::collections::BTreeSet;
+
 use projector::config::Secret;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::world::{New, Old, Running, World};
-use crate::support::node::until;
+use crate::{
+    readme::{file, table},
+    support::node::until,
+};
 
 async fn ask(daemon: &Running, method: Method) -> reqwest::Response {
     let address = format!("http://{}/", daemon.0.address);
@@ -88,6 +93,15 @@ async fn a_quarantined_stream_is_shown_with_its_reason_and_what_helps() {
     assert_eq!(
         status["settings"]["dynamodb"]["table_prefix"],
         json!(world.dynamo.prefix)
+    );
+    let rows = table(&file("README.md"), "| key | what it says |");
+    let documented: BTreeSet<_> = rows.iter().flat_map(|row| row[0].split(", ")).collect();
+    let said = status["projections"][0].as_object().unwrap();
+    let said: Vec<_> = said.keys().map(|key| format!("`{key}`")).collect();
+    assert_eq!(
+        documented,
+        said.iter().map(String::as_str).collect(),
+        "keys, as the README has them"
     );
     until("there is a sample of lag", async || {
         let history = &daemon.status().await["history"];
