@@ -7,6 +7,8 @@
 
 use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
+
 use super::meter::LaneState;
 use crate::{
     event::{RawEvent, Revision},
@@ -80,7 +82,20 @@ struct Run {
     /// Where it began; to find the event that makes a state unstorable.
     header: Header,
     state: State,
+    /// What `events` follow, where that is further on: a fold anew is put when it has caught up, and
+    /// lets go of its events as soon as what they make can be stored.
+    storable: Option<(Header, State)>,
     events: Vec<RawEvent>,
+    /// When those that were let go were created.
+    created: Vec<DateTime<Utc>>,
+}
+
+impl Run {
+    fn begins(&self) -> (Header, State) {
+        self.storable
+            .clone()
+            .unwrap_or_else(|| (self.header.clone(), self.state.clone()))
+    }
 }
 
 /// Events in hand that are folded without reading on, however far behind: at one put for eight
@@ -1037,9 +1052,14 @@ impl Lane {
             let run = self.run.get_or_insert_with(|| Run {
                 header: start.0,
                 state: start.1,
+                storable: None,
                 events: Vec::new(),
+                created: Vec::new(),
             });
             run.events.extend(events.into_iter().take(applied));
+            if self.known().rebase {
+                self.let_events_go();
+            }
             if !self.changed {
                 self.run = None;
             }
@@ -1048,6 +1068,23 @@ impl Lane {
             self.read_wanted = false;
             self.poisoned(revision, &error, error.class());
         }
+    }
+
+    /// A fold anew reads on to the version of what it replaces, however long that is: it holds its
+    /// state, and not all of its stream.
+    fn let_events_go(&mut self) {
+        let (Some(base), Some(run)) = (&self.base, &mut self.run) else {
+            return;
+        };
+        if form_of(&self.rules, &self.stream, &base.header, &base.state).is_ok() {
+            run.storable = Some((base.header.clone(), base.state.clone()));
+            run.created.extend(run.events.drain(..).map(|event| event.created));
+        }
+    }
+
+    /// Whether it holds events that it has read or folded and not put.
+    pub fn holds_events(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| !run.events.is_empty())
     }
 
     fn poisoned(&mut self, at: Revision, error: &FoldError, class: &'static str) {
@@ -1240,9 +1277,10 @@ impl Lane {
             self.noted = true;
         }
         let run = self.run.take();
-        self.tally
-            .durable
-            .extend(run.into_iter().flat_map(|run| run.events).map(|event| event.created));
+        if let Some(run) = run {
+            let last = run.events.into_iter().map(|event| event.created);
+            self.tally.durable.extend(run.created.into_iter().chain(last));
+        }
         self.changed = false;
         self.administrative = None;
         self.read_since_put = false;
@@ -1376,17 +1414,22 @@ impl Lane {
             return if there { Body::Stored } else { Body::Nothing };
         };
         let rules = self.rules.clone();
+        let begins = run.begins();
         let (mut good, mut bad) = (0, run.events.len());
-        let at = |n: usize| {
-            fold_run(
-                &*rules.fold,
-                (run.header.clone(), run.state.clone()),
-                &run.events[..n],
-                rules.commands,
-            )
+        let at = |n: usize| fold_run(&*rules.fold, begins.clone(), &run.events[..n], rules.commands);
+        let mut best = begins.clone();
+        let Ok(mut body) = form_of(&rules, &self.stream, &best.0, &best.1) else {
+            // Not even what it began with, which other code has stored: that stays as it is.
+            let blamed = run
+                .events
+                .first()
+                .map_or(crate::event::next_after(begins.0.version), |event| event.revision);
+            self.run = Some(run);
+            self.back_to_stored();
+            self.poisoned(blamed, error, error.class());
+            let there = self.known().stored.is_some();
+            return if there { Body::Stored } else { Body::Nothing };
         };
-        let mut best = (run.header.clone(), run.state.clone());
-        let mut body = form_of(&rules, &self.stream, &best.0, &best.1).unwrap_or(Body::Nothing);
         while bad - good > 1 {
             let middle = usize::midpoint(good, bad);
             let folded = at(middle);
@@ -1403,13 +1446,14 @@ impl Lane {
         let base = self.known();
         (base.header, base.state) = best;
         self.run = Some(Run {
-            header: run.header,
-            state: run.state,
             events: run.events.into_iter().take(good).collect(),
+            ..run
         });
         self.read_wanted = false;
+        // What is folded in place of a state that cannot be read does not replace it half done.
+        let keeps = self.known().falls_short();
         self.poisoned(blamed, error, error.class());
-        body
+        if keeps { Body::Stored } else { body }
     }
 
     /// Nothing is left to do but to store, in time, a version that moved without a change.

@@ -559,6 +559,9 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             lane.hold_back(wait);
             let next = lane.next(now);
             let (verdicts, tally) = (lane.verdicts(), lane.tally());
+            if !lane.holds_events() {
+                self.forget_read(stream);
+            }
             self.settle(verdicts);
             let meter = self.meter();
             meter.count(Count::Applied, tally.applied);

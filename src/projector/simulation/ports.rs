@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -30,6 +30,8 @@ pub(super) struct Process {
     alive: AtomicBool,
     /// Its client still talks to a leader that was deposed: reads end here.
     deposed: Mutex<Option<usize>>,
+    /// Links that the category had when it was asked for its newest, the last time.
+    head: AtomicUsize,
 }
 
 impl Process {
@@ -38,6 +40,7 @@ impl Process {
             name,
             alive: AtomicBool::new(true),
             deposed: Mutex::new(None),
+            head: AtomicUsize::new(0),
         })
     }
 
@@ -51,6 +54,10 @@ impl Process {
 
     pub(super) fn depose(&self, at: Option<usize>) {
         *self.deposed.lock().unwrap() = at;
+    }
+
+    pub(super) fn saw_head(&self, links: usize) {
+        self.head.store(links, Ordering::Relaxed);
     }
 
     fn reads_up_to(&self) -> Option<usize> {
@@ -432,9 +439,11 @@ impl ReplicaStore for SimStore {
     }
 }
 
-/// Sees that nothing panics and that memory stays within its bound.
+/// Sees that nothing panics, that memory stays within its bound and that lag is the truth.
 pub(super) struct SimMeter {
     pub(super) sim: Arc<Sim>,
+    pub(super) process: Arc<Process>,
+    pub(super) group: String,
     pub(super) most: f64,
     pub(super) levels: Mutex<HashMap<Level, f64>>,
 }
@@ -449,9 +458,13 @@ impl Meter for SimMeter {
     fn observe(&self, _: Timing, _: Duration) {}
 
     fn set(&self, level: Level, value: f64) {
-        let most = self.most + self.sim.folded_anew();
-        if level == Level::MemoryBytes && value > most {
-            self.sim.fail(format!("{value} bytes are held, of {most} at most"));
+        if level == Level::MemoryBytes && value > self.most {
+            self.sim
+                .fail(format!("{value} bytes are held, of {} at most", self.most));
+        }
+        if level == Level::LagEvents && value == 0.0 && self.process.alive() {
+            self.sim
+                .check_lag(&self.group, self.process.head.load(Ordering::Relaxed));
         }
         self.levels.lock().unwrap().insert(level, value);
     }

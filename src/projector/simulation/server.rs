@@ -64,6 +64,13 @@ struct Consumer {
     pinned: bool,
 }
 
+impl Groups {
+    /// The first links of the category.
+    pub(super) fn first(&self, count: usize) -> Vec<Happened> {
+        self.links[..count].to_vec()
+    }
+}
+
 impl Group {
     /// Everything below is done.
     fn low(&self) -> u64 {
@@ -279,7 +286,7 @@ impl Sim {
             settled
         };
         for link in settled {
-            self.check_settled(name, &link);
+            self.check_settled(name, &link, "it was acknowledged");
         }
         self.pump();
     }
@@ -389,6 +396,7 @@ impl Feed for SimFeed {
     async fn head(&self, _: &Source) -> Result<Option<Head>, JournalError> {
         self.asked("head").await?;
         let groups = self.sim.groups();
+        self.process.saw_head(groups.links.len());
         Ok(groups.links.last().map(|link| Head {
             revision: Some(groups.links.len() as u64 - 1),
             position: None,

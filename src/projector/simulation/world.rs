@@ -17,12 +17,13 @@ use super::{
 };
 use crate::{
     command::{CommandError, CommandSettings, Context, OnDeleted, Replicas, Repository},
+    document::Document,
     event::next_after,
     journal::{
         NewEvent, Presence, ReadLimit,
         feed::{GroupSpec, Strategy},
     },
-    projection::OnLostHistory,
+    projection::{FoldError, OnLostHistory},
     projector::{
         engine::{self, Projection, Running},
         lane::Rules,
@@ -132,7 +133,18 @@ impl Sim {
         let form = item::Rules::new("tally");
         Rules {
             fold: Arc::new(Coded::new(code)),
-            form: Arc::new(move |stream, header, encoded| item::prepare(encoded, &form, stream, header)),
+            form: Arc::new(move |stream, header, encoded| {
+                let numbers = match &encoded.view {
+                    Document::Map(members) => members.get("seen"),
+                    _ => None,
+                };
+                match numbers {
+                    Some(Document::List(numbers)) if numbers.len() > code.room => {
+                        Err(FoldError::Unstorable("it has no room for so many numbers".into()))
+                    }
+                    _ => item::prepare(encoded, &form, stream, header),
+                }
+            }),
             on_deletion: self.plan.on_deletion,
             on_revival: self.plan.on_revival,
             on_lost_history: OnLostHistory::Partial,
@@ -178,6 +190,7 @@ impl Sim {
             },
             drain: Duration::from_secs(5),
         };
+        // Of each stream a page that is read and folded, beside what the budget is for.
         let most = self.plan.memory + 1_000 + LARGEST_EVENT * (2 + self.plan.streams);
         let sim = self.clone();
         let (journal, table) = (
@@ -204,6 +217,8 @@ impl Sim {
             table_name: "t".into(),
             meter: Arc::new(SimMeter {
                 sim,
+                process: process.clone(),
+                group: format!("tally-s{}", code.schema),
                 most: most as f64,
                 levels: Mutex::new(HashMap::new()),
             }),
