@@ -180,4 +180,5 @@ fn the_runbooks_commands_are_commands() {
 fn continuous_integration_asks_prometheus_itself() {
     let ci = file(".ci/run");
     assert!(ci.contains("debian prometheus || return 3; tests/prometheus/check"));
+    assert!(ci.contains("tests/prometheus/run"));
 }
