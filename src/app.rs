@@ -5,6 +5,7 @@
 
 use std::{
     future::Future,
+    io::Write as _,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    clock,
     config::{ConfigError, Planned, Settings},
     health::Health,
     http::{
@@ -22,7 +24,7 @@ use crate::{
         report::{About, Known, Watched},
     },
     journal::esdb::{EventStore, SettingsError},
-    metrics::{Backend, Metrics, ProjectionMetrics, sample_process},
+    metrics::{Backend, Metrics, ProjectionMetrics, emf, sample_process},
     projection::Fold,
     projector::{
         engine::{self, Running},
@@ -226,7 +228,7 @@ pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon,
         return Err(RunError::NothingToRun);
     }
     for doubt in settings.doubts(&planned) {
-        warn!("{doubt}");
+        warn!(reason = %doubt, "a setting is doubtful");
     }
     let listener = http::listen(settings.http.listen).await?;
     let address = listener.local_addr().unwrap_or(settings.http.listen);
@@ -309,6 +311,14 @@ pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon,
     background.spawn(sample_process(metrics.clone(), close.clone()));
     background.spawn(past::keep(drains.clone(), watched.clone(), close.clone()));
     background.spawn(keep_drains(drains, settings.engine.measure_every.0, close.clone()));
+    if settings.log.emf.0 > Duration::ZERO {
+        background.spawn(embed(
+            summaries.clone(),
+            health.clone(),
+            settings.log.emf.0,
+            close.clone(),
+        ));
+    }
     background.spawn(summarise(summaries, settings.log.summary_every.0, close.clone()));
     let known = Known {
         about,
@@ -402,6 +412,38 @@ async fn keep_drains(projections: Vec<Summed>, every: Duration, close: Cancellat
     }
 }
 
+/// One line a projection and interval on standard output, for CloudWatch.
+async fn embed(projections: Vec<Summed>, health: Health, every: Duration, close: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = close.cancelled() => return,
+        }
+        let ready = health.unready().is_empty();
+        let mut lines = String::new();
+        for (status, counts) in &projections {
+            let status = status.borrow();
+            let figures = emf::Figures {
+                lag_seconds: status.lag.as_ref().map(|lag| lag.seconds),
+                drain_seconds: counts.drain_seconds(),
+                ready,
+                quarantined: status.quarantined.len(),
+            };
+            lines += &emf::line(clock::now(), &status.projection, status.schema, &figures);
+            lines.push('\n');
+        }
+        // Whoever reads them no more must not stop the daemon.
+        let written = tokio::task::spawn_blocking(move || {
+            let mut out = std::io::stdout().lock();
+            out.write_all(lines.as_bytes()).and_then(|()| out.flush())
+        });
+        if let Ok(Err(error)) = written.await {
+            warn!(%error, "failed to write figures for CloudWatch");
+            return;
+        }
+    }
+}
+
 /// One line a projection and interval, when anything happened in it or is behind.
 async fn summarise(projections: Vec<Summed>, every: Duration, close: CancellationToken) {
     let mut before: Vec<_> = projections.iter().map(|(_, counts)| counts.totals()).collect();
@@ -418,10 +460,12 @@ async fn summarise(projections: Vec<Summed>, every: Duration, close: Cancellatio
             if now != *before || behind || status.phase.reason().is_some() {
                 info!(
                     projection = &*status.projection,
+                    schema = status.schema,
                     phase = status.phase.word(),
                     applied = now.applied - before.applied,
                     writes = now.writes - before.writes,
                     refused = now.refused - before.refused,
+                    throttled = now.throttled - before.throttled,
                     gap_events = now.gap_events - before.gap_events,
                     holding = status.holding,
                     lag_events = lag.map(|l| l.events),

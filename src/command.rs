@@ -424,7 +424,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             Observation::Discarded(why) => {
                 seen.discarded = true;
                 tracing::warn!(
-                    aggregate = A::CATEGORY,
+                    projection = A::CATEGORY,
                     reason = why.label(),
                     "a snapshot was thrown away"
                 );
@@ -581,7 +581,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 }
                 Ok(Snapshot::Nothing(lineage)) => lineage,
                 Ok(Snapshot::Unusable(why, problem)) => {
-                    tracing::warn!(%stream, problem, "failed to use a snapshot");
+                    tracing::warn!(%stream, error = problem, "failed to use a snapshot");
                     self.see(seen, Observation::Discarded(why));
                     Lineage::Foreign
                 }
@@ -607,7 +607,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         if dropped && header.commands.len() < self.settings.keep_commands {
             self.see(seen, Observation::ShortWindow);
             tracing::warn!(
-                aggregate = A::CATEGORY,
+                projection = A::CATEGORY,
                 kept = header.commands.len(),
                 wanted = self.settings.keep_commands,
                 "a snapshot remembers fewer commands than `keep_commands`: raise the daemon's `commands` for the \

@@ -183,7 +183,7 @@ impl Health {
                 if ready {
                     info!("ready");
                 } else if !*self.0.stopping.borrow() {
-                    warn!(reasons = reasons.join("; "), "not ready any more");
+                    warn!(reason = reasons.join("; "), "not ready any more");
                 }
             }
             tokio::select! {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use prometheus::{CounterVec, Gauge, GaugeVec, HistogramVec, IntCounterVec, Registry, TextEncoder, core::Collector};
 
+pub mod emf;
 mod handles;
 mod process;
 

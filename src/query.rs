@@ -722,7 +722,7 @@ impl<P, J: Journal, R: ReplicaStore> Queries<P, J, R> {
     ) -> Result<Base, QueryError> {
         let none = || Base::initial(&*self.fold, Lineage::Foreign);
         let discard = |why, problem: String| {
-            tracing::warn!(stream, problem, "failed to use a snapshot");
+            tracing::warn!(stream, error = problem, "failed to use a snapshot");
             self.observer.observe(self.fold.name(), Observation::Discarded(why));
             Ok(none())
         };

@@ -77,11 +77,14 @@ pub fn install(log: &Log) -> Result<(), TelemetryError> {
 
 /// One warning of a class in this time: often enough to show that it goes on, seldom enough that
 /// an outage of an hour is read on one screen.
-const SAY_AGAIN: Duration = Duration::from_secs(30);
+const SAY_AGAIN: Duration = Duration::from_mins(1);
 
 /// Fields that tell one class of a warning from another. Texts of errors are none of them: they
 /// hold ports and times, and every repetition would be new.
-const CLASS: [&str; 5] = ["projection", "stream", "phase", "store", "setting"];
+const CLASS: [&str; 4] = ["projection", "phase", "store", "setting"];
+
+/// And of an error, which somebody has to act on. In an outage every stream may have its warning.
+const STREAM: &str = "stream";
 
 /// Warnings and errors that were not written because the same was written a moment ago.
 static KEPT_BACK: AtomicU64 = AtomicU64::new(0);
@@ -100,9 +103,12 @@ impl<S: Subscriber> Layer<S> for Brake {
         if *meta.level() > Level::WARN {
             return true;
         }
-        let mut class = Class(format!("{}:{}", meta.target(), meta.line().unwrap_or_default()));
+        let mut class = Class {
+            text: format!("{}:{}", meta.target(), meta.line().unwrap_or_default()),
+            by_stream: *meta.level() == Level::ERROR,
+        };
         event.record(&mut class);
-        let said = self.0.say(&class.0).is_some();
+        let said = self.0.say(&class.text).is_some();
         if !said {
             KEPT_BACK.fetch_add(1, Ordering::Relaxed);
         }
@@ -111,13 +117,17 @@ impl<S: Subscriber> Layer<S> for Brake {
 }
 
 /// The class of an event: where it is written, and about what.
-struct Class(String);
+struct Class {
+    text: String,
+    by_stream: bool,
+}
 
 impl Visit for Class {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        if CLASS.contains(&field.name()) {
+        let name = field.name();
+        if CLASS.contains(&name) || (self.by_stream && name == STREAM) {
             // Writing into a text cannot fail.
-            let _ = write!(self.0, " {}={value:?}", field.name());
+            let _ = write!(self.text, " {}={value:?}", field.name());
         }
     }
 }
@@ -220,6 +230,21 @@ mod tests {
             }
         });
         assert_eq!(written.load(Ordering::Relaxed), 2 + 10);
+    }
+
+    #[test]
+    fn a_warning_is_one_for_all_streams_and_an_error_one_for_each() {
+        let written = std::sync::Arc::new(AtomicU64::new(0));
+        let subscriber = tracing_subscriber::registry()
+            .with(Brake(Repeated::new(SAY_AGAIN)))
+            .with(Count(written.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            for n in 0..20 {
+                tracing::warn!(stream = n % 10, "away");
+                tracing::error!(stream = n % 10, "quarantined");
+            }
+        });
+        assert_eq!(written.load(Ordering::Relaxed), 1 + 10);
     }
 
     #[test]

@@ -66,7 +66,12 @@ pub(super) fn process(settings: &Settings) -> Result<(), ConfigError> {
         of("http.stuck_after", http.stuck_after, Span::secs(1), DAY),
         of("http.probe_every", http.probe_every, tick, hour),
         of("log.summary_every", settings.log.summary_every, Span::secs(1), DAY),
-    ])
+    ])?;
+    let emf = of("log.emf", settings.log.emf, Span::secs(1), DAY);
+    if emf.value == Span::millis(0) {
+        return Ok(());
+    }
+    within(&[emf])
 }
 
 fn within(bounds: &[Bounds]) -> Result<(), ConfigError> {

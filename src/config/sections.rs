@@ -468,6 +468,8 @@ pub struct Log {
     pub summary_every: Span,
     /// Whether reasons, marks and logs repeat values of events, which more people may read than events.
     pub values: bool,
+    /// How often its figures go to standard output as CloudWatch takes them (EMF); 0 for never.
+    pub emf: Span,
 }
 
 impl Default for Log {
@@ -478,6 +480,7 @@ impl Default for Log {
             filter: "info,eventstore=off".into(),
             summary_every: Span::secs(60),
             values: false,
+            emf: Span::millis(0),
         }
     }
 }

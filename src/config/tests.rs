@@ -333,6 +333,9 @@ fn zero_and_absurd_times_are_refused_with_their_bounds() {
         }
     }
     // Zero is a meaning of its own here.
+    plan("[log]\nemf = \"0s\"").unwrap();
+    let error = plan("[log]\nemf = \"1ms\"").unwrap_err();
+    assert!(error.contains("log.emf") && error.contains("from 1s"), "{error}");
     plan("[defaults]\nbehind_after = \"0s\"\nmin_write_interval = \"0s\"").unwrap();
 }
 

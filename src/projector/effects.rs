@@ -13,7 +13,7 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     lane::{Effect, Outcome, PutKind},
@@ -176,9 +176,10 @@ impl<J: Journal, S: ReplicaStore> Stores<J, S> {
             }
             Effect::Put(put, kind) => self.put(&put, kind).await,
             Effect::Forget { generation } => {
-                if let Err(error) = self.table.forget_mark(stream, generation).await {
+                match self.table.forget_mark(stream, generation).await {
+                    Ok(()) => info!(%stream, "a mark has ended: the stream is folded again"),
                     // It is looked at again, and forgotten then.
-                    warn!(%error, %stream, "the note of a quarantine that has ended stays in the table");
+                    Err(error) => warn!(%error, %stream, "the note of a mark that has ended stays in the table"),
                 }
                 Outcome::Forgotten
             }

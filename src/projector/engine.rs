@@ -86,10 +86,11 @@ pub struct Running {
 impl Running {
     /// Waits until it has stopped.
     pub async fn stopped(self) {
+        let projection = self.status.borrow().projection.clone();
         if let Err(error) = self.task.await
             && error.is_panic()
         {
-            error!("a projection's supervisor panicked; its group delivers again what it held");
+            error!(%projection, "a projection's supervisor panicked; its group delivers again what it held");
         }
     }
 }
@@ -190,8 +191,13 @@ async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
                 break;
             }
         };
-        if let Some(reason) = phase.reason() {
-            warn!(projection = name, phase = phase.word(), reason, "not connected");
+        match (&phase, phase.reason()) {
+            // Somebody has to act; until then it is tried now and then.
+            (Phase::Paused(_) | Phase::Failed(_), Some(reason)) => {
+                error!(projection = name, phase = phase.word(), reason, "not connected");
+            }
+            (_, Some(reason)) => warn!(projection = name, phase = phase.word(), reason, "not connected"),
+            (_, None) => {}
         }
         status.send_modify(|s| {
             s.last_error = phase.reason().map(str::to_owned);
@@ -265,7 +271,8 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
         Err(next) => return next,
     };
     let name = spec.rules.fold.name();
-    info!(projection = name, group = %spec.group.name, source = %spec.group.source, "connected");
+    let schema = spec.rules.fold.schema();
+    info!(projection = name, schema, group = %spec.group.name, source = %spec.group.source, "connected");
     stores.meter.set(Level::SubscriptionUp, 1.0);
     status.send_modify(|s| {
         s.phase = Phase::Running;
@@ -287,6 +294,11 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
                 Ok(panic) => panics::told(&*panic),
                 Err(error) => error.to_string(),
             };
+            error!(
+                projection = name,
+                error = how,
+                "a session panicked; its group delivers again what it held"
+            );
             return Next::Again(Phase::Reconnecting(format!(
                 "The session panicked, and its group delivers again what it held ({how})."
             )));
@@ -297,7 +309,11 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
     }
     match end {
         End::Stopped { left } => {
-            info!(projection = name, left, "stopped; what is left is delivered again");
+            info!(
+                projection = name,
+                holding = left,
+                "stopped; what is left is delivered again"
+            );
             Next::Stopped
         }
         End::Disconnected(error) => Next::journal(&error),
@@ -571,7 +587,7 @@ fn lag_known(measured: Measured, spec: &Spec, meter: &dyn Meter, status: &Shared
         if s.lag_unknown.take().is_some() {
             info!(
                 projection = spec.rules.fold.name(),
-                events = lag.events,
+                lag_events = lag.events,
                 "lag is known again"
             );
         }
@@ -607,7 +623,7 @@ fn lag_unknown(error: &JournalError, spec: &Spec, meter: &dyn Meter, status: &Sh
         let waited = s.may_wait();
         let since = s.lag_unknown.as_ref().map(|unknown| unknown.since);
         if since.is_none() {
-            warn!(projection = spec.rules.fold.name(), reason = text, "lag is unknown");
+            warn!(projection = spec.rules.fold.name(), error = text, "lag is unknown");
         }
         s.lag = None;
         s.lag_unknown = Some(LagUnknown {

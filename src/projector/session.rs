@@ -653,10 +653,18 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             Count::Quarantined
         };
         self.meter().count(count, 1);
-        error!(
-            projection = self.spec.rules.fold.name(),
-            stream, reason, "quarantined: the replica stays at its last good version"
-        );
+        let projection = self.spec.rules.fold.name();
+        if kind == PutKind::Diverged {
+            error!(
+                projection,
+                stream, reason, "diverged: the stream is not the one that the replica was folded from"
+            );
+        } else {
+            error!(
+                projection,
+                stream, class, reason, "quarantined: the replica stays at its last good version"
+            );
+        }
         None
     }
 

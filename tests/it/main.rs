@@ -17,6 +17,7 @@ mod documented;
 mod dynamodb;
 mod ecs;
 mod journal;
+mod logs;
 mod memory;
 mod persistent;
 mod readme;

@@ -36,7 +36,7 @@ pub(crate) fn table(text: &str, first: &str) -> Vec<Vec<String>> {
     .collect()
 }
 
-fn code(cell: &str) -> &str {
+pub(crate) fn code(cell: &str) -> &str {
     cell.trim_matches('`')
 }
 

@@ -170,7 +170,7 @@ mod linux {
         let mut found = Vec::new();
         each(nodes, |known, socket, peer| {
             if let Err(error) = socket.set_tcp_nodelay(true) {
-                tracing::debug!(%peer, %error, "TCP_NODELAY could not be set");
+                tracing::debug!(address = %peer, %error, "TCP_NODELAY could not be set");
             }
             found.push(known);
         });
