@@ -89,7 +89,7 @@ fn parsed(text: &str, at: String, level: &str) -> Line {
     };
     for argument in arguments {
         if let Some(message) = argument.strip_prefix('"') {
-            line.message = message.trim_end_matches('"').to_owned();
+            message.trim_end_matches('"').clone_into(&mut line.message);
             break;
         }
         let name = argument.split(" = ").next().unwrap();
