@@ -2,7 +2,7 @@
 
 use eventstore::{AppendToStreamOptions, Client, EventData, ExpectedRevision, PersistentSubscriptionOptions};
 use eventstore::{StreamPosition, SubscribeToPersistentSubscriptionOptions};
-use projector::embedded::eventstore::{EventStoreDb, Options};
+use projector_eventstore::{EventStoreDb, Options};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {

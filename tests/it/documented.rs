@@ -22,7 +22,7 @@ fn the_readme_shows_the_examples_that_are_run() {
 
 #[test]
 fn the_documentation_shows_the_example_that_is_run() {
-    let source = file("src/embedded/eventstore.rs");
+    let source = file("src/embedded/eventstore/src/lib.rs");
     let lines = source.lines().map_while(|line| line.strip_prefix("//!"));
     let lines: Vec<_> = lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
     let documentation = lines.join("\n");

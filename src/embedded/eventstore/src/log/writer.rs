@@ -28,7 +28,7 @@ use super::{
     rules::{self, Decision, Expected, Standing, Written},
     stream::{self, Stream},
 };
-use crate::embedded::eventstore::record::{DELETED, LINK, METADATA, REFERENCE, TOMBSTONE};
+use crate::record::{DELETED, LINK, METADATA, REFERENCE, TOMBSTONE};
 
 /// Commands in one commit at most: twice the writers that the commit time pays for.
 const BATCH: usize = 512;

@@ -143,7 +143,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::embedded::eventstore::persistent::wire::{ReadResp, WireRecord};
+    use crate::persistent::wire::{ReadResp, WireRecord};
 
     fn sample(data: usize) -> Record {
         Record {

@@ -161,7 +161,7 @@ pub struct Defects {
     /// Nothing is read on unless something is acked or nacked.
     pub stall_without_acks: bool,
     /// Making, changing, deleting a group and subscribing to one is not answered at all while the
-    /// node is not ready, as long as [`crate::embedded::eventstore::Faults::not_ready_for`] says so.
+    /// node is not ready, as long as [`crate::Faults::not_ready_for`] says so.
     pub silent_while_loading: bool,
 }
 

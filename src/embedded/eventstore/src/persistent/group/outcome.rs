@@ -4,7 +4,7 @@
 use uuid::Uuid;
 
 use super::{Effect, Flying, Group, Item, Mark, Message, Nack, Parked};
-use crate::embedded::eventstore::persistent::info::Millis;
+use crate::persistent::info::Millis;
 
 impl<P: Clone> Group<P> {
     /// Records are done. Any consumer may say so; ids not in flight are ignored.

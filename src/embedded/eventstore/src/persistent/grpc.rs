@@ -33,11 +33,11 @@ use super::wire::{
     Confirmation, DeleteReq, Empty, InfoReq, InfoResp, ListReq, ListResp, ManageReq, NackReq, ReadReq, ReadResp,
     ReplayReq, WireUuid,
 };
-use crate::embedded::eventstore::access::{Identity, Right};
-use crate::embedded::eventstore::encode::{Encoder, Encoding, Positions};
-use crate::embedded::eventstore::faults::{Disturbance, End as Ending, Faults};
-use crate::embedded::eventstore::node::Node;
-use crate::embedded::eventstore::streams::EncodedCodec;
+use crate::access::{Identity, Right};
+use crate::encode::{Encoder, Encoding, Positions};
+use crate::faults::{Disturbance, End as Ending, Faults};
+use crate::node::Node;
+use crate::streams::EncodedCodec;
 
 /// What a connection is called that does not say.
 const UNNAMED: &str = "<unknown>";
@@ -142,7 +142,7 @@ where
                         tower::service_fn(move |request: Request<Streaming<ReadReq>>| read(caller.clone(), request));
                     Grpc::new(EncodedCodec::default()).streaming(service, request).await
                 }
-                _ => crate::embedded::eventstore::status::unimplemented(&path),
+                _ => crate::status::unimplemented(&path),
             })
         })
     }

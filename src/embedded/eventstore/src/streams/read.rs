@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use uuid::Uuid;
 
-use crate::embedded::eventstore::{
+use crate::{
     access::{Identity, Right},
     encode::{Encoder, Encoding, Positions},
     faults::End,

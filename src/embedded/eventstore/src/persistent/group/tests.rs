@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
 
 use super::*;
-use crate::embedded::eventstore::persistent::settings::Strategy;
+use crate::persistent::settings::Strategy;
 
 const A: ConsumerId = ConsumerId(1);
 const B: ConsumerId = ConsumerId(2);

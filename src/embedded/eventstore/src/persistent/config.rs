@@ -187,7 +187,7 @@ fn group(entry: Entry) -> Result<GroupConfig, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::embedded::eventstore::persistent::place::{Place, StartFrom};
+    use crate::persistent::place::{Place, StartFrom};
 
     #[test]
     fn groups_are_read_back_as_written() {

@@ -11,7 +11,7 @@ use tonic::{Status, Streaming};
 use uuid::Uuid;
 
 use super::unfinished::{Open, Unfinished, time_left};
-use crate::embedded::eventstore::{
+use crate::{
     access::{Identity, Right},
     log::{Appended, Expected, NewEvent, WriteError, described_by},
     node::Node,

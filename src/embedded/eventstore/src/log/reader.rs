@@ -20,8 +20,8 @@ use super::{
     stream::{self, Stream},
     writer::now,
 };
-use crate::embedded::eventstore::persistent::counts_as_skipped;
-use crate::embedded::eventstore::record::{DELETED, LINK, METADATA, REFERENCE, Record, Resolved};
+use crate::persistent::counts_as_skipped;
+use crate::record::{DELETED, LINK, METADATA, REFERENCE, Record, Resolved};
 
 /// Bytes of data after which a page ends: what a reader holds in memory at once.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;

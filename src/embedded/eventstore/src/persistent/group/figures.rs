@@ -1,7 +1,7 @@
 //! What a group says of itself.
 
 use super::Group;
-use crate::embedded::eventstore::persistent::info::{ConnectionFigures, Figures};
+use crate::persistent::info::{ConnectionFigures, Figures};
 
 impl<P: Clone> Group<P> {
     /// The figures now.

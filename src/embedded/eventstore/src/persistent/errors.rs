@@ -4,7 +4,7 @@
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-use crate::embedded::eventstore::status;
+use crate::status;
 
 /// Why a call about a group fails.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

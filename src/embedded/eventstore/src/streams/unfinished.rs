@@ -14,7 +14,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::embedded::eventstore::{
+use crate::{
     log::{Expected, NewEvent},
     wire::{ExpectedOptions, Time},
 };

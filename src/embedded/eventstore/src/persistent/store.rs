@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::group::Counted;
 use super::place::{From, Place};
-pub(crate) use crate::embedded::eventstore::record::{Filter, LINK, METADATA, Record, Resolved};
+pub(crate) use crate::record::{Filter, LINK, METADATA, Record, Resolved};
 
 /// The name under which `$all` is asked for.
 pub(crate) const ALL: &str = "$all";

@@ -3,7 +3,7 @@
 
 use fancy_regex::Regex;
 
-use crate::embedded::eventstore::record::Filter;
+use crate::record::Filter;
 
 /// A filter made ready.
 #[derive(Clone, Debug)]
