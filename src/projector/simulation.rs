@@ -393,6 +393,13 @@ impl Sim {
         }
     }
 
+    /// Bytes of all states as puts carry them: a number takes as many digits.
+    fn states(&self) -> f64 {
+        const NUMBER: usize = 8;
+        let names = (0..self.plan.streams).map(|n| format!("tally-{n}"));
+        (names.map(|stream| self.journal.all(&stream).len()).sum::<usize>() * NUMBER) as f64
+    }
+
     fn readable(&self, stream: &str, revision: Revision) -> Option<RawEvent> {
         let (first, presence) = self.journal.stands(stream);
         if presence != Presence::Present || first? > revision {

@@ -459,8 +459,10 @@ impl Meter for SimMeter {
 
     fn set(&self, level: Level, value: f64) {
         if level == Level::MemoryBytes && value > self.most {
-            self.sim
-                .fail(format!("{value} bytes are held, of {} at most", self.most));
+            let most = self.most + self.sim.states();
+            if value > most {
+                self.sim.fail(format!("{value} bytes are held, of {most} at most"));
+            }
         }
         if level == Level::LagEvents && value == 0.0 && self.process.alive() {
             self.sim
