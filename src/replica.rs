@@ -305,7 +305,9 @@ pub struct Replica {
 pub enum Demand {
     /// There is none.
     Absent,
-    /// A fold's put on a base that was read: same generation, and an older version.
+    /// A fold's put on a base that was read: same generation, an older version, and no mark. A mark
+    /// is put and taken away by administrative writes alone; a base of before the table was emptied
+    /// may have the generation of one that was put since.
     Older {
         /// The base's generation.
         generation: u64,

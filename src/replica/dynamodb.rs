@@ -453,8 +453,11 @@ impl Inner {
             // A comparison with an attribute that is not there is false: nothing of another make
             // is put over.
             Demand::Older { generation } => request
-                .condition_expression("attribute_exists(#pk) AND #generation = :generation AND #version < :version")
+                .condition_expression(
+                    "attribute_exists(#pk) AND #generation = :generation AND #version < :version AND attribute_not_exists(#mark)",
+                )
                 .expression_attribute_names("#pk", a::KEY)
+                .expression_attribute_names("#mark", a::QUARANTINED_AT)
                 .expression_attribute_names("#generation", a::GENERATION)
                 .expression_attribute_names("#version", a::VERSION)
                 .expression_attribute_values(":generation", attributes::number(generation))

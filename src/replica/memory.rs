@@ -372,7 +372,8 @@ impl ReplicaStore for MemoryStore {
             (Demand::Absent, stored) => stored.is_none(),
             (_, None) | (Demand::Broken, _) => false,
             (Demand::Older { generation }, Some(stored)) => {
-                stored.header.generation == generation && stored.header.version < put.header.version
+                let header = &stored.header;
+                header.generation == generation && header.version < put.header.version && header.quarantine.is_none()
             }
             (
                 Demand::Exactly {
@@ -490,6 +491,20 @@ mod tests {
         );
         assert_eq!(store.put(&administrative).await, Ok(PutOutcome::Done));
         assert_eq!(store.put(&put(Some(5), 1, older(1))).await, Ok(PutOutcome::Done));
+        let mut marked = put(Some(1), 1, Demand::Absent);
+        marked.stream = "s-2".into();
+        marked.header.quarantine = Some(Quarantine {
+            at: 2,
+            reason: "It is a test's.".into(),
+            by: "v1".into(),
+        });
+        assert_eq!(store.put(&marked).await, Ok(PutOutcome::Done));
+        let over = Put {
+            header: put(Some(2), 1, older(1)).header,
+            demand: older(1),
+            ..marked
+        };
+        assert!(matches!(store.put(&over).await, Ok(PutOutcome::Refused(Some(_)))));
         store.stale_by(2);
         assert_eq!(store.get("s-1", false).await.unwrap().unwrap().header.generation, 0);
         assert_eq!(store.get("s-1", true).await.unwrap().unwrap().header.version, Some(5));

@@ -122,12 +122,21 @@ async fn a_put_is_done_exactly_when_its_demand_is_met() {
             deleted: true,
         },
     ];
-    let flagged = |version, generation, deleted| Header {
-        deleted,
-        ..header(version, generation)
+    let mark = Quarantine {
+        at: 8,
+        reason: "It is a test's.".to_owned(),
+        by: "v7".into(),
     };
     let mut case = 0;
-    for before in stored_states {
+    for (before, marked) in stored_states
+        .into_iter()
+        .flat_map(|before| [(before, false), (before, true)])
+    {
+        let flagged = |version, generation, deleted| Header {
+            deleted,
+            quarantine: marked.then(|| mark.clone()),
+            ..header(version, generation)
+        };
         for demand in demands {
             for version in [None, Some(0), Some(7), Some(8)] {
                 case += 1;
@@ -143,7 +152,7 @@ async fn a_put_is_done_exactly_when_its_demand_is_met() {
                     (Demand::Absent, before) => before.is_none(),
                     // None of these is broken.
                     (_, None) | (Demand::Broken, _) => false,
-                    (Demand::Older { generation }, Some((old, at, _))) => generation == at && old < version,
+                    (Demand::Older { generation }, Some((old, at, _))) => generation == at && old < version && !marked,
                     (
                         Demand::Exactly {
                             generation,
@@ -153,7 +162,7 @@ async fn a_put_is_done_exactly_when_its_demand_is_met() {
                         Some(before),
                     ) => before == (version, generation, deleted),
                 };
-                let what = format!("{before:?}, {demand:?}, version {version:?}");
+                let what = format!("{before:?}, marked {marked}, {demand:?}, version {version:?}");
                 let new = header(version, 5);
                 let outcome = table.put(&put(&stream, new.clone(), demand)).await.unwrap();
                 let after = stored(&table, &stream).await;
