@@ -13,7 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     aggregate::Aggregate,
-    document::{Document, de, ser, whole},
+    document::{Document, de, discreet, ser, whole},
     event::{Event, RawEvent, Recorded, codec},
     panics,
     replica::item::{number::as_read_back, size},
@@ -251,7 +251,7 @@ impl StoredState {
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, StateError> {
         match self {
             Self::Document(document) => de::from_document(document).map_err(|e| StateError(e.to_string())),
-            Self::Json(text) => serde_json::from_slice(text).map_err(|e| StateError(e.to_string())),
+            Self::Json(text) => serde_json::from_slice(text).map_err(|e| StateError(discreet::told(&e))),
         }
     }
 }
@@ -379,7 +379,9 @@ impl<P: Projection> Fold for Compiled<P> {
     }
 
     fn decode(&self, view: &StoredState, fold: Option<&StoredState>) -> Result<State, StateError> {
-        fold.unwrap_or(view).read::<P::View>().map(State::new)
+        let read = guarded(|| fold.unwrap_or(view).read::<P::View>());
+        read.map_err(|panicked| StateError(panicked.to_string()))?
+            .map(State::new)
     }
 
     fn weigh(&self, state: &State) -> usize {

@@ -81,7 +81,7 @@ const SAY_AGAIN: Duration = Duration::from_mins(1);
 
 /// Fields that tell one class of a warning from another. Texts of errors are none of them: they
 /// hold ports and times, and every repetition would be new.
-const CLASS: [&str; 4] = ["projection", "phase", "store", "setting"];
+const CLASS: [&str; 5] = ["projection", "phase", "store", "setting", "place"];
 
 /// And of an error, which somebody has to act on. In an outage every stream may have its warning.
 const STREAM: &str = "stream";

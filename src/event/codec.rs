@@ -14,7 +14,10 @@ use serde::{
 };
 
 use super::{Event, NewBody, RawEvent, Recorded};
-use crate::{document::discreet::without_values, projection::FoldError};
+use crate::{
+    document::discreet::{self, without_values},
+    projection::FoldError,
+};
 
 /// Decodes an event, upcast first.
 pub fn decode<E: Event>(mut event: RawEvent) -> Result<Recorded<E>, FoldError> {
@@ -119,7 +122,7 @@ impl ser::Error for CodecError {
 
 impl From<serde_json::Error> for CodecError {
     fn from(error: serde_json::Error) -> Self {
-        Self::Body(without_values(&error.to_string()))
+        Self::Body(discreet::told(&error))
     }
 }
 

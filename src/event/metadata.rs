@@ -18,8 +18,8 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const COMMAND_ID: &str = "commandId";
 /// The execution of a command that appended an event: one call.
 pub const EXECUTION_ID: &str = "executionId";
-/// Whether an event begins a deleted stream's new life: its command found the stream deleted, and
-/// nothing before it can be read.
+/// An event begins a deleted stream's new life: its command found the stream deleted, and nothing
+/// before it can be read. Says the event's own execution, so that a copy on another event says nothing.
 pub const NEW_LIFE: &str = "newLife";
 /// The command's name.
 pub const COMMAND: &str = "command";

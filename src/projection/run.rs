@@ -147,7 +147,7 @@ pub fn origin_of(event: &RawEvent) -> Option<Origin> {
         #[serde(rename = "executionId", default)]
         execution: Option<Uuid>,
         #[serde(rename = "newLife", default)]
-        new_life: bool,
+        new_life: Option<serde_json::Value>,
         #[serde(flatten)]
         sort: Sort,
     }
@@ -169,7 +169,7 @@ pub fn origin_of(event: &RawEvent) -> Option<Origin> {
         serde_json::from_slice(&event.metadata).map(|Bare { command }| Named {
             command,
             execution: None,
-            new_life: false,
+            new_life: None,
             sort: Sort::default(),
         })
     });
@@ -179,11 +179,12 @@ pub fn origin_of(event: &RawEvent) -> Option<Origin> {
         new_life,
         sort,
     } = named.ok()?;
+    let own = |said: &serde_json::Value| execution.is_some_and(|own| said.as_str() == Some(&own.to_string()));
     Some(Origin {
         command: command?,
         execution,
         sort,
-        new_life,
+        new_life: new_life.as_ref().is_some_and(own),
     })
 }
 
@@ -205,7 +206,11 @@ mod tests {
     use serde::{Deserialize, Serialize};
 
     use super::*;
-    use crate::{aggregate::Aggregate, event::Event, projection::Compiled};
+    use crate::{
+        aggregate::Aggregate,
+        event::Event,
+        projection::{Compiled, StoredState},
+    };
 
     #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
     struct Sum(i64);
@@ -270,6 +275,53 @@ mod tests {
             assert_eq!(folded.state.get(), Some(&Sum(3)), "{bad}");
             assert_eq!((folded.header.version, folded.applied), (Some(1), 2));
             assert_eq!(folded.stopped.as_ref().unwrap().0, 2);
+        }
+    }
+
+    /// A handler that copies the members of what it answers to, this one among them, begins no life.
+    #[test]
+    fn a_copied_new_life_says_nothing() {
+        let [own, other] = [1, 2].map(Uuid::from_u128);
+        let said = |id: Uuid| serde_json::Value::from(id.to_string());
+        for (says, begins) in [
+            (said(own), true),
+            (said(other), false),
+            (true.into(), false),
+            (serde_json::Value::Null, false),
+        ] {
+            let metadata = serde_json::json!({
+                "commandId": other, "executionId": own, "command": "x", "newLife": says,
+            });
+            let event = RawEvent {
+                metadata: metadata.to_string().into(),
+                ..event(0, "1", None)
+            };
+            assert_eq!(begins_anew(&event), begins, "{metadata}");
+            assert_eq!(origin_of(&event).unwrap().sort.name.as_deref(), Some("x"), "{metadata}");
+        }
+    }
+
+    /// A view whose type panics as it is read, and one that says what it read.
+    #[test]
+    fn a_stored_state_that_cannot_be_read_is_an_error_without_its_values() {
+        #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+        struct Odd;
+        impl<'de> Deserialize<'de> for Odd {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                assert_ne!(text, "4111", "it panics");
+                Ok(Self)
+            }
+        }
+        impl Aggregate for Odd {
+            const CATEGORY: &'static str = "odd";
+            type Event = Added;
+            fn apply(&mut self, _: Added) {}
+        }
+        let fold = Compiled::<Odd>::new("test");
+        for stored in [r#""4111""#, "4111"] {
+            let error = fold.decode(&StoredState::Json(stored.into()), None).unwrap_err();
+            assert!(!error.to_string().contains("4111"), "{error}");
         }
     }
 

@@ -1450,6 +1450,10 @@ impl Lane {
             ..run
         });
         self.read_wanted = false;
+        if self.administrative == Some(PutKind::Deletion) {
+            // The mark takes the deletion's place in this put; its notice is heeded behind it.
+            self.hints.append(&mut self.acting);
+        }
         // What is folded in place of a state that cannot be read does not replace it half done.
         let keeps = self.known().falls_short();
         self.poisoned(blamed, error, error.class());

@@ -70,8 +70,11 @@ impl Known {
             match table.get(&mark.stream, false).await {
                 Ok(replica) => self.heard(mark, replica.as_ref()),
                 Err(StoreError::Corrupt { found, .. }) => {
-                    let told = found.quarantine.as_ref().map(|q| told(q, None));
-                    self.0.insert(mark.stream.clone(), (mark.generation, told));
+                    // The note is made before the mark.
+                    if let Some(q) = &found.quarantine {
+                        self.0
+                            .insert(mark.stream.clone(), (mark.generation, Some(told(q, None))));
+                    }
                 }
                 Err(_) => return,
             }

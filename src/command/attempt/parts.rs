@@ -213,7 +213,7 @@ pub(super) fn metadata<E: Event>(identity: &Identity, new_life: bool) -> Bytes {
     own(EXECUTION_ID, identity.execution.to_string().into());
     own(SCHEMA, E::SCHEMA.into());
     if new_life {
-        own(NEW_LIFE, true.into());
+        own(NEW_LIFE, identity.execution.to_string().into());
     }
     for (name, value) in [
         (COMMAND, &identity.sort.name),

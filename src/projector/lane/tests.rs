@@ -896,6 +896,49 @@ fn a_mark_on_what_was_wiped_leaves_a_deletion_marker_alone() {
     scenario(&ops, OnDeletion::Remove, OnRevival::Continue, false).unwrap();
 }
 
+/// The event whose state cannot be stored and the deletion behind it came together: the mark takes the
+/// deletion's place in the put, and used to settle its notice, too.
+#[test]
+fn a_deletion_that_came_with_an_event_that_cannot_be_stored_is_not_lost() {
+    let mut world = World::new(OnDeletion::Keep, OnRevival::Continue, true);
+    let rest = |world: &mut World| {
+        let mut steps = 0;
+        while world.step(0, false, false).unwrap() {
+            steps += 1;
+            assert!(steps < 100, "the lane does not come to rest: {:?}", world.tasks[0].lane);
+        }
+    };
+    let mut rules = (*world.tasks[0].rules).clone();
+    let form = rules.form.clone();
+    rules.form = Arc::new(move |stream: &str, header: &Header, encoded: Encoded| {
+        if header.event.as_ref().is_some_and(|event| &*event.kind == "Heavy") {
+            return Err(FoldError::Unstorable("it is too large".into()));
+        }
+        form(stream, header, encoded)
+    });
+    world.tasks[0].rules = Arc::new(rules);
+    world.tasks[0].lane = Lane::new("s-1".into(), world.tasks[0].rules.clone());
+    world.run(&Op::Append(Kind::Put)).unwrap();
+    world.deliver(0, 0);
+    rest(&mut world);
+    // What the next lane stands on is this task's own.
+    world.tasks[0].cache.as_mut().unwrap().verified = true;
+    world.run(&Op::Append(Kind::Heavy)).unwrap();
+    // The event was delivered when it could still be read.
+    world.deliver(0, 1);
+    world.run(&Op::Delete).unwrap();
+    let task = &mut world.tasks[0];
+    task.tokens.insert(9, 2);
+    task.lane.deliver(9, Arrival::Moved, false);
+    rest(&mut world);
+    assert!(world.unsettled.is_empty(), "{:?}", world.unsettled);
+    let header = world.stored.unwrap().header;
+    assert_eq!(
+        (header.deleted, header.quarantine, header.version),
+        (true, None, Some(0))
+    );
+}
+
 fn raw(revision: Revision) -> RawEvent {
     RawEvent {
         stream: "s-1".into(),
