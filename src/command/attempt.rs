@@ -288,6 +288,8 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
                 command_id: self.identity.command,
             }),
         };
+        let told = matches!(&answer, Ok(done) if done.revived);
+        self.base.untold = self.revived && !told;
         let header = &self.base.header;
         let (version, first) = self.loaded;
         Finished {
@@ -397,6 +399,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
         let deleted = base.header.deleted;
         self.loaded = (base.header.version, base.header.first);
         self.base = base;
+        self.revived |= std::mem::take(&mut self.base.untold);
         self.confirmed = confirmed;
         if deleted || (confirmed && self.base.header.version.is_none()) {
             // Nothing there: never written, or deleted? The policy needs to know which.
@@ -929,11 +932,14 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
         let Some(Ok(slice)) = beside else { return false };
         let header = &self.base.header;
         let own = header.event.as_ref().map(|event| event.id);
+        // What a read has shown of it since must still be there: without that it may be a life that
+        // was deleted, whose last event came behind the deletion.
+        let whole = self.base.seen.is_none_or(|seen| Some(seen) == header.version);
         match slice.events.first() {
-            Some(first) if Some(first.revision) == header.version && Some(first.id) == own => {
+            Some(first) if Some(first.revision) == header.version && Some(first.id) == own && whole => {
                 self.base.verified = true;
             }
-            Some(first) if Some(first.revision) == header.version => {
+            Some(first) if Some(first.revision) == header.version && Some(first.id) != own => {
                 self.observed.push(Observation::Discarded(Discard::Diverged));
                 self.base = Base::initial(self.fold, Lineage::Foreign);
             }

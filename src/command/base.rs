@@ -48,6 +48,8 @@ pub struct Base {
     /// The event before what this process has appended to it since a read has shown it last. A
     /// deletion since then would have taken it, which the events appended later do not tell.
     pub seen: Option<Revision>,
+    /// A revival that was seen as it was folded, and told to nobody yet: whoever saw it got an error.
+    pub untold: bool,
     /// What the state weighs in a cache.
     pub weight: Weight,
     /// A command that was found before the header's window. Not in it: a window has every command
@@ -92,6 +94,7 @@ impl Base {
             lineage,
             verified: true,
             seen: None,
+            untold: false,
             weight: Weight::default(),
             older: None,
         }

@@ -132,6 +132,7 @@ pub fn base_of(fold: &dyn Fold, replica: Replica) -> Result<Base, String> {
         lineage,
         verified: false,
         seen: None,
+        untold: false,
         weight: Weight::default(),
         older: None,
     })
@@ -275,6 +276,7 @@ impl<R: ReplicaStore> Previous<R> {
                 lineage: Lineage::Foreign,
                 verified: false,
                 seen: None,
+                untold: false,
                 weight: Weight::default(),
                 older: None,
             }),

@@ -161,6 +161,7 @@ impl Stored {
             lineage: Lineage::Foreign,
             verified: false,
             seen: None,
+            untold: false,
             weight: Weight::default(),
             older: None,
         })

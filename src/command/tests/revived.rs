@@ -8,7 +8,7 @@ use crate::{
     command::{
         CommandSettings, Context, OnDeleted,
         attempt::{Action, Attempt, AttemptRules, Identity, Reply},
-        base::{Base, Lineage},
+        base::{Base, CatchUpRules, Lineage},
     },
     event::Metadata,
     journal::Standing,
@@ -57,6 +57,61 @@ async fn a_revival_by_ones_own_append_is_seen_by_the_next_fold() {
             assert_eq!((told.revived, told.state.cents), (true, 15), "{on_deleted:?} {more}");
             assert!(!bank.execute("1", &Do::Nothing).await.unwrap().revived);
         }
+    }
+}
+
+/// An error says nothing of it, so the next answer does.
+#[tokio::test(start_paused = true)]
+async fn a_revival_that_a_rejected_command_saw_is_told_by_the_next_answer() {
+    for on_deleted in BOTH {
+        let world = World::with(&[1, 2]);
+        let bank = world.bank_on(on_deleted);
+        bank.execute("1", &Do::Deposit(4)).await.unwrap();
+        world.journal.delete(STREAM);
+        world.deposit(&[8]);
+        for _ in 0..2 {
+            let rejected = bank.execute("1", &Do::Withdraw(999)).await;
+            assert_eq!(rejected.unwrap_err().class(), "rejected");
+        }
+        let told = bank.execute("1", &Do::Deposit(16)).await.unwrap();
+        assert_eq!((told.revived, told.state.cents), (true, 31), "{on_deleted:?}");
+        assert!(!bank.execute("1", &Do::Deposit(32)).await.unwrap().revived);
+    }
+}
+
+/// The deletion came behind the read beside one's own append, and before that append: the event that
+/// was read then is gone, though one's own stands where it was put.
+#[test]
+fn ones_own_event_alone_does_not_say_that_the_life_goes_on() {
+    use crate::journal::{Appended, Presence, Slice};
+    let (fold, command) = (fold(), Do::Deposit(1));
+    for (restarts, gone) in [(true, true), (true, false), (false, true)] {
+        let world = World::with(&[1, 2, 4, 8]);
+        let all = world.journal.all(STREAM);
+        let mut base = Base::initial(&fold, Lineage::Foreign);
+        let folded = crate::projection::run::fold_run(&fold, (base.header, base.state), &all, 8);
+        (base.header, base.state) = (folded.header, folded.state);
+        (base.verified, base.seen) = (restarts, Some(2));
+        let mut attempt = attempt_by(&fold, &command, restarts);
+        attempt.apply(Reply::Loaded(base, false));
+        let Action::Append(append) = attempt.select() else {
+            panic!("{:?}", attempt.select())
+        };
+        assert_eq!(append.verify, Some(2));
+        let beside = Slice {
+            events: all[if gone { 3 } else { 2 }..].to_vec(),
+            end: true,
+            presence: Presence::Present,
+            first: None,
+            last: Some(3),
+        };
+        let appended = Appended {
+            revision: Some(4),
+            positioned: true,
+        };
+        attempt.apply(Reply::Appended(Ok(appended), Some(Ok(beside)), chrono::Utc::now()));
+        let reads_on = matches!(attempt.select(), Action::Read(_));
+        assert_eq!(reads_on, gone, "{restarts}");
     }
 }
 
@@ -223,6 +278,10 @@ async fn a_command_of_before_the_deletion_is_told_deleted_however_often_it_is_re
 }
 
 fn attempt<'a>(fold: &'a dyn crate::projection::Fold, command: &'a Do) -> Attempt<'a, Account, Do> {
+    attempt_by(fold, command, false)
+}
+
+fn attempt_by<'a>(fold: &'a dyn crate::projection::Fold, command: &'a Do, restarts: bool) -> Attempt<'a, Account, Do> {
     let identity = Identity {
         command: Uuid::from_u128(42),
         execution: Uuid::from_u128(43),
@@ -236,7 +295,10 @@ fn attempt<'a>(fold: &'a dyn crate::projection::Fold, command: &'a Do) -> Attemp
         known_from: None,
         expected: None,
         confirmed: false,
-        catch_up: settings().catch_up(),
+        catch_up: CatchUpRules {
+            restarts,
+            ..settings().catch_up()
+        },
     };
     Attempt::new(fold, command, STREAM, identity, rules)
 }
