@@ -141,6 +141,8 @@ pub struct Attempt<'a, A: Aggregate, C: Command<A, D> + ?Sized, D: Decision<A::E
     gone: Option<Revision>,
     /// The stream was deleted and lives again: by this attempt's append, or another's.
     revived: bool,
+    /// The life before, of a deleted stream that starts anew.
+    former: Option<Base>,
     pending: Option<Pending>,
     doubt: Doubt,
     part: Option<Base>,
@@ -180,6 +182,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
             rounds: 0,
             gone: None,
             revived: false,
+            former: None,
             pending: None,
             doubt: Doubt::None,
             part: None,
@@ -288,6 +291,11 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
                 command_id: self.identity.command,
             }),
         };
+        // Nothing came of the new life: what the former one knew of commands still holds.
+        if let (true, Some(former)) = (self.base.header.deleted, self.former) {
+            self.base = former;
+            self.base.header.deleted = true;
+        }
         let told = matches!(&answer, Ok(done) if done.revived);
         self.base.untold = self.revived && !told;
         let header = &self.base.header;
@@ -630,7 +638,12 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
                 match self.rules.on_deleted {
                     OnDeleted::Refuse => return self.deleted(false),
                     OnDeleted::Continue => {}
-                    OnDeleted::Restart => self.base = Base::initial(self.fold, Lineage::Foreign),
+                    OnDeleted::Restart => {
+                        let former = std::mem::replace(&mut self.base, Base::initial(self.fold, Lineage::Foreign));
+                        if former.header.version.is_some() {
+                            self.former = Some(former);
+                        }
+                    }
                 }
                 self.base.header.deleted = true;
                 self.reviving = true;

@@ -267,6 +267,11 @@ async fn a_command_of_before_the_deletion_is_told_deleted_however_often_it_is_re
         for _ in 0..3 {
             let told = bank.execute_with("1", &Do::Deposit(4), id(7)).await;
             assert_eq!(told.unwrap_err().class(), "deleted", "{on_deleted:?}");
+            // Whatever else is asked of it meanwhile, as long as it revives nothing.
+            let (nothing, rejected) = (Do::Nothing, Do::Withdraw(999));
+            for command in [nothing, rejected] {
+                drop(bank.execute("1", &command).await);
+            }
         }
         assert_eq!(world.journal.all(STREAM).len(), 3);
         // Another revives it: it goes on, or anew, as the policy says.
