@@ -942,7 +942,11 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
 
     /// Whether what was read beside an append says that the base is the stream's.
     fn verifies(&mut self, beside: Option<Result<Slice, JournalError>>) -> bool {
-        let Some(Ok(slice)) = beside else { return false };
+        let Some(Ok(slice)) = beside else {
+            // Of a state that is known to be the stream's it was to tell a revival, and no more: an
+            // append that was acknowledged is not in doubt for that. The next one asks again.
+            return self.base.verified && !self.rules.catch_up.restarts;
+        };
         let header = &self.base.header;
         let own = header.event.as_ref().map(|event| event.id);
         // What a read has shown of it since must still be there: without that it may be a life that

@@ -115,6 +115,34 @@ fn ones_own_event_alone_does_not_say_that_the_life_goes_on() {
     }
 }
 
+/// The read beside it fails: of a state that was verified the append's own word is enough.
+#[test]
+fn an_acknowledged_append_is_not_in_doubt_for_a_read_that_only_tells_revivals() {
+    use crate::journal::{Appended, JournalError};
+    let (fold, command) = (fold(), Do::Deposit(1));
+    for (verified, restarts, lands) in [(true, false, true), (false, false, false), (true, true, false)] {
+        let world = World::with(&[1; 130]);
+        let all = world.journal.all(STREAM);
+        let mut base = Base::initial(&fold, Lineage::Foreign);
+        let folded = crate::projection::run::fold_run(&fold, (base.header, base.state), &all, 8);
+        (base.header, base.state) = (folded.header, folded.state);
+        (base.verified, base.seen) = (verified, Some(2));
+        let mut attempt = attempt_by(&fold, &command, restarts);
+        attempt.apply(Reply::Loaded(base, false));
+        let Action::Append(append) = attempt.select() else {
+            panic!("{:?}", attempt.select())
+        };
+        assert_eq!(append.verify, Some(2));
+        let appended = Appended {
+            revision: Some(130),
+            positioned: true,
+        };
+        let failed = JournalError::Unavailable("the read".into());
+        attempt.apply(Reply::Appended(Ok(appended), Some(Err(failed)), chrono::Utc::now()));
+        assert_eq!(attempt.select() == Action::Done, lands, "{verified} {restarts}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn where_nothing_else_reads_one_append_in_a_hundred_does() {
     for deleted_after in [0, 57] {
