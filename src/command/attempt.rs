@@ -831,9 +831,14 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
             problem,
         };
         let mut new = Vec::with_capacity(events.len());
+        let plain = metadata::<A::Event>(&self.identity, false);
         for (index, event) in events.iter().enumerate() {
-            // What the server takes then proves that the stream was still deleted.
-            let metadata = metadata::<A::Event>(&self.identity, self.reviving && index == 0);
+            let metadata = if self.reviving && index == 0 {
+                // What the server takes then proves that the stream was still deleted.
+                metadata::<A::Event>(&self.identity, true)
+            } else {
+                plain.clone()
+            };
             match codec::encode(event) {
                 Ok(body) => new.push(NewEvent {
                     id: event_id(

@@ -89,10 +89,18 @@ impl Base {
     /// Before any event.
     pub fn initial(fold: &dyn Fold, lineage: Lineage) -> Self {
         Self {
-            header: Header::new(),
-            state: fold.initial(),
-            lineage,
             verified: true,
+            ..Self::stored(Header::new(), fold.initial(), lineage)
+        }
+    }
+
+    /// As it was stored: nobody in this process has seen that it is the stream's.
+    pub fn stored(header: Header, state: State, lineage: Lineage) -> Self {
+        Self {
+            header,
+            state,
+            lineage,
+            verified: false,
             seen: None,
             untold: false,
             weight: Weight::default(),

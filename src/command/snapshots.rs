@@ -7,7 +7,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use super::{
     Repository,
-    base::{Base, Lineage, Weight},
+    base::{Base, Lineage},
     observe::{Discard, Origin},
 };
 use serde::de::DeserializeOwned;
@@ -126,16 +126,7 @@ pub fn base_of(fold: &dyn Fold, replica: Replica) -> Result<Base, String> {
         });
     };
     let state = fold.decode(view, replica.fold.as_ref()).map_err(|e| e.to_string())?;
-    Ok(Base {
-        header: replica.header,
-        state,
-        lineage,
-        verified: false,
-        seen: None,
-        untold: false,
-        weight: Weight::default(),
-        older: None,
-    })
+    Ok(Base::stored(replica.header, state, lineage))
 }
 
 /// The replica table that the daemon keeps.
@@ -267,19 +258,13 @@ impl<R: ReplicaStore> Previous<R> {
             return None;
         }
         match (self.upgrade)(replica.fold.as_ref().or(replica.view.as_ref())?) {
-            Ok(state) => Some(Base {
-                header: Header {
+            Ok(state) => {
+                let header = Header {
                     quarantine: None,
                     ..replica.header
-                },
-                state,
-                lineage: Lineage::Foreign,
-                verified: false,
-                seen: None,
-                untold: false,
-                weight: Weight::default(),
-                older: None,
-            }),
+                };
+                Some(Base::stored(header, state, Lineage::Foreign))
+            }
             Err(error) => {
                 tracing::warn!(stream, %error, "failed to upgrade the replica of the schema before");
                 None

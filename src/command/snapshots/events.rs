@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{Snapshot, SnapshotError, Snapshots};
 use crate::{
     command::{
-        base::{Base, Lineage, Weight},
+        base::{Base, Lineage},
         observe::{Discard, Origin},
     },
     document::json,
@@ -155,16 +155,7 @@ impl Stored {
             commands_since: self.commands_since.and_then(moment).unwrap_or(self.event_at),
             ..Header::new()
         };
-        Ok(Base {
-            header,
-            state,
-            lineage: Lineage::Foreign,
-            verified: false,
-            seen: None,
-            untold: false,
-            weight: Weight::default(),
-            older: None,
-        })
+        Ok(Base::stored(header, state, Lineage::Foreign))
     }
 
     fn of(fold: &dyn Fold, base: &Base) -> Result<Option<Self>, String> {
