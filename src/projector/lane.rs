@@ -1406,12 +1406,13 @@ impl Lane {
     /// quarantines the one after it.
     fn back_to_storable(&mut self, error: &FoldError) -> Body {
         let Some(run) = self.run.take() else {
-            // Stored before and not storable now (a limit was lowered): it stays as it is.
+            // Stored before, by other code or under another limit, and not storable now: it stays as it
+            // is, and no event is to blame.
+            if self.administrative.is_some() && self.stays_as_stored() {
+                return Body::Stored;
+            }
             let next = self.known().next();
-            self.back_to_stored();
-            self.poisoned(next, error, error.class());
-            let there = self.known().stored.is_some();
-            return if there { Body::Stored } else { Body::Nothing };
+            return self.marked_as_stored(next, error);
         };
         let rules = self.rules.clone();
         let begins = run.begins();
@@ -1425,10 +1426,7 @@ impl Lane {
                 .first()
                 .map_or(crate::event::next_after(begins.0.version), |event| event.revision);
             self.run = Some(run);
-            self.back_to_stored();
-            self.poisoned(blamed, error, error.class());
-            let there = self.known().stored.is_some();
-            return if there { Body::Stored } else { Body::Nothing };
+            return self.marked_as_stored(blamed, error);
         };
         while bad - good > 1 {
             let middle = usize::midpoint(good, bad);
@@ -1450,14 +1448,45 @@ impl Lane {
             ..run
         });
         self.read_wanted = false;
-        if self.administrative == Some(PutKind::Deletion) {
-            // The mark takes the deletion's place in this put; its notice is heeded behind it.
-            self.hints.append(&mut self.acting);
-        }
+        self.heed_deletion_again();
         // What is folded in place of a state that cannot be read does not replace it half done.
         let keeps = self.known().falls_short();
         self.poisoned(blamed, error, error.class());
         if keeps { Body::Stored } else { body }
+    }
+
+    /// Quarantines an event, on what is stored as it is.
+    fn marked_as_stored(&mut self, at: Revision, error: &FoldError) -> Body {
+        self.heed_deletion_again();
+        self.back_to_stored();
+        self.poisoned(at, error, error.class());
+        if self.known().stored.is_some() {
+            Body::Stored
+        } else {
+            Body::Nothing
+        }
+    }
+
+    /// A mark takes a deletion's place in the put; its notice is heeded behind it.
+    fn heed_deletion_again(&mut self) {
+        if self.administrative == Some(PutKind::Deletion) {
+            self.hints.append(&mut self.acting);
+        }
+    }
+
+    /// Whether what an administrative put says leaves the stored state and its version as they are; the
+    /// header is then the stored one but for that. What changed nothing is folded again.
+    fn stays_as_stored(&mut self) -> bool {
+        let base = self.known();
+        let Some(stored) = base.stored.clone().filter(|_| !base.rebase) else {
+            return false;
+        };
+        base.header = Header {
+            deleted: base.header.deleted,
+            quarantine: base.header.quarantine.take(),
+            ..stored
+        };
+        true
     }
 
     /// Nothing is left to do but to store, in time, a version that moved without a change.
