@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Marks that are read and shown with their reasons: more than anybody reads, and at the most some
-/// hundred kilobytes in memory and fifty reads once.
+/// hundred kilobytes in memory, in one read of many items once.
 pub(super) const SHOWN: usize = 50;
 
 /// Bytes of a reason that are kept: an error that quotes a document may be as long as that.
@@ -62,12 +62,19 @@ fn chosen(marks: &[Marked]) -> Vec<&Marked> {
 }
 
 impl Known {
-    /// Reads what is not known yet of the marks that are shown. A store that does not answer ends it
-    /// until the next time.
+    /// Reads what is not known yet of the marks that are shown, in one call. What cannot be read is
+    /// left to the next time.
     pub(super) async fn read<S: ReplicaStore>(&mut self, marks: &[Marked], table: &S) {
         let unknown: Vec<_> = chosen(marks).into_iter().filter(|mark| !self.knows(mark)).collect();
-        for mark in unknown {
-            match table.get(&mark.stream, false).await {
+        if unknown.is_empty() {
+            return;
+        }
+        let streams: Vec<_> = unknown.iter().map(|mark| mark.stream.clone()).collect();
+        let Ok(found) = table.get_many(&streams, false).await else {
+            return;
+        };
+        for (mark, found) in unknown.into_iter().zip(found) {
+            match found {
                 Ok(replica) => self.heard(mark, replica.as_ref()),
                 Err(StoreError::Corrupt { found, .. }) => {
                     // The note is made before the mark.
@@ -76,7 +83,7 @@ impl Known {
                             .insert(mark.stream.clone(), (mark.generation, Some(told(q, None))));
                     }
                 }
-                Err(_) => return,
+                Err(_) => {}
             }
         }
     }
@@ -197,6 +204,29 @@ mod tests {
         known.heard(&marks[0], Some(&replica(5, None)));
         assert!(known.knows(&marks[0]));
         assert_eq!(reason(&mut known, &marks), None);
+    }
+
+    #[tokio::test]
+    async fn all_that_is_shown_is_read_at_once() {
+        let (mut known, table) = (Known::default(), crate::testing::MemoryStore::new());
+        let marks: Vec<_> = (0..2 * SHOWN)
+            .map(|n| mark(&format!("a-{n:03}"), MarkKind::Quarantined, 2))
+            .collect();
+        for mark in &marks {
+            table.set(&mark.stream, replica(2, Some("no such type")));
+        }
+        table.shatter("a-001");
+        for _ in 0..2 {
+            known.read(&marks, &table).await;
+        }
+        // Once more for the one that says nothing.
+        assert_eq!((table.calls().gets, table.calls().consistent), (2, 0));
+        let told = known
+            .shown(&marks)
+            .iter()
+            .filter(|waiting| waiting.told.is_some())
+            .count();
+        assert_eq!(told, SHOWN - 1);
     }
 
     #[test]
