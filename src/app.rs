@@ -72,7 +72,7 @@ pub enum RunError {
     Listen(#[from] ListenError),
     /// Nothing to run.
     #[error(
-        "run: there is no projection; add a [projection.NAME] table to the settings, or build a binary with your own (README, \"Your own projections\")"
+        "run: there is no projection; add a [projection.NAME] table to the settings, or build a binary with your own (guide, \"Projections\")"
     )]
     NothingToRun,
 }

@@ -1,6 +1,6 @@
 //! Settings: read from files, variables and flags, checked as a whole before anything is connected.
 //!
-//! Keeps invariant 8 (a secret shows in no `Debug`, no error and no printed settings). Every error
+//! Invariant: I8 secrets (a secret shows in no `Debug`, no error and no printed settings). Every error
 //! names the key, its value and what is allowed; unknown keys and variables are errors too.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -281,7 +281,7 @@ impl Planned {
     }
 }
 
-/// The group of one (projection, schema); its name says whose it is (invariant 9).
+/// The group of one (projection, schema); its name says whose it is (I9 schemas).
 fn group(name: &str, schema: u32, source: &Source, tuned: &Defaults) -> GroupSpec {
     GroupSpec {
         name: format!("projector-{name}-s{schema}").into(),

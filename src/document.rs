@@ -1,7 +1,7 @@
 //! A state as data: the neutral form between a fold's Rust type and the table's item.
 //!
 //! Numbers are kept as their exact decimal text, never as `f64`, so that a replica read back is
-//! the value that was written, or the write is refused (invariant 1).
+//! the value that was written, or the write is refused (I1 prefix).
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! Events: as a stream read gives them (`RawEvent`), and decoded for a fold (`Recorded`).
 //!
-//! Keeps invariant 1's second half: nothing here depends on the route by which an event came.
+//! Invariant: I1 prefix, its second half: nothing here depends on the route by which an event came.
 //! There is no position, no link and no delivery count, so a fold cannot tell a subscription
 //! from a gap read from a replay.
 

@@ -2,7 +2,7 @@
 //!
 //! The judgements are pure; what they rest on is gathered in the background, so no request to
 //! `/livez` or `/readyz` waits for a store. Alive is not ready: an outage of a store makes a
-//! process unready and never dead, for a restart would mend nothing (invariant 5).
+//! process unready and never dead, for a restart would mend nothing (I5 isolation).
 
 use std::{
     future::Future,

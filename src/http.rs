@@ -2,7 +2,7 @@
 //! whoever runs containers.
 //!
 //! Every answer comes from memory: nothing here waits for a store. No answer holds a secret or a
-//! connection string (invariant 8).
+//! connection string (I8 secrets).
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -1,7 +1,7 @@
 //! The event store port: what the engine and the command path ask of EventStoreDB, and nothing more.
 //!
 //! Every read here goes to the leader: a decision is only as good as the read it rests on
-//! (invariant 4). Adapters: [`esdb`] over the wire, `memory` for tests.
+//! (I4 hint). Adapters: [`esdb`] over the wire, `memory` for tests.
 
 use std::{future::Future, sync::Arc, time::Duration};
 

@@ -14,6 +14,8 @@ pub mod document;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod event;
+#[cfg(any(all(doc, not(doctest)), all(doctest, feature = "embedded")))]
+pub mod guide;
 #[cfg(feature = "daemon")]
 pub mod health;
 #[cfg(feature = "daemon")]

@@ -1,7 +1,7 @@
 //! Everything that `/metrics` shows, in one place: names, help, labels, buckets.
 //!
 //! Label values come from enums and from projection names alone, so their number is bounded; no
-//! stream name and no secret is ever one (invariant 8). Handles are resolved when a projection
+//! stream name and no secret is ever one (I8 secrets). Handles are resolved when a projection
 //! starts; counting is one atomic addition, and a scrape reads memory only.
 
 use std::sync::Arc;

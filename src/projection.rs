@@ -1,6 +1,6 @@
 //! Projections: named folds over one source, and their type-erased form that the engine runs.
 //!
-//! Keeps invariant 6: everything here is synchronous and pure.
+//! Invariant: I6 pure: everything here is synchronous and pure.
 
 use std::{
     any::Any,

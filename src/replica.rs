@@ -1,6 +1,6 @@
 //! The replica port: one versioned item for each (projection, schema, stream).
 //!
-//! Keeps invariant 2: a fold's put is refused unless its base is still the stored one's
+//! Invariant: I2 monotonic: a fold's put is refused unless its base is still the stored one's
 //! generation and older, and an administrative write demands exactly what it read. A refusal
 //! hands back what is stored, which then is the base.
 

@@ -1,7 +1,7 @@
 //! Logs: JSON for machines, lines for people, and a brake for errors that come again and again.
 //!
 //! What happens once an event or a write is `debug`; `info` is for what happens once a start, a
-//! stop or an interval. Secrets reach no log (invariant 8): what is logged are our own errors,
+//! stop or an interval. Secrets reach no log (I8 secrets): what is logged are our own errors,
 //! which hold none.
 
 use std::{

@@ -1,7 +1,7 @@
 //! `projector redrive`: tries a quarantined stream again, or folds one anew from its start.
 //!
 //! Writes nothing by itself that a lane would not: the mark is tried by a lane as other code would
-//! try it, so invariant 2 holds against every task that runs beside it.
+//! try it, so I2 monotonic holds against every task that runs beside it.
 
 use std::{
     sync::Arc,

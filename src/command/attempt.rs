@@ -1,6 +1,6 @@
 //! One command on its way: look up, load, decide, append, and after a lost race the tail, decide again.
 //!
-//! A pure machine (invariant 6): [`Attempt::select`] says what to do next, [`Attempt::apply`] takes
+//! A pure machine (I6 pure): [`Attempt::select`] says what to do next, [`Attempt::apply`] takes
 //! what came of it. Keeps the command path's first rule: a state is answered on only after an append
 //! or a read at the leader confirmed it in this attempt.
 //!

@@ -1,6 +1,6 @@
 //! A state with the prefix of its stream that it stands for, and how reads bring it up to date.
 //!
-//! Pure. Keeps invariant 1 on the command path: what a read shows of the stream decides whether a
+//! Pure. Invariant: I1 prefix on the command path: what a read shows of the stream decides whether a
 //! snapshot is built on, started over or thrown away; nothing is folded across a doubt.
 //!
 //! A hole, wherever it stands, is crossed in one way, which is the daemon's too: what was folded

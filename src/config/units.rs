@@ -1,5 +1,5 @@
 //! Values as people write them: times with a unit, sizes with a unit, words from a list, secrets
-//! that never show (invariant 8). Each refuses what it does not know by naming what is allowed.
+//! that never show (I8 secrets). Each refuses what it does not know by naming what is allowed.
 
 use std::{fmt, time::Duration};
 

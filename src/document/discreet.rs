@@ -1,4 +1,4 @@
-//! What serde says of data that does not fit, without the data (invariant 8's spirit: a log, a mark
+//! What serde says of data that does not fit, without the data (in the spirit of I8 secrets: a log, a mark
 //! and a parked message are read by more people than an event is).
 //!
 //! Kept are what was found by its kind, what was expected, the member's name and the place.

@@ -1,7 +1,7 @@
 //! Between (event type, body) and a plain serde enum, without a detour through a JSON value.
 //!
 //! The pair is presented to serde as an externally tagged enum: the type is the variant's name,
-//! the body its content. Upcasting runs first, on every path (invariant 1: the route makes no
+//! the body its content. Upcasting runs first, on every path (I1 prefix: the route makes no
 //! difference).
 
 use std::{fmt, sync::Arc};

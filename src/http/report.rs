@@ -54,7 +54,7 @@ pub struct Known {
 
 /// How the process stands. Its fields are the keys of `/status`.
 #[derive(Clone, Debug, Serialize)]
-#[allow(missing_docs, reason = "the README says what each key is")]
+#[allow(missing_docs, reason = "the guide says what each key is")]
 pub struct Report {
     pub about: About,
     #[serde(serialize_with = "milliseconds")]
@@ -71,7 +71,7 @@ pub struct Report {
 
 /// Both stores.
 #[derive(Clone, Debug, Serialize)]
-#[allow(missing_docs, reason = "the README says what each key is")]
+#[allow(missing_docs, reason = "the guide says what each key is")]
 pub struct Stores {
     pub eventstore: StoreUp,
     pub dynamodb: StoreUp,
@@ -79,7 +79,7 @@ pub struct Stores {
 
 /// Whether a store answers; `None` before it was asked.
 #[derive(Clone, Debug, Default, Serialize)]
-#[allow(missing_docs, reason = "the README says what each key is")]
+#[allow(missing_docs, reason = "the guide says what each key is")]
 pub struct StoreUp {
     pub up: Option<bool>,
     pub error: Option<String>,
@@ -87,7 +87,7 @@ pub struct StoreUp {
 
 /// One projection.
 #[derive(Clone, Debug, Serialize)]
-#[allow(missing_docs, reason = "the README says what each key is")]
+#[allow(missing_docs, reason = "the guide says what each key is")]
 pub struct Projection {
     pub projection: String,
     pub schema: u32,
@@ -116,7 +116,7 @@ pub struct Projection {
 
 /// The persistent subscription. What only the server knows is `None` while it cannot be asked.
 #[derive(Clone, Debug, Default, Serialize)]
-#[allow(missing_docs, reason = "the README says what each key is")]
+#[allow(missing_docs, reason = "the guide says what each key is")]
 pub struct Group {
     pub name: String,
     pub confirmed: bool,
@@ -131,7 +131,7 @@ pub struct Group {
 
 /// A setting of the group that is not the wanted one.
 #[derive(Clone, Debug, Serialize)]
-#[allow(missing_docs, reason = "the README says what each key is")]
+#[allow(missing_docs, reason = "the guide says what each key is")]
 pub struct Difference {
     pub setting: String,
     pub wanted: String,
@@ -140,7 +140,7 @@ pub struct Difference {
 
 /// How far behind.
 #[derive(Clone, Debug, Serialize)]
-#[allow(missing_docs, reason = "the README says what each key is")]
+#[allow(missing_docs, reason = "the guide says what each key is")]
 pub struct Lag {
     pub events: u64,
     pub seconds: f64,
@@ -151,7 +151,7 @@ pub struct Lag {
 
 /// Over the last sample of the history; `None` before there are two.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-#[allow(missing_docs, reason = "the README says what each key is")]
+#[allow(missing_docs, reason = "the guide says what each key is")]
 pub struct Rates {
     pub applied_per_second: Option<f64>,
     pub written_per_second: Option<f64>,
@@ -159,7 +159,7 @@ pub struct Rates {
 
 /// Streams that wait under a mark, the first of them.
 #[derive(Clone, Debug, Default, Serialize)]
-#[allow(missing_docs, reason = "the README says what each key is")]
+#[allow(missing_docs, reason = "the guide says what each key is")]
 pub struct Waiting {
     pub streams: Vec<Stream>,
     /// How many there are beside those.
@@ -168,7 +168,7 @@ pub struct Waiting {
 
 /// A stream that waits under a mark.
 #[derive(Clone, Debug, Serialize)]
-#[allow(missing_docs, reason = "the README says what each key is")]
+#[allow(missing_docs, reason = "the guide says what each key is")]
 pub struct Stream {
     pub stream: String,
     pub kind: String,
@@ -181,7 +181,7 @@ pub struct Stream {
 
 /// Deliveries that no lane can take.
 #[derive(Clone, Debug, Serialize)]
-#[allow(missing_docs, reason = "the README says what each key is")]
+#[allow(missing_docs, reason = "the guide says what each key is")]
 pub struct Unplaced {
     pub class: String,
     pub deliveries: u64,
@@ -190,7 +190,7 @@ pub struct Unplaced {
 
 /// The last half hour, column by column, oldest first; the last place of each is now.
 #[derive(Clone, Debug, Default, Serialize)]
-#[allow(missing_docs, reason = "the README says what each key is")]
+#[allow(missing_docs, reason = "the guide says what each key is")]
 pub struct Past {
     pub every_seconds: u64,
     pub lag_events: Vec<Option<u64>>,

@@ -1,6 +1,6 @@
 //! EventStoreDB over the wire, by the crate `eventstore`: the one place that knows that crate.
 //!
-//! Every read goes to the leader (invariant 4). Every call has a time-out of ours, since the
+//! Every read goes to the leader (I4 hint). Every call has a time-out of ours, since the
 //! client enforces none, and every way in which the client dies is a disconnect here.
 
 use std::{sync::Arc, time::Duration};

@@ -1,6 +1,6 @@
 //! Deliveries: what a persistent subscription hands over, and the groups that hand them over.
 //!
-//! A delivery is a hint that a stream moved (invariant 4). What it carries is used when it fits,
+//! A delivery is a hint that a stream moved (I4 hint). What it carries is used when it fits,
 //! and read again at the leader when it does not.
 
 use std::{future::Future, sync::Arc, time::Duration};

@@ -1,6 +1,6 @@
 //! What a read of a stream answers, and what it proves of the revisions that it does not show.
 //!
-//! Keeps invariant 4: EventStoreDB answers a conflict before what it speaks of can be read, so that
+//! Invariant: I4 hint: EventStoreDB answers a conflict before what it speaks of can be read, so that
 //! an empty read says nothing by itself. A read also tells the stream's last indexed revision. What
 //! stands at or below that and is not shown can never be read; what stands above it, nobody knows
 //! yet. [`Hole`] is the first, and only a read makes one.

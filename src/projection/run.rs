@@ -1,6 +1,6 @@
 //! Folding a run of events onto a replica: the one place where a version grows.
 //!
-//! Keeps invariant 1: header and state move together, by the same events, whoever folds (the
+//! Invariant: I1 prefix: header and state move together, by the same events, whoever folds (the
 //! daemon, a command, a query, the command line).
 
 use serde::Deserialize;

@@ -1,7 +1,7 @@
 //! Replicas that idle lanes leave behind, bounded in bytes.
 //!
 //! A base is only ever a place to start from: a put on a stale one is refused and hands back what
-//! is stored (invariant 2), so nothing here has to be fresh.
+//! is stored (I2 monotonic), so nothing here has to be fresh.
 //!
 //! Kept is not the state but its JSON: its weight is then what it takes and no guess, three to four
 //! times as many fit, and a state that comes from here is one that was read back, as one from the

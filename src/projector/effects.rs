@@ -1,6 +1,6 @@
 //! Carries out what lanes want: loads, reads, looks, puts; tries again while a store is away.
 //!
-//! Keeps invariant 3's last sentence: an outage settles nothing. An effect ends only with an
+//! Invariant: I3 settled, its last sentence: an outage settles nothing. An effect ends only with an
 //! answer; until then the outage is on record, and the session decides how long to hold on.
 
 use std::{

@@ -1,6 +1,6 @@
 //! How far a projection is behind its source, measured in the background and never in a scrape.
 //!
-//! Keeps invariant 7: zero only when everything readable is settled. What is not settled lies
+//! Invariant: I7 lag: zero only when everything readable is settled. What is not settled lies
 //! between the group's checkpoint and the source's newest entry, less what this process has settled
 //! in between ([`Settled`]); the server's own figures are believed only where they are exact (a
 //! group that is live), for they mislead for filtered, idle and restarted groups.

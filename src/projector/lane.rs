@@ -1,7 +1,7 @@
 //! The lane: one stream of one projection, from deliveries in any order to durable puts.
 //!
-//! A pure state machine (invariant 6). [`Lane::next`] says what is to be done, [`Lane::apply`]
-//! takes what came of it, [`Lane::verdicts`] what may be acknowledged. It keeps invariants 1 to 4
+//! A pure state machine (I6 pure). [`Lane::next`] says what is to be done, [`Lane::apply`]
+//! takes what came of it, [`Lane::verdicts`] what may be acknowledged. It keeps I1 to I4
 //! for its stream: a delivery is a hint, the stream read at the leader is the truth, and nothing
 //! is acknowledged before it is settled.
 

@@ -1,9 +1,9 @@
 //! One connection to a group: deliveries into lanes, lanes' effects out to the stores, settled
 //! deliveries acknowledged.
 //!
-//! The loop waits in one place (`select`) and changes state in plain functions. Keeps invariant 3
+//! The loop waits in one place (`select`) and changes state in plain functions. Invariants: I3 settled
 //! on the group's side (an acknowledgement is sent for a lane's verdict and for nothing else) and
-//! invariant 5 (what a lane waits for, it alone waits for).
+//! I5 isolation (what a lane waits for, it alone waits for).
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},

@@ -411,7 +411,7 @@ impl Sim {
             .find(|event| event.revision == revision)
     }
 
-    /// Invariant 1 of a replica that holds `first..=version`.
+    /// I1 prefix of a replica that holds `first..=version`.
     fn wrong(&self, stream: &str, stored: &Replica) -> Option<String> {
         let header = &stored.header;
         let version = header.version?;
@@ -454,7 +454,7 @@ impl Sim {
         })
     }
 
-    /// Invariants 1 and 2 of a put that landed.
+    /// I1 and I2 of a put that landed.
     fn check_put(&self, schema: u32, put: &Put, before: Option<&Replica>) {
         let table = self.table(schema);
         let key = (schema, put.stream.to_string());
@@ -490,7 +490,7 @@ impl Sim {
         }
     }
 
-    /// Invariant 3 of an acknowledged link, where no mark and no debt can have to do with it.
+    /// I3 settled of an acknowledged link, where no mark and no debt can have to do with it.
     fn check_settled(&self, group: &str, link: &Happened, said: &str) {
         let schema = if group.ends_with('2') { 2 } else { 1 };
         let key = (schema, link.stream.to_string());

@@ -1,6 +1,6 @@
 //! Replicas in DynamoDB: the [`ReplicaStore`] of one table, by conditional puts.
 //!
-//! Keeps invariant 2: what a put demands is DynamoDB's to decide, in one request, and a refusal
+//! Invariant: I2 monotonic: what a put demands is DynamoDB's to decide, in one request, and a refusal
 //! hands back the item that is stored. A put whose reply is lost is never guessed at: it is read
 //! back, or sent again under the same demand, which refuses it when it had landed.
 //!

@@ -1,6 +1,6 @@
 //! The item's layout, and the checks that decide before a put whether a state can be stored.
 //!
-//! Keeps invariant 1: a state is stored exactly or refused with the path that is to blame. What is
+//! Invariant: I1 prefix: a state is stored exactly or refused with the path that is to blame. What is
 //! refused here is poison of one aggregate; DynamoDB's own refusal would stop a whole projection,
 //! so everything that it can refuse because of a state is looked at here first.
 

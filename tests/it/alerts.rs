@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::readme::file;
+use crate::readme::{chapter, file};
 
 const RUNBOOK: &str = "https://git.example.com/platform/projector/blob/main/config/prometheus/runbook.md#";
 
@@ -125,9 +125,9 @@ fn tries(case: &Value, alert: &str) -> bool {
 }
 
 #[test]
-fn the_readme_lists_them_by_severity() {
-    let readme = file("README.md");
-    let listed = readme.split("has the rules that we would page by").nth(1).unwrap();
+fn the_guide_lists_them_by_severity() {
+    let guide = chapter("metrics");
+    let listed = guide.split("has the rules that we would page by").nth(1).unwrap();
     let listed = listed.split("\n\n").next().unwrap();
     let (pages, tickets) = listed.split_once("and by ticket").unwrap();
     for (severity, listed) in [("page", pages), ("ticket", tickets)] {
@@ -148,7 +148,7 @@ fn the_readme_lists_them_by_severity() {
 
 #[test]
 fn the_runbooks_commands_are_commands() {
-    let readme = file("README.md");
+    let guide = chapter("operating");
     let text = file("config/prometheus/runbook.md");
     let mut seen = 0;
     for said in text
@@ -159,7 +159,7 @@ fn the_runbooks_commands_are_commands() {
     {
         let said = said.split_whitespace().collect::<Vec<_>>();
         let row = format!("| `projector {}", said[0]);
-        let row = readme
+        let row = guide
             .lines()
             .find(|line| line.starts_with(&row))
             .unwrap_or_else(|| panic!("{said:?}"));

@@ -486,7 +486,7 @@ async fn an_unreadable_replica_is_folded_anew_by_the_command_that_it_names() {
     .await;
 }
 
-/// The rights that the README's policies give are those that are used.
+/// The permissions that the guide's policies give are those that are used.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_sent_that_the_policies_do_not_grant() {
     let (stores, dir) = (Stores::start().await, tempfile::tempdir().unwrap());

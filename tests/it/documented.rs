@@ -1,10 +1,10 @@
 //! The examples of the embedded EventStoreDB: what is shown is what is run.
 
-use crate::readme::file;
+use crate::readme::{chapter, file};
 
 #[test]
-fn the_readme_shows_the_examples_that_are_run() {
-    let readme = file("README.md");
+fn the_guide_shows_the_examples_that_are_run() {
+    let guide = chapter("in_tests");
     for (language, name) in [
         ("rust", "in_tests.rs"),
         ("js", "in_tests.mjs"),
@@ -12,7 +12,7 @@ fn the_readme_shows_the_examples_that_are_run() {
     ] {
         let example = file(&format!("examples/eventstore/{name}"));
         let shown = format!("```{language}\n{example}```\n");
-        assert!(readme.contains(&shown), "README.md does not show {name} as it is");
+        assert!(guide.contains(&shown), "the guide does not show {name} as it is");
     }
     let run = file("tests/smoke/run");
     for run_as in ["--example eventstore_in_tests", "in_tests.mjs", "in_tests.py"] {
@@ -31,14 +31,14 @@ fn the_documentation_shows_the_example_that_is_run() {
 }
 
 #[test]
-fn the_readme_shows_the_doubles_as_their_documentation_does() {
+fn the_guide_shows_the_doubles_as_their_documentation_does() {
     let source = file("src/testing.rs");
     let lines = source.lines().map_while(|line| line.strip_prefix("//!"));
     let lines: Vec<_> = lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
     let documentation = lines.join("\n");
     let (_, example) = documentation.split_once("```\n").unwrap();
     let example = example.strip_suffix("```").unwrap();
-    assert!(file("README.md").contains(&format!("```rust,ignore\n{example}```\n")));
+    assert!(chapter("in_tests").contains(&format!("```rust,ignore\n{example}```\n")));
 }
 
 #[test]

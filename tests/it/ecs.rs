@@ -11,7 +11,7 @@ use projector::{
 use serde_yaml_ng::Value;
 
 use crate::{
-    readme::{file, json_blocks},
+    readme::{chapter, file, json_blocks},
     support::{
         dynamo::Dynamo,
         node::Node,
@@ -162,7 +162,7 @@ fn the_variables_are_settings_and_the_port_is_the_pages() {
         (ingress[0]["FromPort"].as_u64(), ingress[0]["ToPort"].as_u64()),
         (Some(port), Some(port))
     );
-    assert!(file("README.md").contains(&format!("(port {port}, type A)")));
+    assert!(chapter("ecs").contains(&format!("(port {port}, type A)")));
 
     let stop = container["StopTimeout"].as_u64().unwrap();
     assert!(
@@ -268,10 +268,10 @@ async fn the_figures_that_alarms_and_scaling_read_are_in_the_log() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_guides_one_off_work_is_commands_that_there_are() {
-    let readme = file("README.md");
+    let guide = chapter("ecs");
     let world = World::default();
     let mut seen = 0;
-    for overrides in readme
+    for overrides in guide
         .lines()
         .filter_map(|line| line.strip_prefix("once '")?.strip_suffix('\''))
     {

@@ -1,4 +1,4 @@
-//! The log's lines, read in the sources: the same field has the same name everywhere, and the README
+//! The log's lines, read in the sources: the same field has the same name everywhere, and the guide
 //! says what each means.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    readme::{code, file, table},
+    readme::{chapter, code, table},
     support::{
         dynamo::Dynamo,
         node::{Node, until},
@@ -99,8 +99,8 @@ fn parsed(text: &str, at: String, level: &str) -> Line {
 }
 
 #[test]
-fn every_field_is_in_the_readme_and_every_one_there_is_written() {
-    let rows = table(&file("README.md"), "| field | ");
+fn every_field_is_in_the_guide_and_every_one_there_is_written() {
+    let rows = table(&chapter("operating"), "| field | ");
     let said: BTreeSet<_> = rows.iter().map(|row| code(&row[0]).to_owned()).collect();
     assert_eq!(said.len(), rows.len(), "a field twice");
     let lines = lines();
@@ -154,14 +154,14 @@ async fn figures_for_cloudwatch_are_lines_of_their_own_on_standard_output() {
         for metric in directive["Metrics"].as_array().unwrap() {
             assert!(line[metric["Name"].as_str().unwrap()].is_f64(), "{line}");
         }
-        // The same names and units stand in the README.
+        // The same names stand in the guide.
         for name in ["TimeToDrain", "Ready", "QuarantinedAggregates"] {
             assert!(directive["Metrics"].to_string().contains(name), "{line}");
         }
     }
-    let readme = file("README.md");
+    let guide = chapter("ecs");
     for (name, _) in projector::metrics::emf::METRICS {
-        assert!(readme.contains(&format!("`{name}`")), "{name}");
+        assert!(guide.contains(&format!("`{name}`")), "{name}");
     }
     // The log is where it was.
     assert!(daemon.log().contains("\"started\"") && !daemon.log().contains("_aws"));

@@ -1,4 +1,5 @@
-//! What the README says, held against what is built: settings, metrics, rights, exit codes, files.
+//! What README and guide say, held against what is built: settings, metrics, permissions, exit codes,
+//! files.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +22,22 @@ fn root() -> &'static Path {
 
 pub(crate) fn file(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The guide's chapters by name.
+pub(crate) fn chapters() -> BTreeMap<String, String> {
+    let chapters = fs::read_dir(root().join("src/guide")).unwrap();
+    chapters
+        .map(|chapter| {
+            let name = chapter.unwrap().file_name().into_string().unwrap();
+            let text = file(&format!("src/guide/{name}"));
+            (name.strip_suffix(".md").unwrap().to_owned(), text)
+        })
+        .collect()
+}
+
+pub(crate) fn chapter(name: &str) -> String {
+    file(&format!("src/guide/{name}.md"))
 }
 
 /// The rows of the table under the header that begins with `first`, cells trimmed.
@@ -57,7 +74,7 @@ fn the_settings_table_has_every_key_with_its_default() {
             wanted.insert(format!("{section}.{key}"), shown);
         }
     }
-    let rows = table(&file("README.md"), "| key | default |");
+    let rows = table(&chapter("settings"), "| key | default |");
     let said: BTreeMap<_, _> = rows
         .iter()
         .map(|row| (code(&row[0]).to_owned(), code(&row[1]).to_owned()))
@@ -110,7 +127,7 @@ fn the_metrics_table_is_what_is_served() {
             (name, kind.to_owned(), more, help)
         })
         .collect();
-    let rows = table(&file("README.md"), "| name | kind |");
+    let rows = table(&chapter("metrics"), "| name | kind |");
     let said: BTreeSet<_> = rows
         .iter()
         .map(|row| {
@@ -162,8 +179,8 @@ fn rules_and_cases_of_alerts_use_metrics_that_are_there() {
 }
 
 pub(crate) fn json_blocks() -> Vec<Value> {
-    let readme = file("README.md");
-    let blocks = readme.split("```json\n").skip(1);
+    let permissions = chapter("permissions");
+    let blocks = permissions.split("```json\n").skip(1);
     blocks
         .map(|block| serde_json::from_str(block.split("```").next().unwrap()).unwrap())
         .collect()
@@ -190,8 +207,8 @@ fn the_policies_grant_what_is_sent_and_no_more() {
 
 #[test]
 fn exit_codes_are_all_named() {
-    let readme = file("README.md").replace('\n', " ");
-    let said = readme.split("Exit codes:").nth(1).unwrap().split('.').next().unwrap();
+    let settings = chapter("settings").replace('\n', " ");
+    let said = settings.split("Exit codes:").nth(1).unwrap().split('.').next().unwrap();
     let said: BTreeSet<u8> = said
         .split(';')
         .map(|part| part.split_whitespace().next().unwrap().parse().unwrap())
@@ -199,19 +216,91 @@ fn exit_codes_are_all_named() {
     assert_eq!(said, EXIT_CODES.iter().map(|(code, _)| *code).collect());
 }
 
+/// Every link leads somewhere: to a heading of its own page, a file beside it, or a chapter.
 #[test]
-fn files_and_commands_that_it_names_are_there() {
-    let readme = file("README.md");
-    for link in readme.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
-        if let Some(anchor) = link.strip_prefix('#') {
-            let headings = readme.lines().filter(|line| line.starts_with('#'));
-            let mut anchors = headings.map(|line| line.trim_matches(['#', ' ']).to_lowercase().replace(' ', "-"));
-            assert!(anchors.any(|known| known == anchor), "{link}");
-        } else if !link.contains("://") {
-            assert!(root().join(link).exists(), "{link}");
+fn links_lead_somewhere() {
+    let mut pages: Vec<_> = chapters()
+        .into_iter()
+        .map(|(name, text)| (format!("src/guide/{name}.md"), text))
+        .collect();
+    for page in ["README.md", ".github/CONTRIBUTING.md"] {
+        pages.push((page.to_owned(), file(page)));
+    }
+    for (page, text) in &pages {
+        let beside = root().join(page);
+        let beside = beside.parent().unwrap();
+        let defined = text
+            .lines()
+            .filter_map(|line| line.strip_prefix('[')?.split_once("]: "));
+        let defined: BTreeMap<_, _> = defined.collect();
+        let inline = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
+        let inline: Vec<_> = inline.collect();
+        if page.starts_with("src/guide") {
+            // No file is beside a chapter where it is rendered: its links go by name.
+            let files = inline
+                .iter()
+                .filter(|link| !link.starts_with('#') && !link.contains("://"));
+            assert_eq!(files.count(), 0, "{page}: {inline:?}");
+        }
+        for link in inline.into_iter().chain(defined.values().copied()) {
+            if let Some(anchor) = link.strip_prefix('#') {
+                let headings = text.lines().filter(|line| line.starts_with('#'));
+                let mut anchors = headings.map(|line| line.trim_matches(['#', ' ']).to_lowercase().replace(' ', "-"));
+                assert!(anchors.any(|known| known == anchor), "{page}: {link}");
+            } else if !link.contains("://") {
+                assert!(beside.join(link).exists(), "{page}: {link}");
+            }
+        }
+        for named in text.split("][").skip(1).map(|rest| rest.split(']').next().unwrap()) {
+            assert!(defined.contains_key(named), "{page}: [{named}] is not defined");
         }
     }
-    // The command that the tests are run by is the one that is checked.
+}
+
+/// Each chapter is a module of the rendered guide, in its table of contents, and in the README.
+#[test]
+fn every_chapter_is_found() {
+    let (guide, readme) = (file("src/guide.rs"), file("README.md"));
+    let chapters: BTreeSet<_> = chapters().into_keys().collect();
+    let (_, modules) = guide.rsplit_once("chapters!(").unwrap();
+    let modules = modules.trim_end().trim_end_matches(");").split_whitespace();
+    assert_eq!(modules.map(str::to_owned).collect::<BTreeSet<_>>(), chapters);
+    for name in &chapters {
+        assert!(guide.contains(&format!("//! | [{name}] |")), "{name}");
+        assert!(guide.contains(&format!("[{name}]: crate::guide::{name}\\n")), "{name}");
+        assert!(readme.contains(&format!("][{name}]")), "{name}");
+        assert!(readme.contains(&format!("[{name}]: src/guide/{name}.md")), "{name}");
+    }
+}
+
+#[test]
+fn the_readme_is_read_in_minutes() {
+    let words = file("README.md").split_whitespace().count();
+    assert!(words <= 1_500, "{words} words");
+}
+
+/// What it shows of a command is code that is compiled, in the guide.
+#[test]
+fn the_readmes_command_is_the_guides() {
+    let (readme, guide) = (file("README.md"), chapter("commands"));
+    let (_, shown) = readme.split_once("```rust,ignore\n").unwrap();
+    let shown = shown.split("```").next().unwrap();
+    let said = |line: &str| line.split("//").next().unwrap().trim().to_owned();
+    let compiled: BTreeSet<_> = guide.lines().map(said).collect();
+    for line in shown.lines().map(said) {
+        // What it does with the answer is the guide's alone.
+        let line = line
+            .strip_prefix("let account = ")
+            .unwrap_or(&line)
+            .trim_end_matches("?;")
+            .to_owned();
+        assert!(compiled.iter().any(|known| known.contains(&line)), "{line}");
+    }
+}
+
+#[test]
+fn the_command_that_runs_the_tests_is_the_one_that_is_checked() {
+    let readme = file("README.md");
     let command = readme.lines().find(|l| l.starts_with("cargo test")).unwrap();
     assert!(file(".ci/run").lines().any(|l| l.ends_with(command)), "{command}");
 }
@@ -266,14 +355,14 @@ fn the_example_projection_folds_as_it_says() {
         loan.apply(event);
     }
     assert_eq!((loan.status.as_deref(), loan.amount), (Some("approved"), 5));
-    // Every line of it that is code stands in the README.
-    let readme = file("README.md");
+    // Every line of it that is code stands in README and guide.
+    let (readme, guide) = (file("README.md"), chapter("projections"));
     for line in [
         "const CATEGORY: &'static str = \"loan\";",
         "LoanEvent::Approved {} => self.status = Some(\"approved\".into()),",
-        "#[serde(other)]",
         "projector::cli::main(|registry| registry.with::<Loan>())",
     ] {
-        assert!(readme.contains(line), "{line}");
+        assert!(readme.contains(line) && guide.contains(line), "{line}");
     }
+    assert!(guide.contains("#[serde(other)]"));
 }

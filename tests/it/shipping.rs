@@ -13,7 +13,7 @@ use projector::{
 };
 use serde_json::Value;
 
-use crate::readme::file;
+use crate::readme::{chapter, file};
 
 /// The Dockerfile's instructions, continuation lines joined, by stage.
 fn stages() -> Vec<Vec<(String, String)>> {
@@ -68,7 +68,7 @@ fn the_image_is_built_with_the_daemon_alone_and_dependencies_by_themselves() {
     let used = rust.trim_start_matches("rust:").split(['-', ' ']).next().unwrap();
     // What is said to be enough is what it is built with: nothing older was ever tried.
     assert_eq!(minor(used), minor(least), "{used} builds what needs {least}");
-    assert!(file("README.md").contains(&format!("Rust {least} or later")));
+    assert!(chapter("containers").contains(&format!("Rust {least} or later")));
     let runs = all(build, "RUN");
     assert_eq!(runs.len(), 2);
     for run in &runs {
@@ -289,7 +289,7 @@ fn the_compose_stack_starts_in_order_and_on_loopback() {
 
 #[test]
 fn the_guide_has_the_teams_dockerfile_and_dependency_as_they_are_tested() {
-    let guide = file("README.md");
+    let guide = chapter("containers");
     assert!(guide.contains(&format!("```dockerfile\n{}```", file("examples/team/Dockerfile"))));
     let manifest = file("examples/team/Cargo.toml");
     let line = manifest.lines().find(|line| line.starts_with("projector = ")).unwrap();
@@ -300,7 +300,7 @@ fn the_guide_has_the_teams_dockerfile_and_dependency_as_they_are_tested() {
         ours["workspace"]["package"]["version"].as_str().unwrap()
     );
     assert!(line.contains(&tag), "{line}: {tag}");
-    // The README's code is compiled by a test of its own; the image's two files differ in names alone.
+    // The image's two files differ in names alone.
     let ours = file("Dockerfile");
     for base in [
         "FROM rust:1.95-bookworm AS build",
@@ -332,9 +332,9 @@ pub(crate) fn boards() -> Vec<(&'static str, Value)> {
 
 #[test]
 fn boards_ask_for_metrics_that_there_are_and_for_what_is_chosen() {
-    // The README's table is held against the code by a test of its own; that a real Prometheus has a
+    // The guide's table is held against the code by a test of its own; that a real Prometheus has a
     // series for each expression is tests/prometheus/run's.
-    let daemon = metrics_in(&file("README.md"));
+    let daemon = metrics_in(&chapter("metrics"));
     let services = metrics_in(&file("src/command/metrics.rs"));
     for (name, board) in boards() {
         let mut places = BTreeSet::new();

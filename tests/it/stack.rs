@@ -40,13 +40,12 @@ async fn what_it_prints_is_all_that_others_need() {
     assert!(status.success(), "{log}");
 }
 
-/// What the README says step by step, with what `stack` prints and nothing else. This binary has no
+/// What the guide says step by step, with what `stack` prints and nothing else. This binary has no
 /// `Loan` in its code: the settings make one.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_readmes_steps_are_all_that_it_takes() {
-    let readme = crate::readme::file("README.md");
-    let (_, steps) = readme.split_once("### Step by step\n").unwrap();
-    let (steps, _) = steps.split_once("\n## ").unwrap();
+async fn the_guides_steps_are_all_that_it_takes() {
+    let guide = crate::readme::chapter("projections");
+    let (_, steps) = guide.split_once("## Step by step\n").unwrap();
     let (_, events) = steps.split_once("cat > loans.jsonl <<'END'\n").unwrap();
     let (events, _) = events.split_once("END\n").unwrap();
     let commands: Vec<Vec<&str>> = steps

@@ -1,12 +1,12 @@
 //! What goes wrong when a process starts: what its first log lines, `/status` and `health --startup`
-//! say, and what it exits with. The README's table of these is held against it.
+//! say, and what it exits with. The guide's table of these is held against it.
 
 use std::time::Duration;
 
 use projector::embedded::eventstore::{EventStoreDb, Options, User, Users};
 
 use crate::{
-    readme::file,
+    readme::chapter,
     support::{
         dynamo::Dynamo,
         node::{Node, until},
@@ -15,11 +15,11 @@ use crate::{
     },
 };
 
-/// The row of the README's table that begins so.
+/// The row of the guide's table that begins so.
 fn row(first: &str) -> Vec<String> {
-    let readme = file("README.md");
-    let line = readme.lines().find(|line| line.starts_with(&format!("| {first}")));
-    let line = line.unwrap_or_else(|| panic!("no row `{first}` in the README"));
+    let guide = chapter("operating");
+    let line = guide.lines().find(|line| line.starts_with(&format!("| {first}")));
+    let line = line.unwrap_or_else(|| panic!("no row `{first}` in the guide"));
     line.trim_matches('|')
         .split(" | ")
         .map(|cell| cell.trim().to_owned())

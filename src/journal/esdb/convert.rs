@@ -1,6 +1,6 @@
 //! From the client's records to ours. Pure.
 //!
-//! Keeps invariant 4: whatever cannot be told from a delivery alone (a link that leads nowhere,
+//! Invariant: I4 hint: whatever cannot be told from a delivery alone (a link that leads nowhere,
 //! a deletion) says only that a stream moved; the stream is then read.
 
 #[cfg(feature = "daemon")]

@@ -2,7 +2,7 @@
 //!
 //! The client folds many causes into few words: a faulted group looks like an outage, a refused
 //! connection like an internal error. What is told apart here decides whether somebody waits,
-//! looks again, or calls an operator (invariant 5: an outage parks nothing).
+//! looks again, or calls an operator (I5 isolation: an outage parks nothing).
 
 use eventstore::{CurrentRevision, Error};
 

@@ -1,6 +1,6 @@
 //! What an operator says about reaching EventStoreDB, checked before anything is connected.
 //!
-//! Keeps invariant 8: a password is taken out of the connection string when it is read, shows in
+//! Invariant: I8 secrets: a password is taken out of the connection string when it is read, shows in
 //! no `Debug` and in no error, and an error never repeats a part of the string that may hold one.
 
 use std::{fmt, time::Duration};

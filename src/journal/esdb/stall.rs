@@ -1,4 +1,4 @@
-//! Whether a category stands still while the log grows (invariant 7).
+//! Whether a category stands still while the log grows (I7 lag).
 //!
 //! The links of a category are made by a projection of the server's own. Stopped, it leaves the
 //! category as it is, and every figure about the group says that all is well. Who may read `$all`

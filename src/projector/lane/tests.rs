@@ -1,6 +1,6 @@
 //! The lane against a model of everything around it: two tasks with their own caches, a group
 //! that shuffles, repeats and loses deliveries, a store that refuses and loses replies, other
-//! writers, truncation, deletion and revival. After every step invariants 1 to 3 are checked
+//! writers, truncation, deletion and revival. After every step I1 to I3 are checked
 //! against the stream itself; at the end everything must be settled and the replica right.
 
 use std::{
@@ -561,7 +561,7 @@ impl World {
         Ok(())
     }
 
-    /// Invariant 1: the replica is the fold of `first..=version`.
+    /// I1 prefix: the replica is the fold of `first..=version`.
     fn check_replica(&self) -> Result<(), TestCaseError> {
         let Some(stored) = &self.stored else {
             return Ok(());
@@ -596,7 +596,7 @@ impl World {
         Ok(())
     }
 
-    /// Invariant 3, as design and protocol put it.
+    /// I3 settled, as design and protocol put it.
     fn settled(&self, revision: u64) -> bool {
         let version = self.stored.as_ref().and_then(|s| s.header.version);
         let from = crate::event::next_after(version);

@@ -1,6 +1,6 @@
 //! Replicas as items and back.
 //!
-//! Keeps invariant 1: numbers travel as text and are never a float on the way, and an item that
+//! Invariant: I1 prefix: numbers travel as text and are never a float on the way, and an item that
 //! is not wholly one of ours is an error, never a guess.
 
 use std::{

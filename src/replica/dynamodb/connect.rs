@@ -1,6 +1,6 @@
 //! The DynamoDB client: region, credentials and endpoint the AWS way, time-outs and pool our own.
 //!
-//! Part of invariant 5's ground: no call waits without a bound, so an outage shows as one.
+//! Ground of I5 isolation: no call waits without a bound, so an outage shows as one.
 
 use std::{env, fmt, time::Duration};
 

@@ -1,6 +1,6 @@
 //! What an error of DynamoDB's means: slow down, try again, or stop until somebody acts.
 //!
-//! Keeps invariant 5: an outage is never taken for poison, and a set-up fault never for an outage.
+//! Invariant: I5 isolation: an outage is never taken for poison, and a set-up fault never for an outage.
 
 use aws_sdk_dynamodb::{
     config::http::HttpResponse,

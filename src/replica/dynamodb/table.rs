@@ -1,6 +1,6 @@
 //! Tables: named, created, waited for, and checked before anything is put into them.
 //!
-//! Part of invariant 9: a (projection, schema) has a table of its own, and its name says so.
+//! Part of I9 schemas: a (projection, schema) has a table of its own, and its name says so.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,6 +1,6 @@
 //! Numbers as decimal text: what DynamoDB's number type holds exactly, and in which form.
 //!
-//! Keeps invariant 1: a number is stored as it is or not as a number at all.
+//! Invariant: I1 prefix: a number is stored as it is or not as a number at all.
 
 use std::{borrow::Cow, fmt::Write};
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::world::{New, Old, Running, World};
 use crate::{
-    readme::{file, table},
+    readme::{chapter, table},
     support::node::until,
 };
 
@@ -94,14 +94,14 @@ async fn a_quarantined_stream_is_shown_with_its_reason_and_what_helps() {
         status["settings"]["dynamodb"]["table_prefix"],
         json!(world.dynamo.prefix)
     );
-    let rows = table(&file("README.md"), "| key | what it says |");
+    let rows = table(&chapter("operating"), "| key | what it says |");
     let documented: BTreeSet<_> = rows.iter().flat_map(|row| row[0].split(", ")).collect();
     let said = status["projections"][0].as_object().unwrap();
     let said: Vec<_> = said.keys().map(|key| format!("`{key}`")).collect();
     assert_eq!(
         documented,
         said.iter().map(String::as_str).collect(),
-        "keys, as the README has them"
+        "keys, as the guide has them"
     );
     until("there is a sample of lag", async || {
         let history = &daemon.status().await["history"];
