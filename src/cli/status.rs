@@ -41,14 +41,16 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
 fn shown(status: &Value) -> String {
     use std::fmt::Write as _;
     let mut text = String::new();
+    // A stream's name may have what a terminal obeys, or a line of its own.
+    let seen = |text: &str| visible(text.to_owned(), &[]);
     let list = |value: &Value| -> Vec<String> {
         let items = value.as_array().into_iter().flatten();
-        items.filter_map(Value::as_str).map(str::to_owned).collect()
+        items.filter_map(Value::as_str).map(seen).collect()
     };
     let or = |value: &Value, none: &str| match value {
         Value::Null => none.to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+        Value::String(text) => seen(text),
+        other => seen(&other.to_string()),
     };
     let ready = if status["ready"] == Value::Bool(true) {
         "ready".to_owned()
@@ -72,7 +74,7 @@ fn shown(status: &Value) -> String {
             or(&p["phase"], "?")
         );
         if let Some(reason) = p["reason"].as_str() {
-            let _ = writeln!(text, "  why          {reason}");
+            let _ = writeln!(text, "  why          {}", seen(reason));
         }
         let _ = writeln!(text, "  source       {}", or(&p["source"], "?"));
         let _ = writeln!(text, "  table        {}", or(&p["table"], "?"));
@@ -87,7 +89,7 @@ fn shown(status: &Value) -> String {
         let lag = &p["lag"];
         let lag = if lag.is_null() {
             match p["lag_unknown_because"].as_str() {
-                Some(why) => format!("unknown: {why}"),
+                Some(why) => format!("unknown: {}", seen(why)),
                 None => "not known yet".to_owned(),
             }
         } else if lag["events"] == 0 && lag["source_stalled"] != Value::Bool(true) {
@@ -119,7 +121,7 @@ fn shown(status: &Value) -> String {
                 or(&w["reason"], "not read yet")
             );
             if let Some(command) = w["command"].as_str() {
-                let _ = writeln!(text, "               {command}");
+                let _ = writeln!(text, "               {}", seen(command));
             }
         }
         for u in p["unplaced"].as_array().into_iter().flatten() {
@@ -140,8 +142,7 @@ fn shown(status: &Value) -> String {
             );
         }
     }
-    // A stream's name may have what a terminal obeys.
-    visible(text, &['\n'])
+    text
 }
 
 #[cfg(test)]
@@ -161,7 +162,7 @@ mod tests {
                 "group": { "name": "g", "consumers": 1, "in_flight": 2, "parked": 0,
                            "differences": [{ "setting": "buffer", "wanted": "1", "found": "2" }] },
                 "lag": { "events": 7, "seconds": 1.25, "source_stalled": false },
-                "quarantined": ["loan-1", "loan-\u{1b}[2J"], "diverged": [],
+                "quarantined": ["loan-1", "loan-\u{1b}[2J\nloan (schema 2): running"], "diverged": [],
                 "waiting": { "streams": [{ "stream": "loan-1", "kind": "quarantined", "since": "2026-01-02T03:04:05Z",
                     "reason": "no such type", "command": "projector redrive --projection loan loan-1" }], "more": 1 },
                 "unplaced": [{ "class": "malformed_link", "deliveries": 3, "problem": "A link is malformed." }],
@@ -173,7 +174,7 @@ mod tests {
             "why          failed to reach DynamoDB: x",
             "1 consumers, 2 in flight, 0 parked",
             "lag          7 events, 1.2 s",
-            "quarantined  2: loan-1, loan-\\u{1b}[2J",
+            "quarantined  2: loan-1, loan-\\u{1b}[2J\\u{a}loan (schema 2): running",
             "waits        loan-1, quarantined since 2026-01-02T03:04:05Z: no such type",
             "projector redrive --projection loan loan-1",
             "unplaced     3 deliveries: A link is malformed.",
