@@ -550,6 +550,7 @@ async fn measure<F: Feed, S: ReplicaStore>(
         if marks_at.is_none_or(|at| at.elapsed() >= MARKS_EVERY) {
             if let Ok(Ok(in_use)) = tokio::time::timeout(QUESTION, table.in_use()).await {
                 shared.asked.compare(connection, in_use.as_ref());
+                known.of(in_use);
             }
             if let Ok(Ok(marks)) = tokio::time::timeout(QUESTION, table.marks()).await {
                 marks_at = Some(Instant::now());

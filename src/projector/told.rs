@@ -45,7 +45,11 @@ pub struct Waiting {
 
 /// What is known of the marks that are shown: by stream, at the generation that is noted.
 #[derive(Debug, Default)]
-pub(super) struct Known(HashMap<Arc<str>, (u64, Option<Told>)>);
+pub(super) struct Known {
+    marks: HashMap<Arc<str>, (u64, Option<Told>)>,
+    /// The table that they stand in, as it says itself.
+    table: Option<Arc<str>>,
+}
 
 /// The marks that are shown of these: what waits for an operator before what other code may mend.
 fn chosen(marks: &[Marked]) -> Vec<&Marked> {
@@ -62,6 +66,14 @@ fn chosen(marks: &[Marked]) -> Vec<&Marked> {
 }
 
 impl Known {
+    /// Another table has other marks: in one that was made anew generations begin again.
+    pub(super) fn of(&mut self, table: Option<Arc<str>>) {
+        if self.table != table {
+            self.marks.clear();
+            self.table = table;
+        }
+    }
+
     /// Reads what is not known yet of the marks that are shown, in one call. What cannot be read is
     /// left to the next time.
     pub(super) async fn read<S: ReplicaStore>(&mut self, marks: &[Marked], table: &S) {
@@ -79,7 +91,7 @@ impl Known {
                 Err(StoreError::Corrupt { found, .. }) => {
                     // The note is made before the mark.
                     if let Some(q) = &found.quarantine {
-                        self.0
+                        self.marks
                             .insert(mark.stream.clone(), (mark.generation, Some(told(q, None))));
                     }
                 }
@@ -89,7 +101,7 @@ impl Known {
     }
 
     fn knows(&self, mark: &Marked) -> bool {
-        self.0
+        self.marks
             .get(&mark.stream)
             .is_some_and(|(generation, _)| *generation == mark.generation)
     }
@@ -104,14 +116,14 @@ impl Known {
             .quarantine
             .as_ref()
             .map(|q| told(q, replica.projected_at));
-        self.0.insert(mark.stream.clone(), (mark.generation, told));
+        self.marks.insert(mark.stream.clone(), (mark.generation, told));
     }
 
     /// The marks that are shown, with what is known of them; forgets all others.
     pub(super) fn shown(&mut self, marks: &[Marked]) -> Arc<[Waiting]> {
         let mut kept = HashMap::new();
         let shown = chosen(marks).into_iter().map(|mark| {
-            let known = self.0.remove(&mark.stream).filter(|(at, _)| *at == mark.generation);
+            let known = self.marks.remove(&mark.stream).filter(|(at, _)| *at == mark.generation);
             let told = known.as_ref().and_then(|(_, told)| told.clone());
             kept.extend(known.map(|known| (mark.stream.clone(), known)));
             Waiting {
@@ -121,7 +133,7 @@ impl Known {
             }
         });
         let shown = shown.collect();
-        self.0 = kept;
+        self.marks = kept;
         shown
     }
 }
@@ -206,6 +218,18 @@ mod tests {
         assert_eq!(reason(&mut known, &marks), None);
     }
 
+    #[test]
+    fn a_table_that_was_made_anew_has_its_own_reasons() {
+        let (mut known, marks) = (Known::default(), [mark("a-1", MarkKind::Quarantined, 2)]);
+        known.of(Some("the first".into()));
+        known.heard(&marks[0], Some(&replica(2, Some("of the first"))));
+        known.of(Some("the first".into()));
+        assert_eq!(reason(&mut known, &marks).as_deref(), Some("of the first"));
+        known.of(Some("made anew".into()));
+        assert!(!known.knows(&marks[0]));
+        assert_eq!(reason(&mut known, &marks), None);
+    }
+
     #[tokio::test]
     async fn all_that_is_shown_is_read_at_once() {
         let (mut known, table) = (Known::default(), crate::testing::MemoryStore::new());
@@ -240,10 +264,10 @@ mod tests {
             known.heard(mark, Some(&replica(1, Some(&"é".repeat(REASON)))));
         }
         let shown = known.shown(&marks);
-        assert_eq!((shown.len(), known.0.len()), (SHOWN, SHOWN));
+        assert_eq!((shown.len(), known.marks.len()), (SHOWN, SHOWN));
         assert_eq!((&*shown[0].stream, &*shown[1].stream), ("z-1", "a-00000"));
         let longest = shown.iter().filter_map(|w| Some(w.told.as_ref()?.reason.len())).max();
         assert_eq!(longest, Some(REASON + "…".len()));
-        assert!(known.shown(&[]).is_empty() && known.0.is_empty());
+        assert!(known.shown(&[]).is_empty() && known.marks.is_empty());
     }
 }
