@@ -10,6 +10,7 @@ use crate::{
     app::RunError,
     config::{ConfigError, Inputs, Planned, Settings},
     journal::JournalError,
+    panics,
     projection::{Registry, RegistryError},
     replica::StoreError,
     telemetry,
@@ -322,6 +323,7 @@ fn start(cli: Cli, build: impl FnOnce(Registry) -> Result<Registry, RegistryErro
         "warn,eventstore=off".clone_into(&mut log.filter);
     }
     telemetry::install(&log).map_err(|error| Failure::to(Exit::Usage, &error))?;
+    panics::log_them();
     let asks = matches!(&command, Command::Health(_) | Command::Status(_));
     // Reading the executable is too much for a question asked every few seconds.
     let fingerprint = if asks { String::new() } else { fingerprint() };

@@ -28,7 +28,6 @@ use tracing_subscriber::{
 use crate::{
     config::{Log, LogFormat},
     document::discreet,
-    panics,
 };
 
 /// Logs that cannot be set up.
@@ -47,7 +46,8 @@ pub enum TelemetryError {
     Installed,
 }
 
-/// Sends this process's logs to standard error, as the settings say.
+/// Sends this process's logs to standard error, as the settings say. Panics stay with the process's own
+/// hook.
 pub fn install(log: &Log) -> Result<(), TelemetryError> {
     let filter = EnvFilter::builder()
         .parse(&log.filter)
@@ -71,7 +71,6 @@ pub fn install(log: &Log) -> Result<(), TelemetryError> {
     let subscriber = tracing_subscriber::registry().with(filter).with(brake).with(lines);
     subscriber.try_init().map_err(|_| TelemetryError::Installed)?;
     discreet::show_values(log.values);
-    panics::log_them();
     Ok(())
 }
 

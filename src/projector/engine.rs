@@ -20,7 +20,7 @@ use super::{
     bases::Bases,
     effects::{Stores, Trouble, sentence},
     lag::{self, Measured, SharedSettled},
-    meter::{Count, EndReason, Level, Meter},
+    meter::{Count, Level, Meter},
     session::{End, Report, Session, Spec},
     status::{LagUnknown, Phase, Status},
     told,
@@ -284,25 +284,10 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
         ..shared.clone()
     };
     let session = Session::new(spec.clone(), sub, stores.clone(), bases.clone(), report);
-    let end = tokio::spawn(session.run(stop.clone())).await;
-    let end = match end {
-        Ok(end) => end,
-        Err(error) => {
-            stores.meter.count(Count::Panic, 1);
-            stores.meter.count(Count::Reconnect(EndReason::Panic), 1);
-            let how = match error.try_into_panic() {
-                Ok(panic) => panics::told(&*panic),
-                Err(error) => error.to_string(),
-            };
-            error!(
-                projection = name,
-                error = how,
-                "a session panicked; its group delivers again what it held"
-            );
-            return Next::Again(Phase::Reconnecting(format!(
-                "The session panicked, and its group delivers again what it held ({how})."
-            )));
-        }
+    let end = match tokio::spawn(panics::caught(session.run(stop.clone()))).await {
+        Ok(Ok(end)) => end,
+        Ok(Err(how)) => End::Panicked(how),
+        Err(error) => End::Panicked(error.to_string()),
     };
     if !matches!(end, End::Stopped { .. }) {
         stores.meter.count(Count::Reconnect(end.reason()), 1);
@@ -315,6 +300,17 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
                 "stopped; what is left is delivered again"
             );
             Next::Stopped
+        }
+        End::Panicked(how) => {
+            stores.meter.count(Count::Panic, 1);
+            error!(
+                projection = name,
+                error = how,
+                "a session panicked; its group delivers again what it held"
+            );
+            Next::Again(Phase::Reconnecting(format!(
+                "The session panicked, and its group delivers again what it held ({how})."
+            )))
         }
         End::Disconnected(error) => Next::journal(&error),
         End::StoreOutage(what) => Next::Again(Phase::StoreAway(what)),

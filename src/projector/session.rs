@@ -36,6 +36,7 @@ use crate::{
         Journal, JournalError, Unplaced,
         feed::{Delivery, GroupSpec, Mark, Nack, Said, Subscription},
     },
+    panics,
     replica::{Marked, ReplicaStore, item},
 };
 
@@ -107,6 +108,8 @@ pub enum End {
     Operator(String),
     /// The table was made anew: what the group's checkpoint stands for is not in it.
     TableAnew,
+    /// Our own code panicked; where and how.
+    Panicked(String),
     /// As asked. `left`: deliveries that could not be settled in time.
     Stopped {
         /// Deliveries not settled; they will be delivered again.
@@ -124,6 +127,7 @@ impl End {
             Self::Storm(_) => EndReason::QuarantineStorm,
             Self::Operator(_) => EndReason::Setup,
             Self::TableAnew => EndReason::TableAnew,
+            Self::Panicked(_) => EndReason::Panic,
             Self::Stopped { .. } => EndReason::Stopping,
         }
     }
@@ -155,6 +159,7 @@ enum Done {
         outcome: Outcome,
     },
     Loaded(Vec<(Arc<str>, Outcome)>),
+    Panicked(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -344,8 +349,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         match input {
             Input::Delivered(Ok(delivery)) => self.deliver(delivery),
             Input::Delivered(Err(error)) => return Some(End::Disconnected(error)),
-            Input::Done(Ok(done)) => self.done(done),
-            Input::Done(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Input::Done(Ok(done)) => return self.done(done),
             Input::Done(Err(_)) => {}
             Input::Stop => {
                 info!(
@@ -445,9 +449,10 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         self.touched.push(stream);
     }
 
-    fn done(&mut self, done: Done) {
+    fn done(&mut self, done: Done) -> Option<End> {
         let now = self.epoch.elapsed();
         match done {
+            Done::Panicked(how) => return Some(End::Panicked(how)),
             Done::One {
                 stream,
                 class,
@@ -480,6 +485,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                 }
             }
         }
+        None
     }
 
     fn outcome(&mut self, stream: Arc<str>, outcome: Outcome, now: Duration) {
@@ -703,7 +709,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             let batch: Vec<_> = self.cold.drain(..self.cold.len().min(LOAD_BATCH)).collect();
             let stores = self.stores.clone();
             self.loading += 1;
-            self.running.spawn(async move {
+            self.spawn(async move {
                 let outcomes = stores.load_many(&batch).await;
                 Done::Loaded(batch.into_iter().zip(outcomes).collect())
             });
@@ -739,7 +745,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             Effect::Put(put, _) => put.body.bytes(),
             _ => 0,
         };
-        self.running.spawn(async move {
+        self.spawn(async move {
             let outcome = stores.carry_out(&stream, effect).await;
             Done::One {
                 stream,
@@ -748,6 +754,11 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                 outcome,
             }
         });
+    }
+
+    fn spawn(&mut self, work: impl Future<Output = Done> + Send + 'static) {
+        self.running
+            .spawn(async move { panics::caught(work).await.unwrap_or_else(Done::Panicked) });
     }
 
     async fn flush(&mut self) -> Result<(), JournalError> {
