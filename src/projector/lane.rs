@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 
 use super::meter::LaneState;
 use crate::{
-    event::{RawEvent, Revision},
+    event::{RawEvent, Revision, Version},
     journal::{Presence, ReadLimit, Slice, Standing},
     projection::{FoldError, OnLostHistory, State, run::fold_run},
     replica::{Broken, Demand, Fingerprints, Header, MarkKind, Put, PutOutcome, Quarantine, item::Body},
@@ -86,7 +86,7 @@ struct Run {
     /// lets go of its events as soon as what they make can be stored.
     storable: Option<(Header, State)>,
     events: Vec<RawEvent>,
-    /// When those that were let go were created.
+    /// When those that were let go were created, as far as they were not durable before.
     created: Vec<DateTime<Utc>>,
 }
 
@@ -95,6 +95,12 @@ impl Run {
         self.storable
             .clone()
             .unwrap_or_else(|| (self.header.clone(), self.state.clone()))
+    }
+
+    /// Lets go of its events. Those that are folded anew became durable long ago.
+    fn let_go(&mut self, durable: Version) {
+        let events = self.events.drain(..).filter(|event| Some(event.revision) > durable);
+        self.created.extend(events.map(|event| event.created));
     }
 }
 
@@ -344,6 +350,9 @@ impl Lane {
                     ..self.rules.read
                 },
             });
+        }
+        if let Some(next) = self.gathers(now) {
+            return next;
         }
         self.fold_in_hand();
         self.settle();
@@ -1078,7 +1087,7 @@ impl Lane {
         };
         if form_of(&self.rules, &self.stream, &base.header, &base.state).is_ok() {
             run.storable = Some((base.header.clone(), base.state.clone()));
-            run.created.extend(run.events.drain(..).map(|event| event.created));
+            run.let_go(base.durable());
         }
     }
 
@@ -1276,10 +1285,9 @@ impl Lane {
             self.read_wanted = false;
             self.noted = true;
         }
-        let run = self.run.take();
-        if let Some(run) = run {
-            let last = run.events.into_iter().map(|event| event.created);
-            self.tally.durable.extend(run.created.into_iter().chain(last));
+        if let Some(mut run) = self.run.take() {
+            run.let_go(self.known().durable());
+            self.tally.durable.append(&mut run.created);
         }
         self.changed = false;
         self.administrative = None;
@@ -1312,15 +1320,34 @@ impl Lane {
         self.retrying = goes_on;
     }
 
-    fn put(&mut self, now: Duration) -> Next {
-        if let (None, Some(last)) = (self.administrative, self.last_put) {
-            let due = last + self.rules.min_write_interval;
-            if now < due {
-                return Next::WaitUntil(due);
-            }
+    /// What a put of folded events waits for, if it does.
+    fn waits_to_put(&self, now: Duration) -> Option<Next> {
+        if self.administrative.is_some() {
+            return None;
         }
-        if self.held_back && self.administrative.is_none() {
-            return Next::HeldBack;
+        let due = self.last_put.map(|last| last + self.rules.min_write_interval);
+        match due {
+            Some(due) if now < due => Some(Next::WaitUntil(due)),
+            _ if self.held_back => Some(Next::HeldBack),
+            _ => None,
+        }
+    }
+
+    /// While its put waits, what comes is gathered and folded by as much as one read brings: each fold
+    /// takes a copy of the state. Whatever asks for more than a fold is not kept waiting.
+    fn gathers(&self, now: Duration) -> Option<Next> {
+        let base = self.base.as_ref().filter(|base| self.changed && !base.rebase)?;
+        let asks = self.read_wanted || self.look_wanted || self.probe_wanted || self.short.is_some();
+        let page = self.rules.read.events.saturating_sub(1);
+        if asks || !self.hints.is_empty() || self.waiting.range(base.next()..).nth(page).is_some() {
+            return None;
+        }
+        self.waits_to_put(now)
+    }
+
+    fn put(&mut self, now: Duration) -> Next {
+        if let Some(next) = self.waits_to_put(now) {
+            return next;
         }
         if self.retrying && self.read_wanted && self.administrative == Some(PutKind::Repair) {
             let base = self.known();

@@ -1157,6 +1157,42 @@ fn a_hole_between_two_events_is_crossed_as_one_before_them() {
     }
 }
 
+/// The ages of a whole stream used to be kept, and counted as though it had become durable now.
+#[test]
+fn what_a_fold_anew_replaces_does_not_become_durable_again() {
+    let mut world = World::new(OnDeletion::Keep, OnRevival::Continue, true);
+    for _ in 0..20 {
+        world.append(Kind::Put);
+    }
+    let last = &world.log[18];
+    world.stored = Some(Replica {
+        header: Header {
+            version: Some(18),
+            event: Some(LastEvent {
+                id: last.id,
+                kind: last.kind.clone(),
+                at: last.created,
+            }),
+            ..Header::new()
+        },
+        // It cannot be read.
+        view: Some(StoredState::Json(Vec::new())),
+        fold: None,
+        projected_at: None,
+        promoted: Vec::new(),
+        bytes: 1,
+    });
+    world.garbled = true;
+    world.deliver(0, 19);
+    let rules = world.tasks[0].rules.clone();
+    while world.stored.as_ref().unwrap().header.version != Some(19) {
+        assert!(world.step(0, false, false).unwrap());
+        let kept = world.tasks[0].lane.run.as_ref().map_or(0, |run| run.created.len());
+        assert!(kept <= rules.read.events, "{kept} of one page");
+    }
+    assert_eq!(world.tasks[0].lane.tally().durable, [time(19)]);
+}
+
 /// A lane of the code `new` on a stored replica at revision 1, with the event after it in hand.
 fn loaded_and_delivered() -> (World, Lane) {
     let mut world = World::new(OnDeletion::Keep, OnRevival::Continue, true);
@@ -1277,6 +1313,68 @@ fn a_stream_that_goes_on_somewhere_is_read_to_its_end() {
         lane.apply(Outcome::Read(world.read(from, limit)), Duration::ZERO);
     }
     assert_eq!(lane.verdicts().len(), 2);
+}
+
+/// Whatever came while its put waited for its turn used to be folded at once, on one more copy of the
+/// state each time.
+#[test]
+fn what_waits_for_its_turn_gathers_what_comes_and_folds_it_once() {
+    let (mut world, mut lane) = loaded_and_delivered();
+    lane.hold_back(true);
+    let Next::Do(Effect::Read { from, limit }) = lane.next(Duration::ZERO) else {
+        panic!("it is folded unseen")
+    };
+    let slice = Slice {
+        events: world.log[1..3].to_vec(),
+        last: Some(2),
+        ..world.read(from, limit)
+    };
+    lane.apply(Outcome::Read(slice), Duration::ZERO);
+    assert!(matches!(lane.next(Duration::ZERO), Next::HeldBack));
+    assert_eq!(lane.tally().applied, 1);
+    for revision in 3..5 {
+        if revision == 4 {
+            world.append(Kind::Put);
+        }
+        lane.deliver(revision, Arrival::Event(world.log[revision as usize].clone()), false);
+        assert!(matches!(lane.next(Duration::ZERO), Next::HeldBack));
+        assert_eq!(lane.tally().applied, 0, "at revision {revision}");
+    }
+    // So much is in hand that a put would not take more.
+    world.append(Kind::Put);
+    lane.deliver(5, Arrival::Event(world.log[5].clone()), false);
+    assert!(matches!(lane.next(Duration::ZERO), Next::HeldBack));
+    assert_eq!(lane.tally().applied, 3);
+    world.append(Kind::Put);
+    lane.deliver(6, Arrival::Event(world.log[6].clone()), false);
+    assert!(matches!(lane.next(Duration::ZERO), Next::HeldBack));
+    lane.hold_back(false);
+    let Next::Do(Effect::Put(put, PutKind::Fold)) = lane.next(Duration::ZERO) else {
+        panic!("its turn has come")
+    };
+    assert_eq!((put.header.version, lane.tally().applied), (Some(6), 1));
+    lane.apply(Outcome::Put(PutOutcome::Done), Duration::ZERO);
+    assert!(matches!(lane.next(Duration::ZERO), Next::Idle));
+    assert_eq!(lane.verdicts().len(), 5);
+}
+
+/// How its stream stands is seen without waiting for a turn to put.
+#[test]
+fn what_waits_for_its_turn_looks_first() {
+    let (world, mut lane) = loaded_and_delivered();
+    lane.hold_back(true);
+    let Next::Do(Effect::Read { from, limit }) = lane.next(Duration::ZERO) else {
+        panic!("it is folded unseen")
+    };
+    lane.apply(Outcome::Read(world.read(from, limit)), Duration::ZERO);
+    assert!(matches!(lane.next(Duration::ZERO), Next::HeldBack));
+    lane.deliver(2, Arrival::Moved, false);
+    assert!(matches!(lane.next(Duration::ZERO), Next::Do(Effect::Look)));
+    lane.apply(Outcome::Looked(Standing::SoftDeleted), Duration::ZERO);
+    assert!(matches!(
+        lane.next(Duration::ZERO),
+        Next::Do(Effect::Put(_, PutKind::Deletion))
+    ));
 }
 
 /// A stream that may not be read is marked once, and looked at again when its note says so.
