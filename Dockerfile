@@ -43,7 +43,7 @@ USER nonroot:nonroot
 EXPOSE 9464
 # Drains what is held; ECS sends the same signal, and kills after its stop timeout.
 STOPSIGNAL SIGTERM
-# Alive, not ready: a store that is away is no reason to be replaced.
+# Alive, not ready: an unavailable store is no reason to be replaced.
 HEALTHCHECK --interval=10s --timeout=4s --start-period=15s --retries=3 CMD ["/app/projector", "health"]
 ENTRYPOINT ["/app/projector"]
 CMD ["run"]

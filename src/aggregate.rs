@@ -81,7 +81,7 @@ impl<E, R: Send> Decision<E> for (Vec<E>, R) {
 /// Everything that it needs from outside (prices, a clock, other services) is fetched before and
 /// stands in its fields, for it is decided again after every lost race.
 pub trait Command<A: Aggregate, D: Decision<A::Event> = Vec<<A as Aggregate>::Event>>: Send + Sync {
-    /// Why it is turned away: an enum of yours, `String`, `anyhow::Error`.
+    /// Why it is rejected: an enum of yours, `String`, `anyhow::Error`.
     type Error: Send;
 
     /// What kind of command it is: a constant, which must not change with the code's names. It is

@@ -44,7 +44,7 @@ pub enum Exit {
     Fault = 70,
     /// An address or file cannot be taken.
     CantCreate = 73,
-    /// A store refuses: a right or a table is missing.
+    /// A store refuses: a permission or a table is missing.
     Denied = 77,
 }
 
@@ -59,7 +59,7 @@ pub const EXIT_CODES: [(u8, &str); 8] = [
     (69, "a store, or the daemon that was asked, cannot be reached"),
     (70, "a fault in the program itself"),
     (73, "an address or a file cannot be taken"),
-    (77, "a store refuses: a right or a table is missing"),
+    (77, "a store refuses: a permission or a table is missing"),
     (130, "asked to stop twice: ended without waiting"),
 ];
 
@@ -151,7 +151,7 @@ PROJECTOR_CONFIG_TOML, variables PROJECTOR__SECTION__KEY and --set section.key=v
 
 Exit codes: 0 done; 1 ran and the answer is no; 64 command line or settings wrong; 69 a store or the
 daemon cannot be reached; 70 a fault in the program; 73 an address or file cannot be taken; 77 a
-right or a table is missing; 130 asked twice to stop.";
+permission or a table is missing; 130 asked twice to stop.";
 
 /// Options of every command.
 #[derive(Clone, Debug, Default, clap::Args)]

@@ -5,7 +5,7 @@
 //! again. Uncontended and cached that is one round trip, whatever the stream's length; not cached,
 //! two; a rejection one more, because only an append or a read at the leader confirms a state.
 //! (Not cached, one event is read beside the append: it shows that the snapshot is this stream's.
-//! So it is beside every append where a stream's new life starts anew, [`CommandSettings::restarts`].)
+//! So it is beside every append where a stream's new life starts over, [`CommandSettings::restarts`].)
 //!
 //! A call that is dropped at any await may have appended, or may append yet: what it sent goes on.
 //! It leaves nothing behind that the next one would be wrong to start from. With a command id the
@@ -628,7 +628,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         let share = self.settings.snapshot_share.clamp(0.0, 1.0);
         let bound = deadline.saturating_duration_since(Instant::now()).mul_f64(share);
         if fresh && seen.snapshot.is_some() {
-            // It was away a moment ago, and asking it took its time.
+            // It was unavailable a moment ago, and asking it took its time.
             return Ok(Snapshot::Nothing(Lineage::Foreign));
         }
         tokio::time::timeout(bound, self.snapshots.load(&*self.fold, stream, fresh))

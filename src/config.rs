@@ -274,7 +274,7 @@ impl std::fmt::Debug for Planned {
 }
 
 impl Planned {
-    /// How long a store may be away before the subscription is given up: redelivery would begin
+    /// How long a store may be unavailable before the subscription is given up: redelivery would begin
     /// to burn retries at the message time-out.
     pub fn outage_after(&self) -> Duration {
         self.tuned.message_timeout.0 / 2

@@ -121,7 +121,7 @@ impl Health {
     }
 
     /// Why the set-up is wrong: a deployment of it is to be rolled back. Empty once everything was
-    /// found as it is needed, for the rest of the process, and while a store is away.
+    /// found as it is needed, for the rest of the process, and while a store is unavailable.
     pub fn misconfigured(&self) -> Vec<String> {
         if self.0.proved.load(Ordering::Relaxed) {
             return Vec::new();
@@ -274,7 +274,7 @@ fn proved(view: &View) -> bool {
 }
 
 /// Why the set-up is wrong: what waits for somebody to act, or has failed for good, before it worked
-/// once. A store that is away says nothing of the set-up.
+/// once. An unavailable store says nothing of the set-up.
 fn misconfigured(view: &View) -> Vec<String> {
     let waiting = view.projections.iter().filter_map(|(status, _)| match &status.phase {
         Phase::Paused(why) | Phase::Failed(why) if !(status.table_confirmed && status.group_confirmed) => {
@@ -361,7 +361,7 @@ mod tests {
                 assert!(dead(&view, STUCK).is_empty());
             }
         }
-        // A restart mends no missing right and no tombstoned source.
+        // A restart mends no missing permission and no tombstoned source.
         for phase in [
             Phase::Paused("x".into()),
             Phase::Failed("x".into()),
@@ -401,7 +401,7 @@ mod tests {
         };
         assert_eq!(dead(&view(unknown(true), 300), STUCK).len(), 1);
         assert!(dead(&view(unknown(true), 299), STUCK).is_empty());
-        // A missing right hides nothing that a restart would show.
+        // A missing permission hides nothing that a restart would show.
         assert!(dead(&view(unknown(false), 900), STUCK).is_empty());
     }
 
@@ -421,10 +421,10 @@ mod tests {
         };
         assert!(unready(&view(without_table, 0))[0].contains("table"));
         for phase in [
-            Phase::Paused("give the right".into()),
-            Phase::StoreAway("give the right".into()),
+            Phase::Paused("grant the permission".into()),
+            Phase::StoreAway("grant the permission".into()),
         ] {
-            assert!(unready(&view(status(phase), 0))[0].contains("give the right"));
+            assert!(unready(&view(status(phase), 0))[0].contains("grant the permission"));
         }
         let mut away = good.clone();
         away.dynamodb = Probe {
@@ -444,11 +444,11 @@ mod tests {
             ..status(phase)
         };
         for phase in [
-            Phase::Paused("give the right".into()),
-            Phase::Failed("give the right".into()),
+            Phase::Paused("grant the permission".into()),
+            Phase::Failed("grant the permission".into()),
         ] {
             let view = view(wrong(phase.clone()), 0);
-            assert_eq!(misconfigured(&view), ["Projection loan: give the right"]);
+            assert_eq!(misconfigured(&view), ["Projection loan: grant the permission"]);
             assert!(!proved(&view));
             assert!(misconfigured(&super::tests::view(status(phase), 0)).is_empty());
         }

@@ -178,7 +178,7 @@ pub enum JournalError {
     Denied {
         /// What was tried.
         action: String,
-        /// Which right is missing and how to give it.
+        /// Which permission is missing and how to grant it.
         remedy: String,
     },
     /// The group does not exist.

@@ -544,7 +544,7 @@ impl<P, J: Journal, R: ReplicaStore> Queries<P, J, R> {
         let mut before: Option<Option<Replica>> = None;
         let behind = loop {
             // The first read is the cheap one; once it is late, no read may be stale on top.
-            // A table that is away for a moment is as good as one that is late.
+            // A table that is unavailable for a moment is as good as one that is late.
             let get = timeout_at(gets_until, self.store.get(stream, polls > 0)).await;
             let found = match get {
                 Ok(Err(error)) if !error.is_transient() => return Err(error.into()),
@@ -885,7 +885,7 @@ fn cut(mut slice: Slice, until: Option<Moment>) -> Slice {
     slice
 }
 
-/// The same request again, with back-off, while the event store is away and there is time.
+/// The same request again, with back-off, while the event store is unavailable and there is time.
 async fn patiently<T, F>(deadline: Instant, request: impl Fn() -> F) -> Result<T, JournalError>
 where
     F: Future<Output = Result<T, JournalError>>,

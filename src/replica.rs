@@ -173,7 +173,7 @@ impl Quarantine {
 
     /// The mark of an item that is not readable as a replica. It stands before every revision.
     pub fn corrupt(problem: &str, stream: &str, by: Fingerprints) -> Self {
-        let what = format!("{problem}; fold it anew with `projector redrive --from-start {stream}`.");
+        let what = format!("{problem}; fold it again with `projector redrive --from-start {stream}`.");
         Self::before_all(MarkKind::Corrupt, &what, by)
     }
 
@@ -320,7 +320,7 @@ pub enum Demand {
         /// The version read.
         version: Version,
         /// Whether the stream was said to be deleted. In a table that was emptied generations begin
-        /// anew, and a marker without a state may have those of a state that was there before.
+        /// again, and a marker without a state may have those of a state that was there before.
         deleted: bool,
     },
     /// An administrative write on an item that lacks a version or a generation, so that no other
@@ -402,7 +402,7 @@ pub enum StoreError {
         /// What was said.
         problem: String,
     },
-    /// Rights missing, not a table of ours, an index that refuses our items: pauses the projection until
+    /// Permissions missing, not a table of ours, an index that refuses our items: pauses the projection until
     /// somebody acts.
     #[error("use table `{table}`: {problem}; {remedy}")]
     Setup {
@@ -415,7 +415,7 @@ pub enum StoreError {
     },
     /// The stored item is not one of ours or not readable as one.
     #[error(
-        "read the item `{stream}` of table `{table}`: {problem}; fold it anew with `projector redrive --from-start {stream}`"
+        "read the item `{stream}` of table `{table}`: {problem}; fold it again with `projector redrive --from-start {stream}`"
     )]
     Corrupt {
         /// The table.

@@ -262,7 +262,7 @@ impl<A: Aggregate, E: Debug, R> When<A, E, R> {
     ///
     /// # Panics
     ///
-    /// When they are others, or the command was turned away.
+    /// When they are others, or the command was refused.
     #[allow(
         clippy::return_self_not_must_use,
         reason = "a check is complete without the next one"
@@ -290,7 +290,7 @@ impl<A: Aggregate, E: Debug, R> When<A, E, R> {
     ///
     /// # Panics
     ///
-    /// When there is, or the command was turned away.
+    /// When there is, or the command was refused.
     #[allow(
         clippy::return_self_not_must_use,
         reason = "a check is complete without the next one"
@@ -304,7 +304,7 @@ impl<A: Aggregate, E: Debug, R> When<A, E, R> {
     ///
     /// # Panics
     ///
-    /// When it is something else, or the command was turned away.
+    /// When it is something else, or the command was refused.
     #[allow(
         clippy::return_self_not_must_use,
         reason = "a check is complete without the next one"
@@ -337,7 +337,7 @@ impl<A: Aggregate, E: Debug, R> When<A, E, R> {
         }
     }
 
-    /// Checks that the command, which is for new aggregates, was turned away as `AlreadyExists`.
+    /// Checks that the command, which is for new aggregates, was refused as `AlreadyExists`.
     ///
     /// # Panics
     ///
@@ -350,7 +350,7 @@ impl<A: Aggregate, E: Debug, R> When<A, E, R> {
         }
     }
 
-    /// Checks that the command, which is for existing aggregates, was turned away as `NotFound`.
+    /// Checks that the command, which is for existing aggregates, was refused as `NotFound`.
     ///
     /// # Panics
     ///
@@ -378,7 +378,7 @@ impl<A: Aggregate, E: Debug, R> When<A, E, R> {
     ///
     /// # Panics
     ///
-    /// When it is another one, or the command was turned away.
+    /// When it is another one, or the command was refused.
     #[track_caller]
     pub fn then_state(self, expected: &A)
     where
@@ -597,7 +597,7 @@ mod tests {
         );
     }
 
-    /// Turned away as a repository turns them away, before they are decided.
+    /// Refused as a repository refuses them, before they are decided.
     #[test]
     fn a_command_is_decided_where_it_has_a_place() {
         struct For(Existence);

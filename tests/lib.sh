@@ -52,7 +52,7 @@ python_client() {
 # stack ARGUMENT...: builds, and starts `projector stack` on free ports; $connection is where its
 # EventStoreDB answers. It ends with the script.
 stack() {
-    # As the tests build it: on its own it would have every dependency compiled anew, with other features.
+    # As the tests build it: on its own it would have every dependency compiled again, with other features.
     (cd "$root" && cargo test --locked --quiet --no-run --test it)
     scratch=$(mktemp -d)
     : >"$scratch/out"

@@ -43,7 +43,7 @@ impl Aggregate for Account {
     }
 }
 
-/// Why a command is turned away: an answer for whoever asked, not a fault.
+/// Why a command is rejected: an answer for whoever asked, not a fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error("the account is closed")]

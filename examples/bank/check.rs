@@ -524,7 +524,7 @@ impl Check {
         }
     }
 
-    /// Turned away, with one line that says why.
+    /// Refused, with one line that says why.
     fn refused(&mut self, what: &str, got: &Got, status: u16) {
         self.is(what, &got.status, &status);
         let why = got.body["error"].as_str().unwrap_or_default();

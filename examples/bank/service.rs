@@ -323,8 +323,8 @@ impl Problem {
     }
 
     fn away(error: &dyn Display) -> Self {
-        tracing::warn!(%error, "a store is away");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "a store is away; try again").again()
+        tracing::warn!(%error, "a store is unavailable");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "a store is unavailable; try again").again()
     }
 }
 

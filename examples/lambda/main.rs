@@ -114,7 +114,7 @@ impl Function {
         })
         .await?
         .observed_by(work.clone());
-        // A store that is away now may be there when it is needed, and is waited for then.
+        // A store that is unavailable now may be there when it is needed, and is waited for then.
         let table = store.table::<Account>(1)?;
         let _ = tokio::join!(store.journal().connect(), table.get("warm-up", false));
         Ok(Self {

@@ -1,6 +1,6 @@
 //! A table that is checked, and created where that is wanted, before the first thing is asked of it.
 //!
-//! DynamoDB may be away when the process starts, so this is no step of starting up: it is tried
+//! DynamoDB may be unavailable when the process starts, so this is no step of starting up: it is tried
 //! again like any other call until it has succeeded once. Part of I9 schemas: nothing is put into
 //! a table whose shape is not a replica table's.
 

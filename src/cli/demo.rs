@@ -100,7 +100,7 @@ pub(super) fn add(registry: Registry) -> Result<Registry, RegistryError> {
 
 /// Place, pay and ship orders in any EventStoreDB, for something to watch
 ///
-/// Appends to streams order-…, as a service would, until Ctrl-C. A store that is away is waited for.
+/// Appends to streams order-…, as a service would, until Ctrl-C. An unavailable store is waited for.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
     /// Events a second.

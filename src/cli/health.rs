@@ -5,7 +5,7 @@ use super::{Context, Exit, Failure, out, pages};
 /// Ask a running daemon whether it is alive, for container health checks
 ///
 /// Exits 0 when it is, 1 when it is not, 69 when it does not answer. By default asks /livez, which
-/// stays good while a store is away: restarting would not bring the store back. --startup is for
+/// stays good while a store is unavailable: restarting would not bring the store back. --startup is for
 /// ECS, whose deployments roll back on it: it fails while the set-up is wrong (a missing table or
 /// right, a wrong password) until all of it was right once, then as without it.
 #[derive(Clone, Debug, clap::Args)]

@@ -28,7 +28,7 @@ use load::Loader;
 ///
 /// metadata may be left out, and "id" (a UUID) may be given. Without one the id follows from
 /// stream, place in the stream, type, data and metadata: importing the same file again, whole or
-/// from where it broke off, adds nothing. Give files that begin the same streams anew, and are
+/// from where it broke off, adds nothing. Give files that begin the same streams again, and are
 /// meant to be added, different names by --as.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {

@@ -1,4 +1,4 @@
-//! `projector provision`: makes groups and tables before the daemon runs, with an operator's rights.
+//! `projector provision`: makes groups and tables before the daemon runs, with an operator's permissions.
 
 use super::{Context, Exit, Failure, out};
 use crate::{

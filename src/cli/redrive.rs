@@ -1,4 +1,4 @@
-//! `projector redrive`: tries a quarantined stream again, or folds one anew from its start.
+//! `projector redrive`: tries a quarantined stream again, or folds one again from its start.
 //!
 //! Writes nothing by itself that a lane would not: the mark is tried by a lane as other code would
 //! try it, so I2 monotonic holds against every task that runs beside it.
@@ -28,7 +28,7 @@ use crate::{
 /// A stream that is not quarantined and whose replica is behind is folded on.
 ///
 /// Folds on from the replica's last good version with this binary's code. With --from-start the
-/// replica is thrown away and the stream folded anew: the remedy for a diverged replica, after
+/// replica is thrown away and the stream folded again: the remedy for a diverged replica, after
 /// making sure that the event store is the right one. Exits 1 when the stream is still quarantined.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {

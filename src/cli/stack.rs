@@ -30,7 +30,7 @@ pub(super) struct Args {
     /// Serve EventStoreDB with TLS, by a certificate made at start.
     #[arg(long)]
     tls: bool,
-    /// Let only these users in, with the rights of EventStoreDB's default policy: members of $admins
+    /// Let only these users in, with the permissions of EventStoreDB's default policy: members of $admins
     /// may do everything, of $ops manage groups. Repeat it for more; without it everybody may do
     /// everything.
     #[arg(long = "user", value_name = "NAME:PASSWORD[:GROUP,...]")]

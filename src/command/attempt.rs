@@ -79,7 +79,7 @@ enum Phase<A: Aggregate, E, R> {
     /// Reading a landed command's events.
     Recall(Landed, Vec<RawEvent>),
     Look,
-    /// Caught up, with an event of before gone: did the stream begin anew behind it?
+    /// Caught up, with an event of before gone: did the stream begin again behind it?
     Begins(Box<CatchUp>, Revision),
     /// Looking for the command further back than the base remembers.
     Search,
@@ -141,7 +141,7 @@ pub struct Attempt<'a, A: Aggregate, C: Command<A, D> + ?Sized, D: Decision<A::E
     gone: Option<Revision>,
     /// The stream was deleted and lives again: by this attempt's append, or another's.
     revived: bool,
-    /// The life before, of a deleted stream that starts anew.
+    /// The life before, of a deleted stream that starts over.
     former: Option<Base>,
     pending: Option<Pending>,
     doubt: Doubt,
@@ -336,7 +336,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
     }
 
     /// The base's event, when nobody in this process has seen that it is the stream's; and where a
-    /// stream's new life starts anew, or many were appended since, the last event that was seen of
+    /// stream's new life starts over, or many were appended since, the last event that was seen of
     /// it, which a deletion since would have taken. Of a deleted stream nothing can be seen.
     fn to_verify(&self) -> Option<Revision> {
         let version = self.base.header.version;
@@ -424,7 +424,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
         let known = self.base.landed(command).cloned();
         match known {
             Some(landed) if self.reused(&landed.sort) => {}
-            // Its state is behind the base: fold the stream anew, up to it, where one read does that.
+            // Its state is behind the base: fold the stream again, up to it, where one read does that.
             // Further on its events are read where they stand, and the state in hand goes with them.
             Some(landed) if self.base.header.version > Some(landed.last) && landed.last < WORTH_FOLDING => {
                 let start = Base::initial(self.fold, Lineage::Foreign);
@@ -745,7 +745,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
     }
 
     /// The caller's version of a deleted stream that goes on where it ended: the base may end before
-    /// that, and the server alone knows. A stream that starts anew has no version before its first event.
+    /// that, and the server alone knows. A stream that starts over has no version before its first event.
     fn callers_place(&self) -> Option<Revision> {
         let goes_on = self.reviving && self.rules.on_deleted == OnDeleted::Continue;
         self.rules.expected.filter(|_| goes_on)

@@ -4,7 +4,7 @@
 //! snapshot is built on, started over or thrown away; nothing is folded across a doubt.
 //!
 //! A hole, wherever it stands, is crossed in one way, which is the daemon's too: what was folded
-//! before it is no beginning of what stands behind it, so that the fold starts anew with the first
+//! before it is no beginning of what stands behind it, so that the fold starts over with the first
 //! event behind it (`first` says so), or not at all, by the policy for lost history. While nothing
 //! is readable behind it, the state before it stays.
 
@@ -136,7 +136,7 @@ pub struct CatchUpRules {
     /// A base whose last event cannot be read any more is started over from the first readable
     /// event (policy `restart`), even where nothing is missing between them.
     pub restarts: bool,
-    /// Whether a fold starts anew behind a hole, or ends before it.
+    /// Whether a fold starts over behind a hole, or ends before it.
     pub on_lost_history: OnLostHistory,
 }
 
@@ -313,7 +313,7 @@ impl CatchUp {
         Ok(if slice.end { Fed::UpToDate } else { Fed::More })
     }
 
-    /// Starts anew behind a hole, where the policy allows that.
+    /// Starts again behind a hole, where the policy allows that.
     fn cross(&mut self, fold: &dyn Fold, hole: Hole, behind: &[RawEvent]) -> Result<(), CatchUpError> {
         let header = &self.base.header;
         // The projection itself has stopped there.

@@ -13,7 +13,7 @@ use crate::{
 /// Why a command was not carried out, or is not known to have been.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError<E> {
-    /// The command's own rules turned it away, on a state that the leader confirmed. Told in the
+    /// The command's own rules rejected it, on a state that the leader confirmed. Told in the
     /// rejection's own words, and nothing else has a say in its type.
     #[error("{0}")]
     Rejected(E),

@@ -11,7 +11,7 @@ use crate::{
 /// A command under way.
 pub type Executing<'a, A, E, D> = Pin<Box<dyn Future<Output = Executed<A, E, D>> + Send + 'a>>;
 
-/// Whoever carries out the commands on `A` that are turned away with `E`: a [`Repository`], or a
+/// Whoever carries out the commands on `A` that are rejected with `E`: a [`Repository`], or a
 /// double for tests (`testing::Rehearsal`).
 ///
 /// `&dyn Executor<Account, Refusal>` in a signature names no store, and `Arc<dyn Executor<…>>` is

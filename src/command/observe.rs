@@ -13,7 +13,7 @@ pub enum Discard {
     Diverged,
     /// Its stream ends before its version.
     WentBackwards,
-    /// It could not be loaded: the store was away or throttled.
+    /// It could not be loaded: the store was unavailable or throttled.
     Unavailable,
     /// It begins behind events that can be read.
     Skipped,

@@ -269,7 +269,7 @@ async fn look<J: Journal>(
             let events = journal.read(stream, known.upto + 1, limit).await?.events;
             read += events.len();
             match events.first() {
-                // Another stream than it was, or history that went away: begin anew.
+                // Another stream than it was, or history that went away: begin again.
                 Some(first) if first.revision == known.upto + 1 && without_hole(&events) == 0 => {
                     known.extend(&events);
                 }

@@ -173,7 +173,7 @@ impl<R: ReplicaStore> Replicas<R> {
 
     /// Where the table has no replica yet, because the schema was raised and the daemon has still to
     /// fold it, starts from the one before: `store` is its table, and `upgrade` makes its state `O`
-    /// the aggregate's `A`, as folding the stream anew would. Without it the first command of each
+    /// the aggregate's `A`, as folding the stream again would. Without it the first command of each
     /// aggregate folds its whole stream until the daemon is there. Such a state is this process's
     /// own: it is never written through.
     #[must_use]

@@ -329,7 +329,7 @@ pub(super) fn explained(settings: &Settings, planned: &[Planned]) -> String {
         }
         let _ = writeln!(
             text,
-            "#   a store away for {} drops the subscription until it is back",
+            "#   a store unavailable for {} drops the subscription until it is back",
             Span(p.outage_after())
         );
     }

@@ -61,7 +61,7 @@ pub struct EventStoreSection {
     pub user_key: Option<Secret>,
     /// Longest time for one call.
     pub operation_timeout: Span,
-    /// A connection unused for this long is made anew before the next call.
+    /// A connection unused for this long is replaced before the next call.
     pub idle_renew: Span,
     /// How the process is named in the server's figures.
     pub connection_name: String,
@@ -255,7 +255,7 @@ words! {
     OnRevival {
         /// Fold on.
         Continue = "continue",
-        /// Start anew from the first readable event.
+        /// Start again from the first readable event.
         Restart = "restart",
     }
 }

@@ -318,7 +318,7 @@ fn waiting(waiting: &Waiting, id: &str) -> Markup {
                         // What is long scrolls, for a keyboard as well.
                         Some(command) if command.len() > 300 => code.long tabindex="0" role="group" aria-label="Command" { (command) },
                         Some(command) => code { (command) },
-                        None => { "Tried again by itself once the right is given." }
+                        None => { "Tried again by itself once the permission is granted." }
                     }
                 }
             }

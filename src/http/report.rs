@@ -344,7 +344,7 @@ impl Past {
     }
 }
 
-/// The command that helps a stream under such a mark; nothing helps where a right is missing.
+/// The command that helps a stream under such a mark; nothing helps where a permission is missing.
 fn command(projection: &str, stream: &str, kind: MarkKind) -> Option<String> {
     let from_start = match kind {
         MarkKind::Quarantined => "",

@@ -179,7 +179,7 @@ pub trait Feed: Clone + Send + Sync + 'static {
     /// Creates the group when it is missing and compares it when it is there; changes nothing else.
     fn ensure(&self, group: &GroupSpec) -> impl Future<Output = Result<Ensured, JournalError>> + Send;
 
-    /// Makes the group anew, from the beginning of its source. Whoever consumes it is dropped.
+    /// Makes the group again, from the beginning of its source. Whoever consumes it is dropped.
     fn restart(&self, group: &GroupSpec) -> impl Future<Output = Result<(), JournalError>> + Send;
 
     /// Connects with at most `buffer` deliveries in flight.

@@ -52,7 +52,7 @@ pub enum WriteOutcome {
     Throttled,
     /// No or no clear answer; tried again.
     Unavailable,
-    /// The table or the rights to it are not set up; tried again.
+    /// The table or the permissions to it are not set up; tried again.
     Setup,
 }
 
@@ -61,7 +61,7 @@ pub enum WriteOutcome {
 pub enum EndReason {
     /// The server ended it or went away.
     Disconnected,
-    /// A store was away for too long: it was given up so that redelivery burns no retries.
+    /// A store was unavailable for too long: it was given up so that redelivery burns no retries.
     StoreOutage,
     /// Nothing moved although there was work.
     Watchdog,
@@ -71,7 +71,7 @@ pub enum EndReason {
     QuarantineStorm,
     /// Only an operator can help.
     Setup,
-    /// The table was made anew under its name.
+    /// The table was deleted and created again.
     TableAnew,
     /// The process is asked to stop.
     Stopping,

@@ -17,7 +17,7 @@ pub enum Phase {
     Running,
     /// Between two connections.
     Reconnecting(String),
-    /// A store is away; it goes on by itself.
+    /// A store is unavailable; it goes on by itself.
     StoreAway(String),
     /// It waits for somebody to act, tries again now and then, and is not ready.
     Paused(String),

@@ -275,7 +275,7 @@ impl Inner {
                                 return Err(StoreError::Setup {
                                     table: self.name.clone(),
                                     problem: "its items have no text attribute `pk`".to_owned(),
-                                    remedy: "create it anew with `projector provision`".to_owned(),
+                                    remedy: "create it again with `projector provision`".to_owned(),
                                 });
                             }
                         }
@@ -552,7 +552,7 @@ fn is_ours(stored: &Replica, put: &Put, projected_at: DateTime<Utc>) -> bool {
 struct Retry {
     deadline: Instant,
     waits: <ExponentialBuilder as BackoffBuilder>::Backoff,
-    /// Credentials that ran out are looked up anew once, and then it is somebody's to act.
+    /// Credentials that ran out are looked up again once, and then it is somebody's to act.
     credentials_tried: bool,
 }
 

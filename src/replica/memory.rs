@@ -179,7 +179,7 @@ impl MemoryStore {
         }
     }
 
-    /// The table is deleted and made anew under its name.
+    /// The table is deleted and created again.
     pub fn make_anew(&self) {
         let mut inner = self.lock();
         inner.items.clear();

@@ -1,4 +1,4 @@
-//! The templates for AWS, held against the code: rights, variables, ports, commands, what the
+//! The templates for AWS, held against the code: permissions, variables, ports, commands, what the
 //! log says. `cfn-lint` holds them against the service's own schema.
 
 use std::collections::{BTreeMap, BTreeSet};

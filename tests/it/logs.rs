@@ -168,7 +168,7 @@ async fn figures_for_cloudwatch_are_lines_of_their_own_on_standard_output() {
     daemon.stop().await;
 }
 
-/// Both stores go away and come back, over their real protocols: each thing is said once.
+/// Both stores become unavailable and come back, over their real protocols: each thing is said once.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_says_each_thing_once() {
     let (node, dynamo) = (Node::start().await, Dynamo::start().await);

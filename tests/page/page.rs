@@ -264,7 +264,7 @@ fn quarantined() -> Report {
     report(vec![loan])
 }
 
-/// EventStoreDB has been away for some minutes.
+/// EventStoreDB has been unavailable for some minutes.
 fn unavailable() -> Report {
     let error = "failed to reach EventStoreDB: connect: connection refused (127.0.0.1:2113)";
     let sample =

@@ -348,7 +348,7 @@ def story(world, stop, threads):
     world.phase("a stream is quarantined", quarantined[:1], quarantined, until=lambda: caught_up(2))
 
     world.end("eventstore", kill=True)
-    world.phase("EventStoreDB is away", ["ProjectorStoreAway store=eventstore"], quarantined, rule_minutes=7)
+    world.phase("EventStoreDB is unavailable", ["ProjectorStoreAway store=eventstore"], quarantined, rule_minutes=7)
     world.eventstore()
     world.phase("EventStoreDB is back", [], [*quarantined, "ProjectorStoreAway store=eventstore"],
                 until=lambda: caught_up(1) and not any("StoreAway" in name for name in world.firing()))

@@ -26,7 +26,7 @@ const WAITING_BYTES: usize = 64 << 20;
 const BATCH: usize = 500;
 /// Bytes of one append: below EventStoreDB's default limit of 1 MiB, with room for what it adds.
 const BATCH_BYTES: usize = 800 * 1024;
-/// An append is tried again while the server is away, with these delays between: over a minute in
+/// An append is tried again while the server is unavailable, with these delays between: over a minute in
 /// all, longer than a restart or an election takes.
 const DELAYS: [u64; 8] = [100, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 30_000];
 
@@ -227,7 +227,7 @@ impl Loader {
     }
 }
 
-/// Appends in order, trying again while the server is away: what did land is recognised.
+/// Appends in order, trying again while the server is unavailable: what did land is recognised.
 async fn append(journal: EventStore, stream: Arc<str>, mut importing: Importing, lines: Vec<Line>) -> Appended {
     let mut delays = DELAYS.into_iter();
     loop {

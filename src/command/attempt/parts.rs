@@ -124,7 +124,7 @@ impl Append {
 /// What is waited for, and the how manieth time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pause {
-    /// Others were faster, or a store was away.
+    /// Others were faster, or a store was unavailable.
     Race(u32),
     /// A rival's append is under way.
     Round(u32),

@@ -92,7 +92,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         true
     }
 
-    /// Folding the stream anew up to a command that the base knows of.
+    /// Folding the stream again up to a command that the base knows of.
     pub(super) fn replayed(&mut self, mut reading: Box<CatchUp>, landed: Landed, slice: Slice) {
         let fed = reading.feed(self.fold, slice);
         let passed = reading.base.header.version > Some(landed.last);

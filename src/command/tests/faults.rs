@@ -1,4 +1,4 @@
-//! Lost replies, stores that are away, snapshots that lie.
+//! Lost replies, stores that are unavailable, snapshots that lie.
 
 use std::time::Duration;
 

@@ -85,7 +85,7 @@ async fn the_error_names_the_store_that_failed() {
     let world = World::with(&[1; 200]);
     let error = world.slow().execute("1", &Do::Deposit(1)).await.unwrap_err();
     assert!(!error.to_string().contains("DynamoDB"), "{error}");
-    // And where the event store is away, it is.
+    // And where the event store is unavailable, it is.
     let world = World::with(&[1]);
     let refused = || JournalError::Unavailable("connection refused".into());
     for nth in 1..5_000 {

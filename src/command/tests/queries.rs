@@ -301,7 +301,7 @@ async fn strong_believes_no_snapshot_against_the_stream() {
     world.store.garble(STREAM);
     let error = queries(&world).get(STREAM, &Mode::Eventual).await.unwrap_err();
     assert!(error.to_string().contains("strong mode"), "{error}");
-    // The event store away for a while, and for longer.
+    // The event store unavailable for a while, and for longer.
     world.journal.fail_read(1, JournalError::Unavailable("scripted".into()));
     queries(&world).get(STREAM, &Mode::Strong).await.unwrap();
     world.journal.reset_calls();
@@ -406,7 +406,7 @@ async fn the_time_out_bounds_all_of_it() {
         assert!(begun.elapsed() <= Duration::from_secs(1), "{:?}", begun.elapsed());
         assert_eq!(answer.is_ok(), answers, "{answer:?}");
     }
-    // And where the event store is away too, and for waits beyond every clock.
+    // And where the event store is unavailable too, and for waits beyond every clock.
     let away = || JournalError::Unavailable("connection refused".into());
     for nth in 1..5_000 {
         world.journal.fail_read(nth, away());

@@ -64,7 +64,7 @@ async fn the_same_command_lands_once_from_wherever_it_is_executed_again() {
         assert_eq!((late.revision, &late.events), (first.revision, &first.events));
         assert!(
             late.repeated && late.version > late.revision,
-            "too long to fold anew: what could be had"
+            "too long to fold again: what could be had"
         );
     }
 }
@@ -139,7 +139,7 @@ async fn the_horizon_is_the_guarantee_and_not_the_window() {
     for _ in 0..50 {
         bank.execute("1", &Do::Deposit(0)).await.unwrap();
     }
-    // Decided anew it would be rejected; and a cold load is no different from a warm one.
+    // Decided again it would be rejected; and a cold load is no different from a warm one.
     for projected in [false, true] {
         if projected {
             world.project(STREAM, usize::MAX).await;

@@ -302,7 +302,7 @@ async fn a_command_of_before_the_deletion_is_told_deleted_however_often_it_is_re
             }
         }
         assert_eq!(world.journal.all(STREAM).len(), 3);
-        // Another revives it: it goes on, or anew, as the policy says.
+        // Another revives it: it goes on, or starts over, as the policy says.
         world.deposit(&[8]);
         let done = bank.execute("1", &Do::Nothing).await.unwrap();
         let anew = on_deleted == OnDeleted::Restart;

@@ -89,7 +89,7 @@ async fn administered_replicas_are_left_to_the_daemon() {
     assert_eq!(bank.execute("1", &Do::Deposit(0)).await.unwrap().state.cents, 15);
 }
 
-/// The daemon began the stream's new life anew: a state of the old one must not take its place.
+/// The daemon started over with the stream's new life: a state of the old one must not take its place.
 #[tokio::test(start_paused = true)]
 async fn a_stored_replica_of_another_beginning_is_not_written_over() {
     let world = World::with(&[1]);

@@ -102,7 +102,7 @@ impl EventStore {
         loop {
             let slice = self.read(stream, next_after(importing.version), LOOK).await?;
             if slice.presence == Presence::Absent {
-                // Deleted, or never there; either way it begins anew. Behind what was deleted the
+                // Deleted, or never there; either way it begins again. Behind what was deleted the
                 // server does not look at ids, so what was in it can be written once more.
                 *importing = Importing {
                     looked: true,

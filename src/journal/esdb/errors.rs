@@ -8,7 +8,7 @@ use eventstore::{CurrentRevision, Error};
 
 use super::super::JournalError;
 
-/// What was tried, for the error's text and for the right that it needs.
+/// What was tried, for the error's text and for the permission that it needs.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(
     not(feature = "daemon"),
@@ -54,7 +54,7 @@ impl Doing<'_> {
         }
     }
 
-    /// Which right is missing and how it is given, under the server's default policy.
+    /// Which permission is missing and how it is granted, under the server's default policy.
     fn remedy(&self, user: Option<&str>) -> String {
         let who = match user {
             Some(user) => format!("user `{user}`, if its password is right,"),

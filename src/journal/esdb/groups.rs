@@ -240,7 +240,7 @@ impl EventStore {
 
     pub(super) async fn ensure_group(&self, group: &GroupSpec) -> Result<Ensured, JournalError> {
         check(group)?;
-        // Looking first: it needs fewer rights than creating, and a group that an operator made
+        // Looking first: it needs fewer permissions than creating, and a group that an operator made
         // is all that a plain user's projector needs.
         match self.group_info(&group.source, &group.name).await {
             Ok(info) => self.compare(group, &info).await,

@@ -26,7 +26,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// What reading, folding and putting needs: the rights of a running task.
+    /// What reading, folding and putting needs: the permissions of a running task.
     pub const RUNNING: [Self; 5] = [
         Self::GetItem,
         Self::BatchGetItem,
@@ -41,7 +41,7 @@ impl Operation {
         Self::UpdateContinuousBackups,
     ];
 
-    /// DynamoDB's name for it; with `dynamodb:` before it, the right that it needs.
+    /// DynamoDB's name for it; with `dynamodb:` before it, the permission that it needs.
     pub fn name(self) -> &'static str {
         match self {
             Self::GetItem => "GetItem",
@@ -79,7 +79,7 @@ pub enum AttemptOutcome {
     Conflict,
     /// No answer, or an error on the server's side; a put may have landed.
     Unavailable,
-    /// Refused for good: rights, table, credentials, an index.
+    /// Refused for good: permissions, table, credentials, an index.
     Setup,
 }
 

@@ -378,7 +378,7 @@ fn check_keys(table: &str, description: &TableDescription, rules: &Rules) -> Res
                         of_index.as_str(),
                         ours,
                     ),
-                    "create the index anew with that type, or promote the field as the index has it",
+                    "create the index again with that type, or promote the field as the index has it",
                 ));
             }
         }

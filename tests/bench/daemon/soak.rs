@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The stores are here, and what is done to them: connections cut and refused, a leader lost, appends
-//! that commit late or whose answers are lost, a DynamoDB that is away, throttles or is slow, streams
+//! that commit late or whose answers are lost, a DynamoDB that is unavailable, throttles or is slow, streams
 //! deleted. Daemon and commands with write-through are a process of their own. At the end every replica
 //! must be its stream's, and what that process holds must be what it held after the first tenth (after
 //! eight seconds in a short run).
@@ -139,7 +139,7 @@ fn settings(connection: &str, endpoint: String) -> Result<(Settings, Vec<Planned
     settings.engine.measure_every = Span::millis(200);
     // Full before the first tenth is over.
     settings.defaults.cache = Size(64 << 10);
-    // A store that is away for two seconds ends the subscription.
+    // A store that is unavailable for two seconds ends the subscription.
     settings.defaults.message_timeout = Span::secs(4);
     let planned = settings.plan(&Registry::new("soak").with::<Tally>()?)?;
     Ok((settings, planned))
@@ -371,7 +371,7 @@ struct World {
     number: u64,
 }
 
-/// A DynamoDB that is away answers none of these.
+/// An unavailable DynamoDB answers none of these.
 const OPERATIONS: [&str; 5] = ["GetItem", "BatchGetItem", "PutItem", "UpdateItem", "DescribeTable"];
 
 impl World {
@@ -478,7 +478,7 @@ impl World {
                 }
                 self.pause(200, 4_000).await;
                 self.proxy.disarm();
-                "tables away"
+                "tables unavailable"
             }
             9 => {
                 let reason = "TableWriteMaxOnDemandThroughputExceeded";

@@ -99,7 +99,7 @@ async fn after_a_lost_reply_and_a_deadline_the_id_finds_what_landed() {
     let told = bank.execute_with("1", &Do::Withdraw(10), context).await.unwrap_err();
     assert_eq!(told.class(), "outcome_unknown");
     faults.refuse_connections(false);
-    // On a state that has it, the same withdrawal would be turned away: it is not decided again.
+    // On a state that has it, the same withdrawal would be rejected: it is not decided again.
     let done = world
         .bank()
         .await

@@ -181,7 +181,7 @@ async fn agrees(anew: &str) {
     let replica = table.get("account-1", true).await.unwrap().unwrap();
     assert_eq!(replica.header.commands.len(), 7, "one window for all");
 
-    // What lives again begins anew, for commands, queries and the daemon alike.
+    // A revived stream starts over, for commands, queries and the daemon alike.
     world.stores.delete("account-1").await;
     world.deposit("account-1", &[3]).await;
     daemon.caught_up().await;
@@ -240,7 +240,7 @@ async fn a_store_by_the_daemons_settings_takes_a_services_own_beside_them() {
         matches!(past, QueryError::State(CatchUpError::TooLong { cap: 3, .. })),
         "{past}"
     );
-    // The policy's: what lives again begins anew, for queries too.
+    // The policy's: a revived stream starts over, for queries too.
     world.deposit("account-1", &[3]).await;
     let answer = queries.get("1", &Mode::Strong).await.unwrap().unwrap();
     assert_eq!((answer.state.cents, answer.header.first), (3, 9));

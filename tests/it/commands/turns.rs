@@ -1,4 +1,4 @@
-//! What commands cost each other and what they survive, over the wire: queues, stores that are away or not there.
+//! What commands cost each other and what they survive, over the wire: queues, stores that are unavailable or not there.
 
 use std::{error::Error as _, time::Duration};
 

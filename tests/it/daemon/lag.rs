@@ -73,7 +73,7 @@ async fn several_daemons_tell_the_groups_lag_and_none_counts_what_others_did() {
     for daemon in [&one, &two] {
         daemon.caught_up().await;
     }
-    // With DynamoDB away nothing more is settled; both tell all of what came.
+    // With DynamoDB unavailable nothing more is settled; both tell all of what came.
     world
         .proxy
         .inject("PutItem", usize::MAX, crate::support::proxy::Fault::LoseRequest);

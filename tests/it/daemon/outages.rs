@@ -1,4 +1,4 @@
-//! Stores that go away and come back: nothing is parked, nothing is lost, nobody is asked.
+//! Stores that become unavailable and come back: nothing is parked, nothing is lost, nobody is asked.
 
 use eventstore::{AppendToStreamOptions, EventData, ExpectedRevision};
 use projector::config::{self, Size};
@@ -23,7 +23,7 @@ async fn eventstoredb_away_at_start_and_in_the_middle() {
     assert_eq!(
         daemon.page("/livez").await.0,
         200,
-        "a store that is away is no reason to be killed"
+        "an unavailable store is no reason to be killed"
     );
     world.start_events().await;
     daemon.caught_up().await;

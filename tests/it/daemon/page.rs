@@ -122,7 +122,7 @@ async fn a_quarantined_stream_is_shown_with_its_reason_and_what_helps() {
 
     // It waits for no store.
     world.stop_events().await;
-    until("it says that the store is away", async || {
+    until("it says that the store is unavailable", async || {
         daemon.page("/").await.1.contains("does not answer")
     })
     .await;

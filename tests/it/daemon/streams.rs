@@ -108,7 +108,7 @@ async fn history_that_was_gone_is_said() {
     daemon.stop().await;
 }
 
-/// Policy `remove`: the state goes, a marker stays, and a revived stream begins anew.
+/// Policy `remove`: the state goes, a marker stays, and a revived stream begins again.
 #[tokio::test(flavor = "multi_thread")]
 async fn removed_states_and_new_beginnings() {
     use projector::config::{OnDeletion, OnRevival};

@@ -303,7 +303,7 @@ impl Writer<'_> {
     }
 }
 
-/// DynamoDB, as the daemons see it, goes away.
+/// DynamoDB, as the daemons see it, becomes unavailable.
 fn take_tables_away(world: &World) {
     for operation in ["GetItem", "BatchGetItem", "PutItem", "UpdateItem", "DescribeTable"] {
         world.proxy.inject(operation, usize::MAX, Fault::LoseRequest);
@@ -361,7 +361,7 @@ async fn lag_is_the_truth() {
     writer.pays_on(20).await;
     observer.comes_to_rest().await;
 
-    observer.phase("tables away");
+    observer.phase("tables unavailable");
     take_tables_away(&world);
     writer.pays_all(2).await;
     let all = |looks: &[Look]| {
@@ -373,7 +373,7 @@ async fn lag_is_the_truth() {
     world.proxy.disarm();
     observer.comes_to_rest().await;
 
-    observer.phase("events away");
+    observer.phase("events unavailable");
     world.stop_events().await;
     let unknown = |looks: &[Look]| {
         looks

@@ -145,7 +145,7 @@ impl World {
         self.folder.path().join(self.epoch.to_string())
     }
 
-    /// EventStoreDB goes away.
+    /// EventStoreDB becomes unavailable.
     pub(crate) async fn stop_events(&mut self) {
         self.events.take().unwrap().shutdown().await;
     }

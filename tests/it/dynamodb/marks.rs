@@ -77,7 +77,7 @@ async fn a_table_is_in_use_when_it_was_said_to_be_and_not_for_a_note() {
         "whoever is second changes nothing"
     );
     assert_eq!(table.in_use().await.unwrap(), Some(first.clone()));
-    // Made anew under its name, it is another one.
+    // Deleted and created again, it is another one.
     dynamo
         .client()
         .await

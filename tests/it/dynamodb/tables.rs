@@ -1,4 +1,4 @@
-//! Tables: created, waited for, checked; and the rights that all of it needs.
+//! Tables: created, waited for, checked; and the permissions that all of it needs.
 
 use std::{collections::BTreeSet, time::Duration};
 

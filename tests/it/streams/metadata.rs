@@ -229,7 +229,7 @@ async fn metadata_that_was_there_before_a_tombstone_can_be_written_after_it() {
     assert_eq!(write(&raw, "some", 12, Expect::Any).await, "Some(1)");
     assert_eq!(write(&raw, "some", 13, Expect::At(0)).await, "wrong");
     assert_eq!(write(&raw, "some", 14, Expect::At(1)).await, "Some(2)");
-    // What was softly deleted before is told to begin anew, as if it could.
+    // What was softly deleted before is told to begin again, as if it could.
     assert_eq!(write(&raw, "deleted", 15, Expect::Any).await, "Some(1)");
     assert_eq!(write(&raw, "deleted", 16, Expect::Any).await, "Some(3)");
     for stream in ["never", "some", "deleted"] {

@@ -1,4 +1,4 @@
-//! TLS, users and their rights, as a secure node has them by default.
+//! TLS, users and their permissions, as a secure node has them by default.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Who may do what. Keeps: a server without users allows everything; with users the rights are those
+//! Who may do what. Keeps: a server without users allows everything; with users the permissions are those
 //! of EventStoreDB's default policy, and a stream's own `$acl` wins over it.
 
 use std::collections::BTreeMap;

@@ -60,7 +60,7 @@
 //!   all of them.
 //! - Gossip, server features, a few statistics; over HTTP `/health/live`, `/ping`, `/info`, `/gossip`,
 //!   and `POST /streams/NAME` of one event.
-//! - TLS by a certificate made at start, users with the rights of the default policy ([`Users`]),
+//! - TLS by a certificate made at start, users with the permissions of the default policy ([`Users`]),
 //!   several nodes of which one leads ([`Cluster`]).
 //! - Faults on demand ([`Faults`]), none of which runs unless it was armed.
 //!

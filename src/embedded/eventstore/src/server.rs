@@ -56,7 +56,7 @@ pub enum Users {
     /// Everybody, everything: EventStoreDB's `--insecure`.
     #[default]
     Open,
-    /// These, with the rights of EventStoreDB's default policy.
+    /// These, with the permissions of EventStoreDB's default policy.
     Known(Vec<User>),
 }
 

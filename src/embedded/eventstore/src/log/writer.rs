@@ -515,7 +515,7 @@ impl Writer {
         self.connection.execute_batch("BEGIN IMMEDIATE")
     }
 
-    /// After a failed commit memory says more than the file: all of it is read anew.
+    /// After a failed commit memory says more than the file: all of it is read again.
     fn forget(&mut self) {
         if !self.connection.is_autocommit() {
             // Nothing is left to do when even this fails; the next BEGIN will say so.
@@ -688,7 +688,7 @@ impl Writer {
         self.streams.insert(Arc::clone(name), stream);
         if let Some(described) = stream::described_by(name) {
             self.described.note(name);
-            // Read anew, metadata and all, when it is needed next.
+            // Read again, metadata and all, when it is needed next.
             self.streams.remove(described);
             if Metadata::parse(&event.data, event.json).deletes() {
                 self.touched.insert(described.into(), u64::MAX);
@@ -713,7 +713,7 @@ impl Writer {
     /// Writes what the projections make of what was written, in the order in which EventStoreDB's write
     /// it: each of the streams that they write gets its first link at once, and what else comes for it
     /// waits for that; before that wait, streams that are new are described, and get all of theirs after
-    /// the others. What comes to life again is described anew behind its first link.
+    /// the others. What comes to life again is described again behind its first link.
     fn project(&mut self) -> rusqlite::Result<()> {
         if self.told.is_empty() {
             return Ok(());
