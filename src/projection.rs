@@ -306,7 +306,7 @@ pub trait Fold: Send + Sync {
 
 /// A state in memory takes about twice its text: pointers, lengths and room to grow beside each
 /// text and list, names of fields in none of them.
-const IN_MEMORY: usize = 2;
+pub(crate) const IN_MEMORY: usize = 2;
 
 /// The [`Fold`] of a compiled [`Projection`].
 pub struct Compiled<P> {
