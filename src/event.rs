@@ -13,8 +13,10 @@ use uuid::Uuid;
 
 pub mod codec;
 pub mod metadata;
+mod token;
 
 pub use metadata::Metadata;
+pub use token::{Token, TokenError};
 
 /// An event's number in its stream, from 0.
 pub type Revision = u64;

@@ -14,7 +14,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     aggregate::Aggregate,
     document::{Document, de, discreet, ser, whole},
-    event::{Event, RawEvent, Recorded, codec},
+    event::{
+        Event, RawEvent, Recorded,
+        codec::{self, EventError},
+    },
     panics,
     replica::item::{number::as_read_back, size},
 };
@@ -217,6 +220,16 @@ pub enum FoldError {
     /// The folded state cannot be stored as it is; names the path in the state.
     #[error("store the state: {0}")]
     Unstorable(String),
+}
+
+impl From<EventError> for FoldError {
+    fn from(error: EventError) -> Self {
+        match error {
+            EventError::Decode(text) => Self::Decode(text),
+            EventError::UnknownKind(kind) => Self::UnknownKind(kind),
+            EventError::Unstorable(text) => Self::Unstorable(text),
+        }
+    }
 }
 
 impl FoldError {

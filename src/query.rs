@@ -30,15 +30,13 @@ use crate::{
     replica::{Header, Quarantine, Replica, ReplicaStore, StoreError, dynamodb::DynamoTable},
 };
 
-mod token;
-
 /// What is told of a store that did not answer.
 const LATE: &str = "no answer before the query's deadline";
 /// The part of the time that is left, one in so many, that loading a replica may take before the
 /// stream is folded without it: as commands have it.
 const SNAPSHOT_PART: u32 = 5;
 
-pub use token::{Token, TokenError};
+pub use crate::event::{Token, TokenError};
 
 /// A point in a stream's past.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

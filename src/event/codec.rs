@@ -14,24 +14,35 @@ use serde::{
 };
 
 use super::{Event, NewBody, RawEvent, Recorded};
-use crate::{
-    document::discreet::{self, without_values},
-    projection::FoldError,
-};
+use crate::document::discreet::{self, without_values};
+
+/// Why an event's body and its type do not come together. Never a store's fault.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EventError {
+    /// The body does not decode as the event type.
+    #[error("decode the event's body: {0}")]
+    Decode(String),
+    /// The event type is none that the enum knows, and it has no catch-all.
+    #[error("find the event type `{0}` among the projection's events")]
+    UnknownKind(String),
+    /// The event has no type or no body that JSON can hold.
+    #[error("store the event: {0}")]
+    Unstorable(String),
+}
 
 /// Decodes an event, upcast first.
-pub fn decode<E: Event>(mut event: RawEvent) -> Result<Recorded<E>, FoldError> {
+pub fn decode<E: Event>(mut event: RawEvent) -> Result<Recorded<E>, EventError> {
     E::upcast(&mut event);
     let decoded = E::deserialize(Tagged {
         kind: &event.kind,
         data: &event.data,
     })
     .map_err(|error| match error {
-        CodecError::UnknownKind => FoldError::UnknownKind(event.kind.to_string()),
+        CodecError::UnknownKind => EventError::UnknownKind(event.kind.to_string()),
         CodecError::Body(text) if !event.json => {
-            FoldError::Decode(format!("`{}` was not appended as JSON: {text}", event.kind))
+            EventError::Decode(format!("`{}` was not appended as JSON: {text}", event.kind))
         }
-        CodecError::Body(text) => FoldError::Decode(format!("`{}`: {text}", event.kind)),
+        CodecError::Body(text) => EventError::Decode(format!("`{}`: {text}", event.kind)),
     })?;
     Ok(Recorded {
         event: decoded,
@@ -45,10 +56,10 @@ pub fn decode<E: Event>(mut event: RawEvent) -> Result<Recorded<E>, FoldError> {
 }
 
 /// The type and body that an event is appended with.
-pub fn encode<E: Event>(event: &E) -> Result<NewBody, FoldError> {
+pub fn encode<E: Event>(event: &E) -> Result<NewBody, EventError> {
     event.serialize(Capture).map_err(|error| match error {
-        CodecError::UnknownKind => FoldError::Unstorable("the event is no enum variant".into()),
-        CodecError::Body(text) => FoldError::Unstorable(text),
+        CodecError::UnknownKind => EventError::Unstorable("the event is no enum variant".into()),
+        CodecError::Body(text) => EventError::Unstorable(text),
     })
 }
 
@@ -523,7 +534,7 @@ mod tests {
     fn errors_tell_an_unknown_type_from_a_broken_body() {
         assert_eq!(
             decode::<Order>(raw("Nope", "{}")),
-            Err(FoldError::UnknownKind("Nope".into()))
+            Err(EventError::UnknownKind("Nope".into()))
         );
         for (kind, body) in [
             ("Placed", "{"),
@@ -533,7 +544,7 @@ mod tests {
         ] {
             let error = decode::<Order>(raw(kind, body)).unwrap_err();
             assert!(
-                matches!(&error, FoldError::Decode(text) if text.contains(kind)),
+                matches!(&error, EventError::Decode(text) if text.contains(kind)),
                 "{error}"
             );
         }

@@ -23,6 +23,8 @@ mod bulk;
 mod convert;
 mod errors;
 #[cfg(feature = "daemon")]
+mod filter;
+#[cfg(feature = "daemon")]
 mod groups;
 mod handover;
 mod link;

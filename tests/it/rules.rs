@@ -1,6 +1,9 @@
 //! Which way the dependencies point, checked in the source.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 /// Files and directories whose code waits for nothing.
 const PURE: [&str; 6] = [
@@ -64,8 +67,113 @@ fn the_pure_core_imports_no_runtime_and_no_client() {
     }
 }
 
+/// Which modules each module may name: those that it stands on. A new arrow is a decision, and is
+/// written down here.
+const BELOW: [(&str, &[&str]); 17] = [
+    ("aggregate", &["event"]),
+    ("clock", &[]),
+    (
+        "command",
+        &["aggregate", "document", "event", "journal", "projection", "replica"],
+    ),
+    ("config", &["journal", "projection", "projector", "replica"]),
+    ("document", &[]),
+    ("embedded", &[]),
+    ("event", &["document"]),
+    ("health", &["metrics", "projector"]),
+    (
+        "http",
+        &["clock", "config", "health", "metrics", "projector", "replica"],
+    ),
+    ("journal", &["clock", "event", "projection"]),
+    ("metrics", &["journal", "projector", "replica"]),
+    ("panics", &["document"]),
+    ("projection", &["aggregate", "document", "event", "panics", "replica"]),
+    (
+        "projector",
+        &[
+            "clock",
+            "document",
+            "event",
+            "journal",
+            "panics",
+            "projection",
+            "replica",
+        ],
+    ),
+    (
+        "query",
+        &["command", "document", "event", "journal", "projection", "replica"],
+    ),
+    ("replica", &["document", "event", "journal", "projection"]),
+    (
+        "store",
+        &["aggregate", "command", "journal", "projection", "query", "replica"],
+    ),
+];
+
+/// The crate's modules that code names by `crate::`, one a line or in braces.
+fn named(code: &str) -> BTreeSet<&str> {
+    let mut names = BTreeSet::new();
+    let word = |text: &'_ str| text.len() - text.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_').len();
+    for rest in code.split("crate::").skip(1) {
+        let Some(inside) = rest.strip_prefix('{') else {
+            names.insert(&rest[..word(rest)]);
+            continue;
+        };
+        let (mut depth, mut begins) = (0, true);
+        for (at, character) in inside.char_indices() {
+            match character {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' => begins = depth == 0,
+                _ if begins && !character.is_whitespace() => {
+                    names.insert(&inside[at..at + word(&inside[at..])]);
+                    begins = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn modules_stand_on_those_below_them() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for (module, below) in BELOW {
+        let mut files = vec![source.join(format!("{module}.rs"))];
+        if source.join(module).is_dir() && module != "embedded" {
+            rust_files(&source.join(module), &mut files);
+        }
+        // Tests may look at everything.
+        files.retain(|file| {
+            !["test", "simulation"]
+                .iter()
+                .any(|part| file.to_string_lossy().contains(part))
+        });
+        for file in files {
+            let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+            let text = text.split("\nmod tests {").next().unwrap_or_default();
+            let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+            let code = lines.collect::<Vec<_>>().join("\n");
+            for name in named(&code) {
+                let is_module = source.join(format!("{name}.rs")).exists();
+                assert!(
+                    !is_module || name == module || below.contains(&name),
+                    "{}: `{module}` does not stand on `{name}`",
+                    file.display()
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn the_check_finds_what_it_is_for() {
+    let found = named("use crate::{\n    event::{Event, codec},\n    query,\n};\ncrate::replica::x()");
+    assert_eq!(found, BTreeSet::from(["event", "query", "replica"]));
     assert_eq!(
         offences("use tokio::time;\n// tokio::time is not used\nlet x = 1;").len(),
         1

@@ -6,8 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     aggregate::Aggregate,
-    event::{Revision, Version},
-    query::Token,
+    event::{Revision, Token, Version},
 };
 
 /// A command that was carried out, or had nothing to do. `R` is what its decision replies.

@@ -43,7 +43,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
                     let error = CatchUpError::Unfoldable {
                         stream,
                         revision,
-                        error,
+                        error: error.into(),
                     };
                     return self.unfoldable(None, error);
                 }

@@ -18,7 +18,7 @@ use super::{
     },
     EventStore,
     errors::Doing,
-    sources,
+    filter::{Matcher, resolves_links, whole_name},
     text::link_target,
 };
 use crate::{
@@ -389,7 +389,7 @@ fn check(group: &GroupSpec) -> Result<(), JournalError> {
         }
     }
     if let Source::All(filter) = &group.source {
-        sources::Matcher::new(filter)?;
+        Matcher::new(filter)?;
         let (Filter::StreamPrefix(list) | Filter::KindPrefix(list)) = filter else {
             return Ok(());
         };
@@ -399,16 +399,6 @@ fn check(group: &GroupSpec) -> Result<(), JournalError> {
         }
     }
     Ok(())
-}
-
-/// Whether a source consists of links to the events that are meant.
-pub(super) fn resolves_links(source: &Source) -> bool {
-    match source {
-        Source::Category(_) => true,
-        // `$et-…`, `$bc-…` and the like.
-        Source::Stream(stream) => stream.starts_with('$'),
-        Source::All(_) => false,
-    }
 }
 
 fn settings<P>(group: &GroupSpec, strategy: SystemConsumerStrategy) -> PersistentSubscriptionSettings<P> {
@@ -520,7 +510,7 @@ fn server_filter(filter: &Filter) -> SubscriptionFilter {
             SubscriptionFilter::on_event_type(),
             list.iter().map(ToString::to_string).collect(),
         ),
-        Filter::StreamRegex(regex) => SubscriptionFilter::on_stream_name().regex(sources::whole_name(regex)),
+        Filter::StreamRegex(regex) => SubscriptionFilter::on_stream_name().regex(whole_name(regex)),
         Filter::KindRegex(regex) => SubscriptionFilter::on_event_type().regex(regex),
     }
     .max(FILTER_WINDOW)

@@ -12,7 +12,7 @@ use eventstore::{GenericProjectionOptions, ProjectionClient};
 use super::{
     super::{JournalError, feed::Head},
     EventStore,
-    sources::Matcher,
+    filter::Matcher,
 };
 use crate::projection::Source;
 

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use uuid::Uuid;
 
-use crate::event::Version;
+use super::Version;
 
 /// A point that an answer must have reached. As text: `stream@version:event`, in printable ASCII,
 /// so that it travels in an HTTP header as it is; `stream@version`, as tokens were, is read too.
