@@ -1176,10 +1176,14 @@ impl Lane {
         }
     }
 
-    /// Folds from the first readable event; what was folded so far is replaced when that is done.
+    /// Folds from the first readable event; what was folded so far is replaced when that is done. A mark
+    /// is tried with it.
     fn start_anew(&mut self) {
         let fold = self.rules.fold.clone();
-        self.known().restart(&*fold);
+        let base = self.known();
+        let marked = base.header.quarantine.take().is_some();
+        base.restart(&*fold);
+        self.retrying |= marked;
         self.administrative = Some(PutKind::Repair);
         self.run = None;
         self.unreadable = None;
@@ -1475,7 +1479,7 @@ impl Lane {
             ..run
         });
         self.read_wanted = false;
-        self.heed_deletion_again();
+        self.heed_again();
         // What is folded in place of a state that cannot be read does not replace it half done.
         let keeps = self.known().falls_short();
         self.poisoned(blamed, error, error.class());
@@ -1484,7 +1488,7 @@ impl Lane {
 
     /// Quarantines an event, on what is stored as it is.
     fn marked_as_stored(&mut self, at: Revision, error: &FoldError) -> Body {
-        self.heed_deletion_again();
+        self.heed_again();
         self.back_to_stored();
         self.poisoned(at, error, error.class());
         if self.known().stored.is_some() {
@@ -1494,11 +1498,10 @@ impl Lane {
         }
     }
 
-    /// A mark takes a deletion's place in the put; its notice is heeded behind it.
-    fn heed_deletion_again(&mut self) {
-        if self.administrative == Some(PutKind::Deletion) {
-            self.hints.append(&mut self.acting);
-        }
+    /// A mark takes the place of what was to be put, and how the stream stands was seen before: what asked
+    /// for that is heeded behind it, for a deletion, or a life that followed one, ends the mark.
+    fn heed_again(&mut self) {
+        self.hints.append(&mut self.acting);
     }
 
     /// Whether what an administrative put says leaves the stored state and its version as they are; the

@@ -224,7 +224,10 @@ impl World {
             .map(|fingerprint| {
                 let rules = Arc::new(Rules {
                     fold: Arc::new(Collect(fingerprint)),
-                    form: Arc::new(|_: &str, _: &Header, encoded: Encoded| {
+                    form: Arc::new(|_: &str, header: &Header, encoded: Encoded| {
+                        if header.event.as_ref().is_some_and(|event| &*event.kind == "Heavy") {
+                            return Err(FoldError::Unstorable("it is too large".into()));
+                        }
                         Ok(Body::Native {
                             view: encoded.view,
                             fold: None,
@@ -738,6 +741,12 @@ impl World {
         Ok(())
     }
 
+    /// Where the life after the last deletion began.
+    fn last_life(&self) -> Option<u64> {
+        let deleted = self.entries.iter().rposition(Option::is_none)?;
+        self.entries[deleted..].iter().flatten().next().copied()
+    }
+
     /// Delivers what is left until nothing is, as a group does.
     fn finish(&mut self) -> Result<(), TestCaseError> {
         // The old task leaves, as in a rolling deployment; the new one sees the stream once more.
@@ -775,6 +784,17 @@ impl World {
         {
             return Ok(());
         }
+        if let Some(mark) = &header.quarantine
+            && self.kinds.get(mark.at as usize) == Some(&Kind::Heavy)
+            && !self.deleted
+        {
+            // Nobody can store what that event makes: it waits there, if this is still its life.
+            let life = self.last_life().unwrap_or(0);
+            prop_assert!(mark.at >= life, "a mark on {} outlived its life", mark.at);
+            prop_assert!(header.version < Some(mark.at), "what is marked is in the replica");
+            prop_assert!(self.noted.is_some() || self.wiped, "a mark is not noted");
+            return Ok(());
+        }
         prop_assert_eq!(&header.quarantine, &None, "a mark is left");
         prop_assert_eq!(self.noted, None, "a note is left of a mark that has ended");
         prop_assert!(self.orphaned.as_ref().is_none_or(BTreeSet::is_empty), "a debt is left");
@@ -788,11 +808,7 @@ impl World {
                 "the replica is not the whole stream's"
             );
             if self.on_revival == OnRevival::Restart && !self.wiped && self.entries.contains(&None) {
-                let first_after = self
-                    .entries
-                    .iter()
-                    .rposition(Option::is_none)
-                    .and_then(|i| self.entries[i..].iter().flatten().next().copied());
+                let first_after = self.last_life();
                 prop_assert!(
                     Some(header.first) >= first_after,
                     "did not start anew after the last deletion: {:?} < {:?}",
@@ -909,13 +925,13 @@ fn rest(world: &mut World, task: usize) {
     }
 }
 
-/// From here on a task cannot store what is refused.
-fn refuses(world: &mut World, task: usize, refused: impl Fn(&Header, &Document) -> bool + Send + Sync + 'static) {
+/// From here on a task cannot store states that are refused.
+fn refuses(world: &mut World, task: usize, refused: fn(&Document) -> bool) {
     let task = &mut world.tasks[task];
     let mut rules = (*task.rules).clone();
     let form = rules.form.clone();
     rules.form = Arc::new(move |stream: &str, header: &Header, encoded: Encoded| {
-        if refused(header, &encoded.view) {
+        if refused(&encoded.view) {
             return Err(FoldError::Unstorable("it is too large".into()));
         }
         form(stream, header, encoded)
@@ -929,9 +945,6 @@ fn refuses(world: &mut World, task: usize, refused: impl Fn(&Header, &Document) 
 #[test]
 fn a_deletion_that_came_with_an_event_that_cannot_be_stored_is_not_lost() {
     let mut world = World::new(OnDeletion::Keep, OnRevival::Continue, true);
-    refuses(&mut world, 0, |header, _| {
-        header.event.as_ref().is_some_and(|event| &*event.kind == "Heavy")
-    });
     world.run(&Op::Append(Kind::Put)).unwrap();
     world.deliver(0, 0);
     rest(&mut world, 0);
@@ -958,7 +971,7 @@ fn a_deletion_that_came_with_an_event_that_cannot_be_stored_is_not_lost() {
 fn a_deletion_is_stored_by_code_that_cannot_store_the_state() {
     for with_an_event in [false, true] {
         let mut world = World::new(OnDeletion::Keep, OnRevival::Restart, true);
-        refuses(&mut world, 0, |_, view| numbers(view).unwrap().len() > 1);
+        refuses(&mut world, 0, |view| numbers(view).unwrap().len() > 1);
         for entry in 0..2 {
             world.run(&Op::Append(Kind::Put)).unwrap();
             world.deliver(1, entry);
@@ -992,6 +1005,49 @@ fn a_deletion_is_stored_by_code_that_cannot_store_the_state() {
             (false, None, began, Some(began))
         );
     }
+}
+
+/// The deletion and the life after it were looked at between the fold and its put, which marked an event
+/// of the life before: nothing was left that could have ended the mark.
+#[test]
+fn a_mark_that_is_made_after_a_look_does_not_outlive_its_life() {
+    let step = Op::Step {
+        task: 0,
+        lose_reply: false,
+    };
+    let mut ops = vec![Op::Append(Kind::Put), Op::Append(Kind::Put), Op::Truncate(1)];
+    ops.extend([
+        Op::Append(Kind::Heavy),
+        Op::Deliver { task: 0, pick: 0 },
+        step.clone(),
+        step,
+    ]);
+    ops.extend([Op::Append(Kind::Put), Op::Delete, Op::Append(Kind::Put)]);
+    scenario(&ops, OnDeletion::Keep, OnRevival::Continue, true).unwrap();
+}
+
+/// Under `restart` a marked stream that was found to begin later is folded anew: beyond the mark, which
+/// used to stay and to settle whatever came from then on.
+#[test]
+fn a_mark_ends_with_the_life_that_is_folded_anew() {
+    let mut world = World::new(OnDeletion::Keep, OnRevival::Restart, true);
+    for (entry, kind) in [Kind::Put, Kind::Put, Kind::Heavy].into_iter().enumerate() {
+        world.append(kind);
+        world.deliver(0, entry);
+        rest(&mut world, 0);
+    }
+    let mark = world.stored.as_ref().unwrap().header.quarantine.clone();
+    assert_eq!(mark.map(|mark| mark.at), Some(2));
+    world.run(&Op::Truncate(1)).unwrap();
+    world.append(Kind::Put);
+    let token = world.next_token;
+    world.tasks[0].lane.deliver(token, Arrival::Moved, false);
+    rest(&mut world, 0);
+    let header = &world.stored.as_ref().unwrap().header;
+    assert_eq!(
+        (header.first, header.version, header.quarantine.clone()),
+        (1, Some(3), None)
+    );
 }
 
 fn raw(revision: Revision) -> RawEvent {
