@@ -10,7 +10,7 @@ use crate::support::{
     eventstore::client_of,
     node::until,
     process::{Daemon, World},
-    raw::{AppendOptions, BatchReq, Expect, Id, Proposed, Raw},
+    raw::{AppendOptions, BatchReq, Expect, GroupReadOptions, GroupReadReq, Id, Name, Proposed, Raw, next},
 };
 
 /// Bytes of one event: close to what one append may hold.
@@ -56,7 +56,7 @@ async fn unfinished_appends_of_a_batch_have_a_bound_in_bytes_and_in_time() {
     let mut answers: tonic::Streaming<crate::support::raw::BatchResp> = raw.open(path, open).await.unwrap();
     // Each ends as it does on a real node: its time is over.
     for _ in 0..UNFINISHED {
-        let answer = crate::support::raw::next(&mut answers).await.unwrap();
+        let answer = next(&mut answers).await.unwrap();
         let error = answer.error.unwrap();
         assert_eq!((error.code, error.message.as_str()), (4, "Timeout"));
         assert_eq!(answer.stream.unwrap().text(), "s");
@@ -66,7 +66,7 @@ async fn unfinished_appends_of_a_batch_have_a_bound_in_bytes_and_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn groups_share_what_they_hold() {
+async fn groups_and_their_consumers_share_what_they_hold() {
     const GROUPS: usize = 200;
     let (stack, address, connection) = stack().await;
     let raw = Raw::connect(address).await;
@@ -92,4 +92,32 @@ async fn groups_share_what_they_hold() {
     .await;
     let held = peak(&stack) - before;
     assert!(held < 90_000_000, "{held} bytes for {GROUPS} groups with one event");
+    // Every other one reads what it is sent; the rest stand, with the event on its way to them, on a
+    // connection that takes no more of it.
+    let standing = Raw::connect(address).await;
+    let mut consumers = Vec::new();
+    for n in 0..GROUPS {
+        let options = GroupReadOptions {
+            stream: Some(Name::new("s")),
+            group: format!("g-{n}"),
+            buffer: 10,
+        };
+        let reading = GroupReadReq {
+            options: Some(options),
+            ack: None,
+            nack: None,
+        };
+        let open = futures::StreamExt::chain(futures::stream::iter([reading]), futures::stream::pending());
+        let reads = n % 2 == 0;
+        let connection = if reads { &raw } else { &standing };
+        let mut consumer = connection.consume(open).await.unwrap();
+        if reads {
+            assert!(next(&mut consumer).await.unwrap().confirmation.is_some());
+            let event = next(&mut consumer).await.unwrap().event.unwrap();
+            assert_eq!(event.event.unwrap().data.len(), LARGE);
+        }
+        consumers.push(consumer);
+    }
+    let held = peak(&stack) - before;
+    assert!(held < 90_000_000, "{held} bytes for {GROUPS} consumers of one event");
 }

@@ -87,6 +87,7 @@
 
 mod about;
 mod access;
+mod answers;
 mod deadline;
 mod encode;
 mod faults;

@@ -10,22 +10,21 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{BufMut as _, Bytes};
 use futures::future::BoxFuture;
-use prost::Message;
 use tonic::{
     Request, Response, Status, Streaming,
     body::BoxBody,
-    codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder, ProstCodec},
+    codec::ProstCodec,
     codegen::{Body, StdError},
     server::{Grpc, NamedService},
 };
 
 use super::{
     access::Identity,
+    answers,
     node::Node,
     reset,
-    wire::{AppendReq, BatchAppendReq, BatchAppendResp, DeleteReq, ReadReq, StreamIdentifier},
+    wire::{AppendReq, BatchAppendReq, BatchAppendResp, DeleteReq, StreamIdentifier},
 };
 
 /// What one message may hold: what EventStoreDB's log takes as one record, 16 MiB less what surrounds it.
@@ -54,62 +53,6 @@ impl NamedService for Streams {
     const NAME: &'static str = "event_store.client.streams.Streams";
 }
 
-/// Messages that are encoded already go out as they are.
-#[derive(Debug)]
-pub(super) struct EncodedCodec<Req>(std::marker::PhantomData<fn() -> Req>);
-
-impl<Req> Default for EncodedCodec<Req> {
-    fn default() -> Self {
-        Self(std::marker::PhantomData)
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct Copies;
-
-impl Encoder for Copies {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.put(item);
-        Ok(())
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::default()
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct Parses<Req>(std::marker::PhantomData<fn() -> Req>);
-
-impl<Req: Message + Default> Decoder for Parses<Req> {
-    type Item = Req;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Req>, Status> {
-        Req::decode(from)
-            .map(Some)
-            .map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
-impl<Req: Message + Default + 'static> Codec for EncodedCodec<Req> {
-    type Encode = Bytes;
-    type Decode = Req;
-    type Encoder = Copies;
-    type Decoder = Parses<Req>;
-
-    fn encoder(&mut self) -> Copies {
-        Copies
-    }
-
-    fn decoder(&mut self) -> Parses<Req> {
-        Parses(std::marker::PhantomData)
-    }
-}
-
 fn identity<T>(request: &Request<T>) -> Identity {
     request.extensions().get::<Identity>().cloned().unwrap_or_default()
 }
@@ -133,17 +76,12 @@ where
         Box::pin(async move {
             Ok(match method.as_str() {
                 "Read" => {
-                    let service = tower::service_fn(move |request: Request<ReadReq>| {
-                        let node = Arc::clone(&node);
-                        let identity = identity(&request);
-                        async move {
-                            read::read(node, identity, request.into_inner())
-                                .await
-                                .map(Response::new)
-                        }
-                    });
-                    let mut grpc = Grpc::new(EncodedCodec::<ReadReq>::default()).max_decoding_message_size(MAX_MESSAGE);
-                    reset::answer(grpc.server_streaming(service, request).await)
+                    let identity = request.extensions().get().cloned().unwrap_or_default();
+                    let replies = match answers::request(request, MAX_MESSAGE).await {
+                        Ok(asked) => read::read(node, identity, asked).await,
+                        Err(refused) => Err(refused),
+                    };
+                    reset::answer(answers::answer(replies))
                 }
                 "Append" => {
                     let service = tower::service_fn(move |request: Request<Streaming<AppendReq>>| {

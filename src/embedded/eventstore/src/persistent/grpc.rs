@@ -7,10 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use futures::Stream;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tonic::body::BoxBody;
@@ -34,10 +32,11 @@ use super::wire::{
     ReplayReq, WireUuid,
 };
 use crate::access::{Identity, Right};
-use crate::encode::{Encoder, Encoding, Positions};
+use crate::answers::{self, Replies};
+use crate::encode::{Encoding, Positions, Reply};
 use crate::faults::{Disturbance, End as Ending, Faults};
 use crate::node::Node;
-use crate::streams::EncodedCodec;
+use crate::streams::MAX_MESSAGE;
 
 /// What a connection is called that does not say.
 const UNNAMED: &str = "<unknown>";
@@ -138,9 +137,11 @@ where
                 "ReplayParked" => unary!(request, caller, replay),
                 "RestartSubsystem" => unary!(request, caller, restart),
                 "Read" => {
-                    let service =
-                        tower::service_fn(move |request: Request<Streaming<ReadReq>>| read(caller.clone(), request));
-                    Grpc::new(EncodedCodec::default()).streaming(service, request).await
+                    let replies = match answers::requests(request, MAX_MESSAGE) {
+                        Ok(request) => read(caller, request).await,
+                        Err(refused) => Err(refused),
+                    };
+                    answers::answer(replies)
                 }
                 _ => crate::status::unimplemented(&path),
             })
@@ -239,9 +240,7 @@ fn no_options() -> Status {
     GroupError::Invalid("the request has no options".to_owned()).into()
 }
 
-type Consumed = BoxStream<'static, Result<Bytes, Status>>;
-
-async fn read(caller: Caller, request: Request<Streaming<ReadReq>>) -> Result<Response<Consumed>, Status> {
+async fn read(caller: Caller, request: Request<Streaming<ReadReq>>) -> Result<(Encoding, Replies), Status> {
     let (metadata, _, mut inbound) = request.into_parts();
     let first = inbound.message().await?;
     let options = first.and_then(|first| first.options).ok_or_else(no_options)?;
@@ -272,28 +271,28 @@ async fn read(caller: Caller, request: Request<Streaming<ReadReq>>) -> Result<Re
         .await?;
     let consumer = Consumer { connected, queued };
     tokio::spawn(listen(inbound, consumer.connected.commands.clone()));
-    let encoder = Encoder::new(Encoding {
+    let encoding = Encoding {
         text_ids: options.uuid.is_some_and(|uuid| uuid.text.is_some()),
         positions: Positions::Source,
-    });
+    };
     let faults = Arc::clone(&caller.node.faults);
     let group = options.group;
-    let deliver = deliver(consumer, records, encoder, (source, group), faults, (cut, ends));
-    Ok(Response::new(Box::pin(deliver)))
+    let deliver = deliver(consumer, records, (source, group), faults, (cut, ends));
+    Ok((encoding, Box::pin(deliver)))
 }
 
 /// What a consumer gets, until the end.
 fn deliver(
     consumer: Consumer,
     mut records: mpsc::UnboundedReceiver<Outbound>,
-    mut encoder: Encoder,
     (source, group): (String, String),
     faults: Arc<Faults>,
     (mut cut, mut ends): (watch::Receiver<u64>, watch::Receiver<(u64, Ending)>),
-) -> impl Stream<Item = Result<Bytes, Status>> + Send {
+) -> impl Stream<Item = Result<Reply, Status>> + Send {
     async_stream::stream! {
         let confirmation = Confirmation { subscription_id: format!("{source}::{group}") };
-        yield Ok(ReadResp { event: None, confirmation: Some(confirmation) }.encode_to_vec().into());
+        let confirmation = ReadResp { event: None, confirmation: Some(confirmation) };
+        yield Ok(Reply::Said(confirmation.encode_to_vec().into()));
         loop {
             let outbound = tokio::select! {
                 biased;
@@ -317,7 +316,7 @@ fn deliver(
                         disturb(&mut batch, how);
                     }
                     for (resolved, retry_count) in batch {
-                        yield Ok(encoder.event(&resolved, Some(retry_count)));
+                        yield Ok(Reply::Event((*resolved).clone(), Some(retry_count)));
                     }
                 }
                 Some(Outbound::End(End::Dropped)) | None => {

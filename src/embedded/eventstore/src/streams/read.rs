@@ -2,12 +2,12 @@
 //! and in order, says when it has caught up, and never ends without an error status (clients take a
 //! clean end for a reason to spin or to panic).
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
 use async_stream::try_stream;
 use bytes::Bytes;
 use chrono::Utc;
-use futures::{Stream, StreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use prost::Message as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,8 @@ use uuid::Uuid;
 
 use crate::{
     access::{Identity, Right},
-    encode::{Encoder, Encoding, Positions},
+    answers::Replies,
+    encode::{Encoding, Positions, Reply},
     faults::End,
     log::{AllAsk, BRIEF, Direction, Matcher, StreamAsk, StreamPage, StreamRead},
     node::Node,
@@ -38,9 +39,6 @@ const WINDOW: usize = 2_000;
 const READ_BATCH: usize = 32;
 /// EventStoreDB's filter window when the client asks for `count`.
 const COUNT_WINDOW: u32 = 32;
-
-/// What a read sends, encoded.
-pub(super) type Replies = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
 
 /// Where a read begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,11 +88,11 @@ fn matcher(options: &FilterOptions) -> Result<Matcher, Status> {
     Matcher::new(&filter).map_err(|error| Status::invalid_argument(format!("the filter's pattern: {error}")))
 }
 
-fn message(response: &ReadResp) -> Bytes {
-    response.encode_to_vec().into()
+fn message(response: &ReadResp) -> Reply {
+    Reply::Said(response.encode_to_vec().into())
 }
 
-fn confirmation() -> Bytes {
+fn confirmation() -> Reply {
     message(&ReadResp {
         confirmation: Some(Confirmation {
             subscription_id: Uuid::new_v4().to_string(),
@@ -113,7 +111,7 @@ fn now() -> Time {
 }
 
 /// To a stream: it has been told up to this revision, if to any.
-fn caught_up(revision: Option<u64>) -> Bytes {
+fn caught_up(revision: Option<u64>) -> Reply {
     message(&ReadResp {
         caught_up: Some(CaughtUp {
             at: Some(now()),
@@ -125,7 +123,7 @@ fn caught_up(revision: Option<u64>) -> Bytes {
 }
 
 /// To `$all`: it has been told up to here, if to anywhere.
-fn caught_up_at(place: Option<Reached>) -> Bytes {
+fn caught_up_at(place: Option<Reached>) -> Reply {
     message(&ReadResp {
         caught_up: Some(CaughtUp {
             at: Some(now()),
@@ -136,7 +134,7 @@ fn caught_up_at(place: Option<Reached>) -> Bytes {
     })
 }
 
-fn checkpoint(place: Reached) -> Bytes {
+fn checkpoint(place: Reached) -> Reply {
     let Reached { commit, prepare } = place;
     message(&ReadResp {
         checkpoint: Some(Checkpoint {
@@ -149,18 +147,20 @@ fn checkpoint(place: Reached) -> Bytes {
 }
 
 /// `Streams.Read`. What fails before its first message fails as a whole: no answer has begun.
-pub(super) async fn read(node: Arc<Node>, identity: Identity, request: ReadReq) -> Result<Replies, Status> {
-    let mut replies = begin(node, identity, request).await?;
-    Ok(match replies.next().await {
-        Some(first) => Box::pin(stream::iter([Ok(first?)]).chain(replies)),
-        None => Box::pin(stream::empty()),
-    })
-}
-
-async fn begin(node: Arc<Node>, identity: Identity, request: ReadReq) -> Result<Replies, Status> {
+pub(super) async fn read(node: Arc<Node>, identity: Identity, request: ReadReq) -> Result<(Encoding, Replies), Status> {
     let options = request
         .options
         .ok_or_else(|| Status::invalid_argument("the request has no options"))?;
+    let encoding = encoding(&options)?;
+    let mut replies = begin(node, identity, options).await?;
+    let replies: Replies = match replies.next().await {
+        Some(first) => Box::pin(stream::iter([Ok(first?)]).chain(replies)),
+        None => replies,
+    };
+    Ok((encoding, replies))
+}
+
+fn encoding(options: &ReadOptions) -> Result<Encoding, Status> {
     let text_ids = match options.uuid.map(|uuid| (uuid.text, uuid.structured)) {
         Some((Some(_), _)) => true,
         Some((None, Some(_))) => false,
@@ -170,15 +170,18 @@ async fn begin(node: Arc<Node>, identity: Identity, request: ReadReq) -> Result<
             ));
         }
     };
+    Ok(Encoding {
+        text_ids,
+        positions: Positions::Own,
+    })
+}
+
+async fn begin(node: Arc<Node>, identity: Identity, options: ReadOptions) -> Result<Replies, Status> {
     let direction = match options.direction {
         0 => Direction::Forwards,
         1 => Direction::Backwards,
         other => return Err(Status::invalid_argument(format!("{other} is no read direction"))),
     };
-    let encoder = Encoder::new(Encoding {
-        text_ids,
-        positions: Positions::Own,
-    });
     let subscribes = options.subscription.is_some();
     if options.count.is_none() && !subscribes {
         return Err(Status::invalid_argument(
@@ -212,9 +215,9 @@ async fn begin(node: Arc<Node>, identity: Identity, request: ReadReq) -> Result<
                         resolve_links: options.resolve_links,
                         live: false,
                     };
-                    read_stream(node, ask, from, count, compatible, encoder).await
+                    read_stream(node, ask, from, count, compatible).await
                 }
-                None => Ok(subscribe_to_stream(node, stream, from, options.resolve_links, encoder)),
+                None => Ok(subscribe_to_stream(node, stream, from, options.resolve_links)),
             }
         }
         (None, Some(all)) => {
@@ -243,10 +246,10 @@ async fn begin(node: Arc<Node>, identity: Identity, request: ReadReq) -> Result<
                         "Invalid position: {position} is beyond the end of the log"
                     )));
                 }
-                return Ok(read_all(node, ask, from, count, encoder));
+                return Ok(read_all(node, ask, from, count));
             }
             let interval = options.filter.as_ref().map(interval).transpose()?;
-            Ok(subscribe_to_all(node, ask, from, interval, encoder))
+            Ok(subscribe_to_all(node, ask, from, interval))
         }
         (None, None) => Err(Status::invalid_argument(
             "the request names neither a stream nor `$all`",
@@ -304,7 +307,6 @@ async fn read_stream(
     from: From,
     count: u64,
     compatible: bool,
-    mut encoder: Encoder,
 ) -> Result<Replies, Status> {
     ask.from = match (from, ask.direction) {
         (From::End, Direction::Forwards) => {
@@ -346,8 +348,8 @@ async fn read_stream(
                     }
                     first_page = false;
                     left -= page.records.len() as u64;
-                    for resolved in &page.records {
-                        yield encoder.event(resolved, None);
+                    for resolved in page.records {
+                        yield resolved.into();
                     }
                     if page.end || left == 0 {
                         if compatible {
@@ -395,7 +397,7 @@ fn firsts(start: u64, count: u64, page: &StreamPage) -> Vec<u64> {
     }
 }
 
-fn read_all(node: Arc<Node>, mut ask: AllAsk, from: From, count: u64, mut encoder: Encoder) -> Replies {
+fn read_all(node: Arc<Node>, mut ask: AllAsk, from: From, count: u64) -> Replies {
     ask.from = match from {
         From::Start => 0,
         From::End => u64::MAX,
@@ -408,11 +410,11 @@ fn read_all(node: Arc<Node>, mut ask: AllAsk, from: From, count: u64, mut encode
         while left > 0 {
             ask.count = PAGE.min(usize::try_from(left).unwrap_or(PAGE));
             let page = node.log.all(ask.clone()).await?;
-            for resolved in &page.records {
+            for resolved in page.records {
                 if ask.direction == Direction::Forwards && resolved.original().is_some_and(|one| one.commit >= end) {
                     return;
                 }
-                yield encoder.event(resolved, None);
+                yield resolved.into();
                 left -= 1;
             }
             if page.end || (ask.direction == Direction::Forwards && page.next >= end) {
@@ -489,13 +491,7 @@ impl Waiting {
     }
 }
 
-fn subscribe_to_stream(
-    node: Arc<Node>,
-    stream: Arc<str>,
-    from: From,
-    resolve_links: bool,
-    mut encoder: Encoder,
-) -> Replies {
+fn subscribe_to_stream(node: Arc<Node>, stream: Arc<str>, from: From, resolve_links: bool) -> Replies {
     let mut waiting = Waiting::new(&node);
     Box::pin(try_stream! {
         let last = node.log.bounds(stream.to_string()).await?.1.checked_sub(1);
@@ -541,20 +537,21 @@ fn subscribe_to_stream(
                         let tombstone = if live { node.log.tombstone(Arc::clone(&stream)).await? } else { None };
                         if let Some(tombstone) = tombstone {
                             let event = Some(Arc::new(tombstone));
-                            yield encoder.event(&Resolved { event, link: None }, None);
+                            yield Resolved { event, link: None }.into();
                         }
                         Err(status::stream_deleted(&stream))?;
                     }
                     StreamRead::Page(page) => {
-                        for resolved in &page.records {
+                        let full = page.records.len() >= PAGE;
+                        for resolved in page.records {
                             told = resolved.original().map(|one| one.revision).or(told);
-                            yield encoder.event(resolved, None);
+                            yield resolved.into();
                         }
                         // At the end, what is written next is next, whatever the metadata hides.
                         next = if page.end { next.max(page.last + 1) } else { page.next };
                         if !page.end {
                             // Further behind than a page: it catches up again.
-                            live &= page.records.len() < PAGE;
+                            live &= !full;
                             continue;
                         }
                     }
@@ -609,13 +606,7 @@ fn is_news(place: Option<Reached>, told: &mut Option<Reached>) -> Option<Reached
 /// A subscription to `$all`, filtered where there is an interval of checkpoints. First it catches up
 /// with the log as it was when it began, in pages of EventStoreDB's size, for it is at their ends that
 /// checkpoints come; then it counts what is written, taken or not, from there on.
-fn subscribe_to_all(
-    node: Arc<Node>,
-    mut ask: AllAsk,
-    from: From,
-    interval: Option<Interval>,
-    mut encoder: Encoder,
-) -> Replies {
+fn subscribe_to_all(node: Arc<Node>, mut ask: AllAsk, from: From, interval: Option<Interval>) -> Replies {
     let mut waiting = Waiting::new(&node);
     Box::pin(try_stream! {
         let mut head = node.log.head();
@@ -640,11 +631,11 @@ fn subscribe_to_all(
                     }
                     let began = Some(Reached::before(ask.from));
                     let page = node.log.all(ask.clone()).await?;
-                    for resolved in &page.records {
+                    for resolved in page.records {
                         let at = resolved.original().map(|one| one.commit);
                         if at <= head && reached < at.map(Reached::with) {
                             reached = at.map(Reached::with);
-                            yield encoder.event(resolved, None);
+                            yield resolved.into();
                         }
                     }
                     considered += page.scanned as u64;
@@ -681,12 +672,13 @@ fn subscribe_to_all(
                 let due = interval.as_ref().map(|interval| interval.every.saturating_sub(considered).max(1));
                 ask.window = due.and_then(|due| usize::try_from(due).ok()).map_or(WINDOW, |due| due.min(WINDOW));
                 let page = node.log.all(ask.clone()).await?;
-                for resolved in &page.records {
+                let full = page.records.len() >= PAGE;
+                for resolved in page.records {
                     let at = resolved.original().map(|one| Reached::with(one.commit));
                     // What lies before the place where the client began is passed over.
                     if reached < at {
                         reached = at;
-                        yield encoder.event(resolved, None);
+                        yield resolved.into();
                     }
                 }
                 ask.from = page.next;
@@ -700,7 +692,7 @@ fn subscribe_to_all(
                     }
                 }
                 if !page.end {
-                    if page.records.len() >= PAGE {
+                    if full {
                         // Further behind than a page: it catches up again.
                         break;
                     }
