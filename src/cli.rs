@@ -196,6 +196,18 @@ enum Command {
     Redrive(redrive::Args),
 }
 
+impl Command {
+    /// Whether it folds, and may mark a replica with the fingerprint of its code.
+    fn folds(&self) -> bool {
+        match self {
+            Self::Run(_) | Self::Redrive(_) => true,
+            #[cfg(feature = "embedded")]
+            Self::Dev(_) => true,
+            _ => false,
+        }
+    }
+}
+
 /// What every command gets.
 struct Context {
     settings: Settings,
@@ -324,9 +336,8 @@ fn start(cli: Cli, build: impl FnOnce(Registry) -> Result<Registry, RegistryErro
     }
     telemetry::install(&log).map_err(|error| Failure::to(Exit::Usage, &error))?;
     panics::log_them();
-    let asks = matches!(&command, Command::Health(_) | Command::Status(_));
-    // Reading the executable is too much for a question asked every few seconds.
-    let fingerprint = if asks { String::new() } else { fingerprint() };
+    // Of a large executable, reading it would be most of what a short command takes, and of a stack's start.
+    let fingerprint = if command.folds() { fingerprint() } else { String::new() };
     let registry = build(Registry::new(fingerprint))?;
     let registry = if cli.common.demo {
         demo::add(registry)?

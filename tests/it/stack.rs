@@ -40,6 +40,20 @@ async fn what_it_prints_is_all_that_others_need() {
     assert!(status.success(), "{log}");
 }
 
+/// An executable with its debug information is larger than all else that is read at a start.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn it_starts_without_reading_its_own_executable() {
+    let (stack, _) = stack(&[]).await;
+    let told = std::fs::read_to_string(format!("/proc/{}/io", stack.id())).unwrap();
+    let read = told.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap();
+    let executable = std::fs::metadata(env!("CARGO_BIN_EXE_projector")).unwrap().len();
+    assert!(
+        read.parse::<u64>().unwrap() < executable / 4,
+        "{told} of {executable} bytes"
+    );
+}
+
 /// What the guide says step by step, with what `stack` prints and nothing else. This binary has no
 /// `Loan` in its code: the settings make one.
 #[tokio::test(flavor = "multi_thread")]
