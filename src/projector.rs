@@ -6,8 +6,7 @@
 pub mod lane;
 pub mod meter;
 
-#[cfg(feature = "daemon")]
-pub mod bases;
+pub mod batching;
 #[cfg(feature = "daemon")]
 pub mod effects;
 #[cfg(feature = "daemon")]
@@ -17,7 +16,7 @@ mod held;
 #[cfg(feature = "daemon")]
 pub mod lag;
 #[cfg(feature = "daemon")]
-pub mod pace;
+pub mod replica_cache;
 #[cfg(feature = "daemon")]
 pub mod session;
 #[cfg(all(test, feature = "daemon"))]
@@ -29,6 +28,7 @@ pub mod session;
 mod simulation;
 #[cfg(feature = "daemon")]
 pub mod status;
-pub mod thrift;
 #[cfg(feature = "daemon")]
 mod told;
+#[cfg(feature = "daemon")]
+pub mod write_limit;

@@ -10,38 +10,38 @@ use eventstore::{
 };
 
 use self::{
+    connection::{Factory, Failure},
     convert::raw_event,
+    encoding::DELETED,
     errors::Doing,
-    link::{Factory, Failure},
-    text::DELETED,
 };
 use super::{Appended, Expected, Journal, JournalError, NewEvent, Newest, Presence, ReadLimit, Slice, Standing};
 use crate::event::Revision;
 
 #[cfg(feature = "daemon")]
-mod bulk;
+mod category_lag;
+mod client_settings;
+mod connection;
 mod convert;
+mod encoding;
 mod errors;
 #[cfg(feature = "daemon")]
 mod filter;
 #[cfg(feature = "daemon")]
 mod groups;
-mod handover;
-mod link;
+#[cfg(feature = "daemon")]
+mod import;
 mod nodelay;
 mod settings;
 #[cfg(feature = "daemon")]
 mod sources;
 #[cfg(feature = "daemon")]
-mod stall;
-#[cfg(feature = "daemon")]
 mod subscription;
-mod text;
 
 #[cfg(feature = "daemon")]
-pub use bulk::Importing;
-#[cfg(feature = "daemon")]
 pub use groups::{Parked, pinned_is_safe};
+#[cfg(feature = "daemon")]
+pub use import::Importing;
 pub use settings::{DEFAULT_IDLE_RENEW, DEFAULT_OPERATION_TIMEOUT, EsdbSettings, SettingsError, redacted};
 #[cfg(feature = "daemon")]
 pub use subscription::GroupSubscription;
@@ -90,7 +90,7 @@ impl EventStore {
     ///
     /// Outside a tokio runtime, as every call here.
     pub async fn connect(&self) -> Result<Server, JournalError> {
-        let link = tokio::time::timeout(self.factory.operation_timeout, self.factory.link())
+        let connection = tokio::time::timeout(self.factory.operation_timeout, self.factory.connection())
             .await
             .unwrap_or_else(|_| {
                 Err(JournalError::Unavailable(format!(
@@ -98,10 +98,10 @@ impl EventStore {
                     self.factory.operation_timeout
                 )))
             })?;
-        let version = link.info.version();
+        let version = connection.info.version();
         Ok(Server {
             version: (version.major(), version.minor(), version.patch()),
-            groups_on_all: link
+            groups_on_all: connection
                 .info
                 .contains_features(eventstore::operations::Features::PERSISTENT_SUBSCRIPITON_TO_ALL),
         })

@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    bases::Bases,
     effects::{Stores, Trouble, sentence},
     lag::{self, Measured, SharedSettled},
     meter::{Count, Level, Meter},
+    replica_cache::ReplicaCache,
     session::{End, Report, Session, Spec},
     status::{LagUnknown, Phase, Status},
     told,
@@ -153,7 +153,7 @@ async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
         table_trouble: Arc::new(Trouble::default()),
         meter: meter.clone(),
     };
-    let bases = Bases::new(cache_bytes);
+    let cache = ReplicaCache::new(cache_bytes);
     let shared = Reporter {
         status,
         asked: Arc::default(),
@@ -172,7 +172,7 @@ async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
     let mut delay = FIRST_DELAY;
     while !stop.is_cancelled() {
         let began = Instant::now();
-        let next = connected(&spec, &feed, &stores, &bases, &shared, &stop).await;
+        let next = connected(&spec, &feed, &stores, &cache, &shared, &stop).await;
         meter.set(Level::SubscriptionUp, 0.0);
         if began.elapsed() >= GOOD_SESSION {
             delay = FIRST_DELAY;
@@ -252,7 +252,7 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
     spec: &Arc<Spec>,
     feed: &F,
     stores: &Stores<J, S>,
-    bases: &Bases,
+    cache: &ReplicaCache,
     shared: &Reporter,
     stop: &CancellationToken,
 ) -> Next {
@@ -262,7 +262,7 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
     shared.settled.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let sub = tokio::select! {
         biased;
-        sub = subscribed(spec, feed, stores, bases, &shared.asked, status) => sub,
+        sub = subscribed(spec, feed, stores, cache, &shared.asked, status) => sub,
         // A store that does not answer must not keep a process that is asked to stop.
         () = stop.cancelled() => return Next::Stopped,
     };
@@ -283,7 +283,7 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
         connection: shared.asked.connected(),
         ..shared.clone()
     };
-    let session = Session::new(spec.clone(), sub, stores.clone(), bases.clone(), report);
+    let session = Session::new(spec.clone(), sub, stores.clone(), cache.clone(), report);
     let end = match tokio::spawn(panics::caught(session.run(stop.clone()))).await {
         Ok(Ok(end)) => end,
         Ok(Err(how)) => End::Panicked(how),
@@ -330,7 +330,7 @@ async fn subscribed<F: Feed, J: Journal, S: ReplicaStore>(
     spec: &Arc<Spec>,
     feed: &F,
     stores: &Stores<J, S>,
-    bases: &Bases,
+    cache: &ReplicaCache,
     asked: &Asked,
     status: &Shared,
 ) -> Result<F::Subscription, Next> {
@@ -362,7 +362,7 @@ async fn subscribed<F: Feed, J: Journal, S: ReplicaStore>(
     if !asked.is_known(table) {
         // Another task may have been first to fill it again: what is remembered of the old one does
         // not cover what is delivered for the new.
-        bases.clear();
+        cache.clear();
     }
     feed.subscribe(&spec.group, spec.buffer)
         .await

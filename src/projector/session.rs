@@ -21,13 +21,13 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::{
-    bases::Bases,
+    batching::Batching,
     effects::{Stores, sentence},
     held::{Deliveries, Record},
     lane::{Arrival, Base, Effect, Lane, Next, Outcome, PutKind, Rules, Token, Verdict},
     meter::{Count, EndReason, LaneState, Level, Meter, Timing},
-    pace::Pace,
-    thrift::Thrift,
+    replica_cache::ReplicaCache,
+    write_limit::WriteLimit,
 };
 use crate::{
     clock,
@@ -206,7 +206,7 @@ pub struct Session<Sub, J, S, R> {
     spec: Arc<Spec>,
     sub: Sub,
     stores: Stores<J, S>,
-    bases: Bases,
+    cache: ReplicaCache,
     report: R,
     lanes: HashMap<Arc<str>, Lane>,
     /// Since when each lane has been at what it is at; kept apart, for figures only.
@@ -230,8 +230,8 @@ pub struct Session<Sub, J, S, R> {
     loading: usize,
     reading: usize,
     writing: usize,
-    pace: Pace,
-    thrift: Thrift,
+    write_limit: WriteLimit,
+    batching: Batching,
     timers: BTreeSet<(Duration, Arc<str>)>,
     acks: Vec<Uuid>,
     parks: Vec<(Uuid, String)>,
@@ -250,14 +250,14 @@ pub struct Session<Sub, J, S, R> {
 
 impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, S, R> {
     /// A session on a fresh connection.
-    pub fn new(spec: Arc<Spec>, sub: Sub, stores: Stores<J, S>, bases: Bases, report: R) -> Self {
+    pub fn new(spec: Arc<Spec>, sub: Sub, stores: Stores<J, S>, cache: ReplicaCache, report: R) -> Self {
         let now = Instant::now();
-        let pace = Pace::new(spec.writes);
+        let write_limit = WriteLimit::new(spec.writes);
         Self {
             spec,
             sub,
             stores,
-            bases,
+            cache,
             report,
             lanes: HashMap::new(),
             since: HashMap::new(),
@@ -276,8 +276,8 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             loading: 0,
             reading: 0,
             writing: 0,
-            pace,
-            thrift: Thrift::default(),
+            write_limit,
+            batching: Batching::default(),
             timers: BTreeSet::new(),
             acks: Vec::new(),
             parks: Vec::new(),
@@ -415,7 +415,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         }
         let age = (clock::now() - delivery.at).to_std().unwrap_or_default();
         // Live, no delivery is behind; on a backlog reading on is for puts that would carry too little.
-        let behind = age >= self.spec.rules.behind_after && self.thrift.wasteful();
+        let behind = age >= self.spec.rules.behind_after && self.batching.wasteful();
         let bytes = match &arrival {
             Arrival::Event(event) => event_bytes(event),
             _ => EVENT_BYTES,
@@ -481,7 +481,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                         self.writing -= 1;
                         self.write_bytes -= bytes;
                         self.forget_read(&stream);
-                        self.pace.answered(self.stores.table_trouble.take_throttles());
+                        self.write_limit.answered(self.stores.table_trouble.take_throttles());
                     }
                 }
                 self.outcome(stream, outcome, now);
@@ -562,7 +562,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
     /// Whether another put would be under way at once. A put is written down when it is, and not
     /// before: what waits takes no more than its events and its state.
     fn may_put(&self) -> bool {
-        self.writing + self.writes.len() < self.pace.limit()
+        self.writing + self.writes.len() < self.write_limit.limit()
     }
 
     fn advance_lane(&mut self, stream: &Arc<str>) -> Option<End> {
@@ -579,7 +579,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             self.settle(verdicts);
             let meter = self.meter();
             meter.count(Count::Applied, tally.applied);
-            self.thrift.folded(tally.applied);
+            self.batching.folded(tally.applied);
             meter.count(Count::SettledWithoutWrite, tally.settled_without_write);
             meter.count(Count::GapReads, tally.gap_reads);
             meter.count(Count::GapEvents, tally.gap_events);
@@ -592,7 +592,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             }
             match next {
                 Next::Do(Effect::Load { fresh: false }) => {
-                    if let Some(mut base) = self.bases.take(&*self.spec.rules.fold, stream) {
+                    if let Some(mut base) = self.cache.take(&*self.spec.rules.fold, stream) {
                         self.meter().count(Count::CacheHit, 1);
                         // Between two sessions the event store may have become another one.
                         if base.session != self.number {
@@ -606,7 +606,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                     self.cold.push_back(stream.clone());
                 }
                 Next::Do(Effect::Put(put, kind)) => {
-                    self.thrift.put();
+                    self.batching.put();
                     if let Some(end) = self.mark(stream, kind, put.header.quarantine.as_ref().map(|m| &*m.reason)) {
                         return Some(end);
                     }
@@ -638,7 +638,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                     let base: Option<Base> = self.lanes.remove(stream).and_then(Lane::into_base);
                     if let Some(mut base) = base {
                         base.session = self.number;
-                        self.bases.keep(&*self.spec.rules.fold, stream.clone(), base);
+                        self.cache.keep(&*self.spec.rules.fold, stream.clone(), base);
                     }
                 }
             }
@@ -744,7 +744,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             }
             self.start(stream, class, effect);
         }
-        while self.writing < self.pace.limit()
+        while self.writing < self.write_limit.limit()
             && let Some((stream, effect)) = self.writes.pop_front()
         {
             self.writing += 1;
@@ -874,8 +874,8 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             meter.set(Level::Lanes(state), f64::from(lanes));
             meter.set(Level::LanesOldestSeconds(state), oldest.as_secs_f64());
         }
-        meter.set(Level::WriteLimit, self.pace.limit() as f64);
-        meter.set(Level::CacheBytes, self.bases.bytes() as f64);
+        meter.set(Level::WriteLimit, self.write_limit.limit() as f64);
+        meter.set(Level::CacheBytes, self.cache.bytes() as f64);
         meter.set(Level::MemoryBytes, self.memory() as f64);
     }
 
@@ -1073,7 +1073,7 @@ mod tests {
             acks: acks.clone(),
         };
         let memory = spec.memory;
-        let session = Session::new(Arc::new(spec), sub, stores, Bases::new(0), Unheard);
+        let session = Session::new(Arc::new(spec), sub, stores, ReplicaCache::new(0), Unheard);
         let stop = CancellationToken::new();
         let running = tokio::spawn(session.run(stop.clone()));
         while *acks.lock().unwrap() < STREAMS {

@@ -14,14 +14,14 @@ use eventstore::ResolvedEvent;
 #[cfg(feature = "daemon")]
 use uuid::Uuid;
 
-use super::text::from_ticks;
+use super::encoding::from_ticks;
 #[cfg(feature = "daemon")]
 use super::{
     super::{
         Unplaced,
         feed::{Delivery, Mark, Said},
     },
-    text::{DELETED, link_target},
+    encoding::{DELETED, link_target},
 };
 use crate::event::RawEvent;
 

@@ -17,9 +17,9 @@ use super::{
         feed::{Ensured, GroupInfo, GroupSpec, Strategy},
     },
     EventStore,
+    encoding::link_target,
     errors::Doing,
     filter::{Matcher, resolves_links, whole_name},
-    text::link_target,
 };
 use crate::{
     event::{RawEvent, Revision},

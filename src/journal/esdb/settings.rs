@@ -5,7 +5,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::text::percent_decode;
+use super::encoding::percent_decode;
 
 /// How EventStoreDB is reached.
 #[derive(Clone, PartialEq, Eq)]

@@ -18,10 +18,10 @@ use super::{
         feed::{Delivery, Head, Mark, Said},
     },
     EventStore,
+    connection::Failure,
     convert::{created, delivery},
     errors::Doing,
     filter::{Matcher, Separation, resolves_links},
-    link::Failure,
     within,
 };
 use crate::projection::Source;

@@ -28,9 +28,9 @@ use super::{
         feed::{Delivery, GroupSpec, Nack, Said, Subscription},
     },
     EventStore,
+    connection::{Connection, Factory, Failure, panic_text},
     convert::delivery,
     errors::{Doing, explain},
-    link::{Factory, Failure, Link, panic_text},
 };
 use crate::projection::Source;
 
@@ -171,7 +171,7 @@ impl EventStore {
             .requires_leader(true);
         let options = &options;
         // A server that is still loading its groups answers nothing at all, so the time is ours.
-        let (connection, link) = self
+        let (subscription, connection) = self
             .factory
             .call_on(Some(self.factory.operation_timeout), |client| async move {
                 if all {
@@ -187,8 +187,8 @@ impl EventStore {
         let queued = Arc::new(Queued::default());
         let task = Task {
             queued: Arc::clone(&queued),
+            subscription,
             connection,
-            link,
             factory: Arc::clone(&self.factory),
             group: group.name.clone(),
             feed,
@@ -207,8 +207,8 @@ impl EventStore {
 
 struct Task {
     queued: Arc<Queued>,
-    connection: PersistentSubscription,
-    link: Arc<Link>,
+    subscription: PersistentSubscription,
+    connection: Arc<Connection>,
     factory: Arc<Factory>,
     group: Arc<str>,
     feed: Arc<str>,
@@ -234,7 +234,7 @@ impl Task {
                 return;
             }
             Ok(End::Error(error)) => {
-                self.factory.judge(&self.link, &error, began);
+                self.factory.judge(&self.connection, &error, began);
                 Failure::Client(error)
             }
             Err(panic) => Failure::Panic(format!("the server ended the subscription: {}", panic_text(&*panic))),
@@ -262,13 +262,13 @@ impl Task {
         from_us: &mut mpsc::Receiver<Command>,
     ) -> End {
         loop {
-            let connection = &mut self.connection;
+            let subscription = &mut self.subscription;
             tokio::select! {
                 // Acknowledgements first: they make room for what else is to come.
                 biased;
                 command = from_us.recv() => {
                     let Some(command) = command else { return End::Dropped };
-                    if let Err(error) = send(connection, command, from_us).await {
+                    if let Err(error) = send(subscription, command, from_us).await {
                         return End::Error(error);
                     }
                 }
@@ -280,7 +280,7 @@ impl Task {
                         () = self.queued.room() => {}
                         () = to_us.closed() => return Ok(Some(End::Dropped)),
                     }
-                    match connection.next_subscription_event().await? {
+                    match subscription.next_subscription_event().await? {
                         PersistentSubscriptionEvent::Confirmed(_) => {}
                         PersistentSubscriptionEvent::EventAppeared { retry_count, event } => {
                             let delivery = delivery(event, retry_count as u32, &self.feed);
@@ -290,7 +290,7 @@ impl Task {
                     }
                     Ok(None)
                 } => match outcome {
-                    Ok(None) => self.link.answer(),
+                    Ok(None) => self.connection.answer(),
                     Ok(Some(end)) => return end,
                     Err(error) => return End::Error(error),
                 }
@@ -301,11 +301,11 @@ impl Task {
     /// Sends what is queued and waits until it has left.
     async fn flush(&mut self, from_us: &mut mpsc::Receiver<Command>) {
         while let Some(command) = from_us.recv().await {
-            if send(&mut self.connection, command, from_us).await.is_err() {
+            if send(&mut self.subscription, command, from_us).await.is_err() {
                 return;
             }
         }
-        let client = self.link.client.clone();
+        let client = self.connection.client.clone();
         let (feed, group, all) = (Arc::clone(&self.feed), Arc::clone(&self.group), self.all);
         let calls = async move {
             let options = GetPersistentSubscriptionInfoOptions::default().deadline(FLUSH_WITHIN);
@@ -323,7 +323,7 @@ impl Task {
             tokio::select! {
                 () = &mut calls => return,
                 // Deliveries that still come are let go: they are delivered again elsewhere.
-                event = self.connection.next_subscription_event() => if event.is_err() { return },
+                event = self.subscription.next_subscription_event() => if event.is_err() { return },
             }
         }
     }
@@ -331,7 +331,7 @@ impl Task {
 
 /// Sends one command, and with it the acknowledgements that wait behind it.
 async fn send(
-    connection: &mut PersistentSubscription,
+    subscription: &mut PersistentSubscription,
     first: Command,
     waiting: &mut mpsc::Receiver<Command>,
 ) -> Result<(), eventstore::Error> {
@@ -346,21 +346,21 @@ async fn send(
                 }
             }
             Command::Nack(ids, nack, reason) => {
-                acknowledge(connection, std::mem::take(&mut gathered)).await?;
+                acknowledge(subscription, std::mem::take(&mut gathered)).await?;
                 let action = match nack {
                     Nack::Park => NakAction::Park,
                     Nack::Retry => NakAction::Retry,
                 };
-                connection.nack_ids(ids, action, reason).await?;
+                subscription.nack_ids(ids, action, reason).await?;
             }
         }
     }
-    acknowledge(connection, gathered).await
+    acknowledge(subscription, gathered).await
 }
 
-async fn acknowledge(connection: &mut PersistentSubscription, ids: Vec<Uuid>) -> Result<(), eventstore::Error> {
+async fn acknowledge(subscription: &mut PersistentSubscription, ids: Vec<Uuid>) -> Result<(), eventstore::Error> {
     for some in ids.chunks(IDS_AT_ONCE) {
-        connection.ack_ids(some.iter().copied()).await?;
+        subscription.ack_ids(some.iter().copied()).await?;
     }
     Ok(())
 }

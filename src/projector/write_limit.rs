@@ -8,12 +8,12 @@ const LEAST: usize = 2;
 
 /// The limit for one table.
 #[derive(Debug)]
-pub struct Pace {
+pub struct WriteLimit {
     limit: f64,
     most: f64,
 }
 
-impl Pace {
+impl WriteLimit {
     /// At most `most` in flight.
     pub fn new(most: usize) -> Self {
         let most = most.max(LEAST) as f64;
@@ -46,19 +46,19 @@ mod tests {
 
     #[test]
     fn throttling_shrinks_and_answers_grow_within_bounds() {
-        let mut pace = Pace::new(64);
+        let mut limit = WriteLimit::new(64);
         for _ in 0..10_000 {
-            pace.answered(0);
+            limit.answered(0);
         }
-        assert_eq!(pace.limit(), 64);
+        assert_eq!(limit.limit(), 64);
         for _ in 0..100 {
-            pace.answered(3);
+            limit.answered(3);
         }
-        assert_eq!(pace.limit(), LEAST);
-        let low = pace.limit();
+        assert_eq!(limit.limit(), LEAST);
+        let low = limit.limit();
         for _ in 0..50 {
-            pace.answered(0);
+            limit.answered(0);
         }
-        assert!(pace.limit() > low);
+        assert!(limit.limit() > low);
     }
 }

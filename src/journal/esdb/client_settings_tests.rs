@@ -3,13 +3,13 @@ use std::time::Duration;
 use super::*;
 use crate::journal::esdb::settings::EsdbSettings;
 
-fn handover(settings: &EsdbSettings) -> Result<Handover, SettingsError> {
-    Handover::new(&settings.target()?)
+fn prepared(settings: &EsdbSettings) -> Result<PreparedSettings, SettingsError> {
+    PreparedSettings::new(&settings.target()?)
 }
 
 #[test]
 fn everything_reaches_the_client() {
-    let made = handover(&EsdbSettings {
+    let made = prepared(&EsdbSettings {
         user: Some("ops".into()),
         password: Some("p@ss/w%rd".into()),
         ..EsdbSettings::new(
@@ -42,9 +42,9 @@ fn everything_reaches_the_client() {
 
 #[test]
 fn without_tls_no_platform_certificates_are_touched() {
-    let made = handover(&EsdbSettings::new("esdb://h?tls=false")).unwrap();
+    let made = prepared(&EsdbSettings::new("esdb://h?tls=false")).unwrap();
     assert_eq!(made.settings.tls_ca_file().map(String::as_str), Some("/dev/null"));
-    let made = handover(&EsdbSettings::new("esdb://h")).unwrap();
+    let made = prepared(&EsdbSettings::new("esdb://h")).unwrap();
     assert_eq!(made.settings.tls_ca_file(), None);
 }
 
@@ -62,7 +62,7 @@ fn wrong_certificates_are_found_before_the_client_sees_them() {
             "X.509",
         ),
     ] {
-        let said = handover(&of(value)).unwrap_err().to_string();
+        let said = prepared(&of(value)).unwrap_err().to_string();
         assert!(said.contains("tls CA") && said.contains(part), "{said}");
     }
     let key = EsdbSettings {
@@ -70,7 +70,7 @@ fn wrong_certificates_are_found_before_the_client_sees_them() {
         user_key: Some("/nowhere/key".into()),
         ..EsdbSettings::new("esdb://h")
     };
-    let said = handover(&key).unwrap_err().to_string();
+    let said = prepared(&key).unwrap_err().to_string();
     assert!(
         said.contains("user certificate") && said.contains("/nowhere/cert"),
         "{said}"
@@ -91,7 +91,7 @@ fn inline_pem_becomes_a_private_file_for_as_long_as_it_is_needed() {
         user_key: Some(signed.signing_key.serialize_pem()),
         ..EsdbSettings::new("esdb://h")
     };
-    let made = handover(&settings).unwrap();
+    let made = prepared(&settings).unwrap();
     let path = made.settings.tls_ca_file().unwrap().clone();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), ca);
     let (_, key) = made.settings.user_certificate().unwrap();

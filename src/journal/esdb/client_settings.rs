@@ -27,13 +27,13 @@ use serde::{
 use super::settings::{Preference, SettingsError, Target, is_inline_pem};
 
 /// Settings as the client takes them, and the files that live as long as they are used.
-pub(super) struct Handover {
+pub(super) struct PreparedSettings {
     pub(super) settings: ClientSettings,
     /// Inline PEM texts as files.
     _files: Vec<PemFile>,
 }
 
-impl Handover {
+impl PreparedSettings {
     /// Reads and checks certificates: the client would panic on a wrong one, in a task of its
     /// own, and say no more than that the connection is closed.
     pub(super) fn new(target: &Target) -> Result<Self, SettingsError> {
@@ -66,9 +66,9 @@ impl Handover {
     }
 }
 
-impl fmt::Debug for Handover {
+impl fmt::Debug for PreparedSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handover")
+        f.debug_struct("PreparedSettings")
             .field("hosts", self.settings.hosts())
             .finish_non_exhaustive()
     }
@@ -305,5 +305,5 @@ impl Drop for PemFile {
 }
 
 #[cfg(test)]
-#[path = "handover_tests.rs"]
+#[path = "client_settings_tests.rs"]
 mod tests;

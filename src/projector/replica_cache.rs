@@ -98,11 +98,11 @@ impl Weighter<Arc<str>, Arc<Kept>> for Weigh {
     }
 }
 
-/// Bases by stream.
+/// ReplicaCache by stream.
 #[derive(Clone)]
-pub struct Bases(Arc<Cache<Arc<str>, Arc<Kept>, Weigh>>);
+pub struct ReplicaCache(Arc<Cache<Arc<str>, Arc<Kept>, Weigh>>);
 
-impl Bases {
+impl ReplicaCache {
     /// At most `bytes` of them.
     pub fn new(bytes: u64) -> Self {
         // An item weighs about 2 KiB; the estimate only sizes tables.
@@ -166,32 +166,32 @@ mod tests {
 
     #[test]
     fn what_is_taken_out_is_what_was_kept() {
-        let (bases, fold) = (Bases::new(1 << 20), fold());
+        let (cache, fold) = (ReplicaCache::new(1 << 20), fold());
         let mut ahead = base(7, 3);
         ahead.header.version = Some(9);
         for before in [base(7, 3), ahead] {
-            bases.keep(&fold, "order-1".into(), before.clone());
-            let after = bases.take(&fold, &"order-1".into()).unwrap();
+            cache.keep(&fold, "order-1".into(), before.clone());
+            let after = cache.take(&fold, &"order-1".into()).unwrap();
             assert_eq!(after.state.get(), Some(&state(3)));
             assert_eq!((after.header, after.stored), (before.header, before.stored));
             assert_eq!((after.rebase, after.verified), (before.rebase, before.verified));
         }
-        assert!(bases.take(&fold, &"order-1".into()).is_none());
-        assert_eq!(bases.bytes(), 0);
+        assert!(cache.take(&fold, &"order-1".into()).is_none());
+        assert_eq!(cache.bytes(), 0);
     }
 
     /// A base used to weigh what was loaded, which for a new stream is nothing.
     #[test]
     fn states_of_new_streams_weigh_what_they_hold() {
-        let (bases, fold) = (Bases::new(1 << 20), fold());
+        let (cache, fold) = (ReplicaCache::new(1 << 20), fold());
         let one = json::to_string(&state(100)).len() as u64;
-        bases.keep(&fold, "order-0".into(), base(0, 100));
-        assert!(bases.bytes() > one, "{} for a state of {one}", bases.bytes());
+        cache.keep(&fold, "order-0".into(), base(0, 100));
+        assert!(cache.bytes() > one, "{} for a state of {one}", cache.bytes());
         for stream in 1..2_000 {
-            bases.keep(&fold, format!("order-{stream}").into(), base(0, 100));
+            cache.keep(&fold, format!("order-{stream}").into(), base(0, 100));
         }
-        assert!(bases.bytes() <= 1 << 20);
-        let here = (0..2_000).filter(|stream| bases.take(&fold, &format!("order-{stream}").into()).is_some());
+        assert!(cache.bytes() <= 1 << 20);
+        let here = (0..2_000).filter(|stream| cache.take(&fold, &format!("order-{stream}").into()).is_some());
         assert!((here.count() as u64) < (1 << 20) / one);
     }
 
@@ -211,7 +211,7 @@ mod tests {
                 let done = Command::new(std::env::current_exe().unwrap())
                     .args([
                         "--exact",
-                        "projector::bases::tests::the_weight_is_the_memory_within_a_fifth",
+                        "projector::replica_cache::tests::the_weight_is_the_memory_within_a_fifth",
                         "--nocapture",
                     ])
                     .env(ALONE, case)
@@ -225,14 +225,14 @@ mod tests {
         let fold = fold();
         // States of 4 KB, and many small ones.
         let (streams, members) = [(20_000_u64, 100), (200_000, 3)][case.parse::<usize>().unwrap()];
-        let bases = Bases::new(1 << 30);
+        let cache = ReplicaCache::new(1 << 30);
         // What is freed while it is made is used again for what comes after.
-        bases.keep(&fold, "order-warm".into(), base(0, members));
+        cache.keep(&fold, "order-warm".into(), base(0, members));
         let before = resident();
         for stream in 0..streams {
-            bases.keep(&fold, format!("order-{stream:09}").into(), base(stream, members));
+            cache.keep(&fold, format!("order-{stream:09}").into(), base(stream, members));
         }
-        let (taken, weight) = (resident() - before, bases.bytes());
+        let (taken, weight) = (resident() - before, cache.bytes());
         assert!(
             weight.abs_diff(taken) * 5 <= taken,
             "{members} members: weighed {weight}, took {taken}"

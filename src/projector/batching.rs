@@ -11,12 +11,12 @@ const MOST: f64 = 512.0;
 
 /// What puts carried lately, of one session.
 #[derive(Debug, Default)]
-pub struct Thrift {
+pub struct Batching {
     events: f64,
     puts: f64,
 }
 
-impl Thrift {
+impl Batching {
     /// Events were folded.
     pub fn folded(&mut self, events: u64) {
         self.events += events as f64;
@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn reading_on_is_worth_it_only_while_puts_carry_little() {
-        let mut thrift = Thrift::default();
+        let mut thrift = Batching::default();
         assert!(!thrift.wasteful(), "nothing is known yet");
         for _ in 0..1_000 {
             thrift.folded(20);

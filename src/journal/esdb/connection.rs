@@ -28,8 +28,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::{
     super::JournalError,
+    client_settings::PreparedSettings,
     errors::{Doing, Health, brief, explain, explain_append, health},
-    handover::Handover,
     nodelay::Guard,
     settings::{EsdbSettings, Preference, SettingsError, Target},
 };
@@ -57,17 +57,17 @@ static FOREIGN_PROVIDER: OnceLock<bool> = OnceLock::new();
 /// Makes clients, and keeps the one in use.
 pub(super) struct Factory {
     target: Target,
-    handover: Handover,
+    prepared: PreparedSettings,
     pub(super) operation_timeout: Duration,
     idle_renew: Duration,
     pub(super) guard: Guard,
-    current: RwLock<Option<Arc<Link>>>,
+    current: RwLock<Option<Arc<Connection>>>,
     building: Mutex<Option<Building>>,
     failures: AtomicU32,
     built: AtomicU64,
 }
 
-type Building = Shared<BoxFuture<'static, Result<Arc<Link>, JournalError>>>;
+type Building = Shared<BoxFuture<'static, Result<Arc<Connection>, JournalError>>>;
 
 /// The runtime that a client's own tasks run on; its end is theirs, and their connections' with them.
 struct ClientRuntime(Option<Runtime>);
@@ -97,8 +97,8 @@ impl Drop for ClientRuntime {
     }
 }
 
-/// A client that has connected once. Whoever uses the client holds its link until it is done.
-pub(super) struct Link {
+/// A client that has connected once. Whoever uses the client holds its connection until it is done.
+pub(super) struct Connection {
     pub(super) client: Client,
     _runtime: ClientRuntime,
     pub(super) info: operations::ServerInfo,
@@ -114,7 +114,7 @@ pub(super) struct Link {
 /// Why a call brought nothing.
 pub(super) enum Failure {
     /// There is no client: nothing was sent.
-    NoLink(JournalError),
+    NoConnection(JournalError),
     /// The client's own words.
     Client(Error),
     /// Our time-out.
@@ -126,7 +126,7 @@ pub(super) enum Failure {
 impl Failure {
     pub(super) fn explain(self, doing: Doing<'_>, user: Option<&str>) -> JournalError {
         match self {
-            Self::NoLink(error) => error,
+            Self::NoConnection(error) => error,
             Self::Client(error) => explain(&error, doing, user),
             Self::Timeout(limit) => {
                 JournalError::Unavailable(format!("{}: no answer within {limit:?}", doing.action()))
@@ -137,7 +137,7 @@ impl Failure {
 
     pub(super) fn explain_append(self, stream: &str, user: Option<&str>) -> JournalError {
         match self {
-            Self::NoLink(error) => error,
+            Self::NoConnection(error) => error,
             Self::Client(error) => explain_append(&error, stream, user),
             lost @ (Self::Timeout(_) | Self::Panic(_)) => match lost.explain(Doing::Append(stream), user) {
                 JournalError::Unavailable(what) => JournalError::OutcomeUnknown(what),
@@ -156,7 +156,7 @@ pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "without a word".to_owned())
 }
 
-impl Link {
+impl Connection {
     pub(super) fn touch(&self) {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), SystemTime::now());
     }
@@ -194,10 +194,10 @@ impl Link {
 impl Factory {
     pub(super) fn new(settings: &EsdbSettings) -> Result<Self, SettingsError> {
         let target = settings.target()?;
-        let handover = Handover::new(&target)?;
+        let prepared = PreparedSettings::new(&target)?;
         Ok(Self {
             target,
-            handover,
+            prepared,
             operation_timeout: settings.operation_timeout,
             idle_renew: settings.idle_renew,
             guard: Guard::default(),
@@ -219,10 +219,10 @@ impl Factory {
     }
 
     /// A client to use now.
-    pub(super) async fn link(self: &Arc<Self>) -> Result<Arc<Link>, JournalError> {
-        if let Some(link) = self.at_hand() {
-            link.touch();
-            return Ok(link);
+    pub(super) async fn connection(self: &Arc<Self>) -> Result<Arc<Connection>, JournalError> {
+        if let Some(connection) = self.at_hand() {
+            connection.touch();
+            return Ok(connection);
         }
         let building = {
             let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
@@ -230,8 +230,8 @@ impl Factory {
                 Some(running) if running.peek().is_none() => running.clone(),
                 _ => {
                     // Somebody's may have ended between the look above and the lock.
-                    if let Some(link) = self.at_hand() {
-                        return Ok(link);
+                    if let Some(connection) = self.at_hand() {
+                        return Ok(connection);
                     }
                     let started = self.start();
                     *building = Some(started.clone());
@@ -242,9 +242,12 @@ impl Factory {
         building.await
     }
 
-    fn at_hand(&self) -> Option<Arc<Link>> {
+    fn at_hand(&self) -> Option<Arc<Connection>> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().filter(|link| link.usable(self.idle_renew)).cloned()
+        current
+            .as_ref()
+            .filter(|connection| connection.usable(self.idle_renew))
+            .cloned()
     }
 
     fn start(self: &Arc<Self>) -> Building {
@@ -258,7 +261,7 @@ impl Factory {
         .shared()
     }
 
-    async fn build(&self) -> Result<Arc<Link>, JournalError> {
+    async fn build(&self) -> Result<Arc<Connection>, JournalError> {
         let failures = self.failures.load(Ordering::Relaxed);
         if failures > 0 {
             let pause = FIRST_PAUSE
@@ -268,12 +271,12 @@ impl Factory {
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
         }
         match self.connect().await {
-            Ok(link) => {
+            Ok(connection) => {
                 self.failures.store(0, Ordering::Relaxed);
                 self.built.fetch_add(1, Ordering::Relaxed);
-                let link = Arc::new(link);
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&link));
-                Ok(link)
+                let connection = Arc::new(connection);
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&connection));
+                Ok(connection)
             }
             Err(error) => {
                 self.failures.fetch_add(1, Ordering::Relaxed);
@@ -282,12 +285,12 @@ impl Factory {
         }
     }
 
-    async fn connect(&self) -> Result<Link, JournalError> {
+    async fn connect(&self) -> Result<Connection, JournalError> {
         for node in &self.target.nodes {
             self.guard.add_node(&node.host, node.port).await;
         }
         let provider_before = *FOREIGN_PROVIDER.get_or_init(|| rustls::crypto::CryptoProvider::get_default().is_some());
-        let settings = &self.handover.settings;
+        let settings = &self.prepared.settings;
         let runtime = ClientRuntime::new()?;
         let attempt = async {
             let client = Client::with_runtime_handle(runtime.handle().clone(), settings.clone())?;
@@ -302,7 +305,7 @@ impl Factory {
         let error = match outcome {
             Ok(Ok(Ok((client, info)))) => {
                 CLIENT_WORKS.store(true, Ordering::Relaxed);
-                return Ok(Link {
+                return Ok(Connection {
                     client,
                     _runtime: runtime,
                     info,
@@ -399,7 +402,7 @@ impl Factory {
         self: &Arc<Self>,
         limit: Option<Duration>,
         op: impl Fn(Client) -> Fut,
-    ) -> Result<(T, Arc<Link>), Failure>
+    ) -> Result<(T, Arc<Connection>), Failure>
     where
         Fut: Future<Output = Result<T, Error>> + Send,
     {
@@ -408,19 +411,19 @@ impl Factory {
         let mut redirected = false;
         loop {
             let left = connecting.saturating_sub(began.elapsed());
-            let link = tokio::time::timeout(left, self.link())
+            let connection = tokio::time::timeout(left, self.connection())
                 .await
                 .unwrap_or_else(|_| Err(JournalError::Unavailable(format!("connect: not within {connecting:?}"))))
-                .map_err(Failure::NoLink)?;
+                .map_err(Failure::NoConnection)?;
             let sent = Instant::now();
             let guarded = self
                 .guard
-                .during(false, AssertUnwindSafe(op(link.client.clone())).catch_unwind());
+                .during(false, AssertUnwindSafe(op(connection.client.clone())).catch_unwind());
             let outcome = match limit {
                 Some(limit) => {
                     let left = limit.saturating_sub(began.elapsed());
                     let Ok(outcome) = tokio::time::timeout(left, guarded).await else {
-                        link.unanswered(sent);
+                        connection.unanswered(sent);
                         return Err(Failure::Timeout(limit));
                     };
                     outcome
@@ -429,14 +432,14 @@ impl Factory {
             };
             match outcome {
                 Ok(Ok(value)) => {
-                    link.answer();
+                    connection.answer();
                     if sent.elapsed() > SLOW {
                         self.guard.doubt();
                     }
-                    return Ok((value, link));
+                    return Ok((value, connection));
                 }
                 Ok(Err(error)) => {
-                    self.judge(&link, &error, sent);
+                    self.judge(&connection, &error, sent);
                     if let Error::NotLeaderException(leader) = &error {
                         self.add(leader).await;
                         if !redirected {
@@ -447,7 +450,7 @@ impl Factory {
                     return Err(Failure::Client(error));
                 }
                 Err(panic) => {
-                    link.give_up();
+                    connection.give_up();
                     return Err(Failure::Panic(panic_text(&*panic)));
                 }
             }
@@ -455,13 +458,13 @@ impl Factory {
     }
 
     /// Whether a client that said `error` is used again.
-    pub(super) fn judge(&self, link: &Link, error: &Error, sent: Instant) {
+    pub(super) fn judge(&self, connection: &Connection, error: &Error, sent: Instant) {
         match health(error) {
-            Health::Busy if matches!(error, Error::DeadlineExceeded) => link.unanswered(sent),
+            Health::Busy if matches!(error, Error::DeadlineExceeded) => connection.unanswered(sent),
             // Elsewhere in the cluster there may be a node that is not.
-            Health::Busy if self.target.is_cluster() => link.give_up(),
-            Health::Fine | Health::Busy => link.answer(),
-            Health::NodeGone | Health::Dead => link.give_up(),
+            Health::Busy if self.target.is_cluster() => connection.give_up(),
+            Health::Fine | Health::Busy => connection.answer(),
+            Health::NodeGone | Health::Dead => connection.give_up(),
         }
     }
 }
