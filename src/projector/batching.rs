@@ -43,17 +43,17 @@ mod tests {
 
     #[test]
     fn reading_on_is_worth_it_only_while_puts_carry_little() {
-        let mut thrift = Batching::default();
-        assert!(!thrift.wasteful(), "nothing is known yet");
+        let mut batching = Batching::default();
+        assert!(!batching.wasteful(), "nothing is known yet");
         for _ in 0..1_000 {
-            thrift.folded(20);
-            thrift.put();
+            batching.folded(20);
+            batching.put();
         }
-        assert!(!thrift.wasteful());
+        assert!(!batching.wasteful());
         for _ in 0..1_000 {
-            thrift.folded(1);
-            thrift.put();
+            batching.folded(1);
+            batching.put();
         }
-        assert!(thrift.wasteful(), "what was long ago is forgotten");
+        assert!(batching.wasteful(), "what was long ago is forgotten");
     }
 }
