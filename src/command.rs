@@ -64,6 +64,10 @@ use snapshots::{Snapshot, Snapshots};
 const FIRST_LOOK: Duration = Duration::from_millis(50);
 /// Between the later ones, doubling up to here: the server gives up on such an append in 2 s.
 const LAST_LOOK: Duration = Duration::from_millis(400);
+/// What is read beside an append has so long after the append's answer, and half of what is left at
+/// most: it comes in milliseconds, and what landed must not be told as unknown for a read that hangs.
+const BESIDE: Duration = Duration::from_secs(1);
+const LATE_BESIDE: &str = "no answer to the read beside an append";
 /// Longer than any wait: a clock cannot be asked for all of `Duration::MAX`.
 const FOR_EVER: Duration = Duration::from_hours(24 * 365);
 
@@ -497,8 +501,21 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 slice = Box::pin(self.look_for(stream, from, place)) => Reply::Read(Ok(slice)),
             },
             (None, Some(at)) => {
-                let answered = async { (answer.await, Utc::now()) };
-                let ((outcome, at), slice) = tokio::join!(answered, Box::pin(self.journal.read(stream, at, one)));
+                let answered = async {
+                    let outcome = answer.await;
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    (outcome, Utc::now(), Instant::now() + BESIDE.min(left / 2))
+                };
+                let mut read = Box::pin(self.journal.read(stream, at, one));
+                tokio::pin!(answered);
+                let ((outcome, at, _), slice) = tokio::select! {
+                    biased;
+                    answered = &mut answered => {
+                        let slice = timeout_at(answered.2, read).await;
+                        (answered, slice.unwrap_or_else(|_| Err(JournalError::Unavailable(LATE_BESIDE.to_owned()))))
+                    }
+                    slice = &mut read => (answered.await, slice),
+                };
                 Reply::Appended(outcome, Some(slice), at)
             }
             (None, None) => Reply::Appended(answer.await, None, Utc::now()),

@@ -1,6 +1,13 @@
 //! Cold loads: what they may cost, what they leave behind, and what the cache makes of it.
 
-use std::{error::Error as _, time::Duration};
+use std::{
+    error::Error as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -15,12 +22,15 @@ use crate::{
     testing::{MemoryJournal, MemoryStore},
 };
 
-/// An event store whose reads take a second each.
+/// An event store whose reads take a second each, or for ever.
 #[derive(Clone)]
-struct Slow(MemoryJournal);
+struct Slow(MemoryJournal, Arc<AtomicBool>);
 
 impl Journal for Slow {
     async fn read(&self, stream: &str, from: Revision, limit: ReadLimit) -> Result<Slice, JournalError> {
+        if self.1.load(Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
         tokio::time::sleep(Duration::from_secs(1)).await;
         self.0.read(stream, from, limit).await
     }
@@ -42,7 +52,27 @@ impl Journal for Slow {
 
 impl World {
     fn slow(&self) -> Repository<Account, Slow, Replicas<MemoryStore>> {
-        Repository::new(Slow(self.journal.clone()), Replicas::new(self.store.clone())).with_settings(settings())
+        self.hanging(&Arc::default())
+    }
+
+    /// Once `hangs` says so, its reads do.
+    fn hanging(&self, hangs: &Arc<AtomicBool>) -> Repository<Account, Slow, Replicas<MemoryStore>> {
+        let journal = Slow(self.journal.clone(), hangs.clone());
+        Repository::new(journal, Replicas::new(self.store.clone())).with_settings(settings())
+    }
+}
+
+/// One is made beside an append in a hundred, to notice a revival.
+#[tokio::test(start_paused = true)]
+async fn a_read_that_hangs_beside_an_append_does_not_make_it_unknown() {
+    let world = World::with(&[1]);
+    let hangs = Arc::new(AtomicBool::new(false));
+    let bank = world.hanging(&hangs);
+    bank.execute("1", &Do::Deposit(1)).await.unwrap();
+    hangs.store(true, Ordering::Relaxed);
+    for cents in 3..250 {
+        let done = bank.execute("1", &Do::Deposit(1)).await.unwrap();
+        assert_eq!(done.state.cents, cents);
     }
 }
 
