@@ -259,6 +259,12 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
 
     /// The deadline is over.
     pub fn expire(&mut self) {
+        // What a command came to that was found does not hang on what else was asked.
+        if matches!(&self.phase, Phase::Begins(reading, _) if reading.found.is_some())
+            && let Phase::Begins(reading, _) = std::mem::replace(&mut self.phase, Phase::Load)
+        {
+            self.caught_up(*reading);
+        }
         match &self.phase {
             Phase::Done(_) => return,
             Phase::CatchUp(reading) => self.part = reading.part().cloned(),

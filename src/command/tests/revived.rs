@@ -402,3 +402,32 @@ fn the_metadata_is_asked_where_an_event_of_before_is_gone() {
         assert_eq!((done.revived, done.state.cents), (told, 32));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_was_found_is_answered_though_the_metadata_does_not_come() {
+    use crate::journal::{JournalError, Presence, Slice};
+    let (fold, command) = (fold(), Do::Deposit(16));
+    let world = World::with(&[1, 2, 4, 8]);
+    let context = Context::with_id(Uuid::from_u128(42));
+    world.bank().execute_with("1", &command, context).await.unwrap();
+    let all = world.journal.all(STREAM);
+    let mut base = Base::initial(&fold, Lineage::Foreign);
+    let folded = crate::projection::run::fold_run(&fold, (base.header, base.state), &all[..4], 8);
+    (base.header, base.state) = (folded.header, folded.state);
+    let mut attempt = attempt(&fold, &command);
+    attempt.apply(Reply::Loaded(base, false));
+    let rival = JournalError::WrongExpected { current: Some(4) };
+    attempt.apply(Reply::Appended(Err(rival), None, chrono::Utc::now()));
+    attempt.apply(Reply::Waited);
+    attempt.apply(Reply::Read(Ok(Slice {
+        events: all[4..].to_vec(),
+        end: true,
+        presence: Presence::Present,
+        first: None,
+        last: Some(4),
+    })));
+    assert_eq!(attempt.select(), Action::Begins);
+    attempt.expire();
+    let done = attempt.finish().answer.unwrap();
+    assert_eq!((done.repeated, done.state.cents), (true, 31));
+}
