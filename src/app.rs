@@ -32,7 +32,7 @@ use crate::{
         meter::Meter,
         session,
     },
-    query::{self, Erased, Queries},
+    query::{Erased, Queries},
     replica::{
         ReplicaStore as _, StoreError,
         dynamodb::{ConnectError, DynamoTable, Tables, connect},
@@ -128,11 +128,8 @@ impl Connections {
     /// by stream. For all others there is [`Store::queries`].
     pub fn queries(&self, planned: &Planned) -> Queries<Erased, EventStore, DynamoTable> {
         let policy = policy(planned);
-        Queries::new(self.journal.clone(), self.table(planned, None), planned.fold.clone()).with_limits(query::Limits {
-            restarts: policy.restarts,
-            on_lost_history: policy.on_lost_history,
-            ..query::Limits::default()
-        })
+        Queries::new(self.journal.clone(), self.table(planned, None), planned.fold.clone())
+            .under(policy.restarts, policy.on_lost_history)
     }
 
     /// Tables, for making and checking them.

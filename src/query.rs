@@ -268,6 +268,8 @@ pub struct Queries<P, J = EventStore, R = DynamoTable> {
     fold: Arc<dyn Fold>,
     category: Option<Arc<str>>,
     limits: Limits,
+    /// What the settings say for the projection: its limits' `restarts` and `on_lost_history`.
+    policies: Option<(bool, OnLostHistory)>,
     observer: Arc<dyn Observer>,
     projection: PhantomData<fn() -> P>,
 }
@@ -280,6 +282,7 @@ impl<P, J: Clone, R: Clone> Clone for Queries<P, J, R> {
             fold: self.fold.clone(),
             category: self.category.clone(),
             limits: self.limits,
+            policies: self.policies,
             observer: self.observer.clone(),
             projection: PhantomData,
         }
@@ -349,6 +352,7 @@ impl<P: Projection, J: Journal, R: ReplicaStore> Queries<P, J, R> {
             fold,
             category,
             limits,
+            policies,
             observer,
             ..
         } = self.clone();
@@ -358,6 +362,7 @@ impl<P: Projection, J: Journal, R: ReplicaStore> Queries<P, J, R> {
             fold,
             category,
             limits,
+            policies,
             observer,
             projection: PhantomData,
         }
@@ -430,16 +435,30 @@ impl<P, J: Journal, R: ReplicaStore> Queries<P, J, R> {
             fold,
             category: None,
             limits: Limits::default(),
+            policies: None,
             observer: Arc::new(Unobserved),
             projection: PhantomData,
         }
     }
 
-    /// With other limits.
+    /// With other limits. What comes by the settings (`Store::queries`, `Connections::queries`) keeps
+    /// the policies that they say for the projection.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
+        let (restarts, on_lost_history) = self.policies.unwrap_or((limits.restarts, limits.on_lost_history));
+        self.limits = Limits {
+            restarts,
+            on_lost_history,
+            ..limits
+        };
         self
+    }
+
+    /// By the policies of a projection's settings, whatever limits are set.
+    pub(crate) fn under(mut self, restarts: bool, on_lost_history: OnLostHistory) -> Self {
+        self.policies = Some((restarts, on_lost_history));
+        let limits = self.limits;
+        self.with_limits(limits)
     }
 
     /// Observed by `observer`.

@@ -235,11 +235,8 @@ impl Store {
     pub fn queries<P: Projection>(&self) -> Result<Queries<P>, StoreError> {
         let policy = self.policy::<P>();
         let queries = Queries::of(self.journal.clone(), self.table::<P>(P::SCHEMA)?)
-            .with_limits(Limits {
-                restarts: policy.restarts,
-                on_lost_history: policy.on_lost_history,
-                ..self.settings.queries
-            })
+            .with_limits(self.settings.queries)
+            .under(policy.restarts, policy.on_lost_history)
             .observed_by(self.observer.clone());
         Ok(match &policy.source {
             Some(source) => queries.on(source.clone()),

@@ -15,7 +15,7 @@ use crate::{
     command::observe::{Observation, Observer},
     event::Version,
     journal::JournalError,
-    projection::{MergePatch, Source},
+    projection::{MergePatch, OnLostHistory, Source},
     query::{Answer, Erased, Found, Known, Limits, Mode, Moment, Queries, QueryError, Token, WhenLate},
     replica::{Quarantine, StoreError},
     testing::{MemoryJournal, MemoryStore},
@@ -335,6 +335,19 @@ async fn projections_known_only_at_start_are_answered_too() {
     let answer = queries.get("loan-1", &Mode::Strong).await.unwrap().unwrap();
     let document = crate::document::json::to_string(&answer.document().unwrap());
     assert_eq!(document, r#"{"amount":20000,"by":{"user":"113"}}"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_limits_leave_the_policies_of_the_settings() {
+    let world = World::with(&[1; 20]);
+    world.journal.truncate_before(STREAM, 10);
+    let queries = queries(&world)
+        .under(false, OnLostHistory::Quarantine)
+        .with_limits(Limits {
+            page: PAGE,
+            ..Limits::default()
+        });
+    assert!(queries.get(STREAM, &Mode::Strong).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
