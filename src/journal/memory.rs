@@ -194,6 +194,15 @@ impl Stream {
         }
     }
 
+    #[cfg(test)]
+    fn committed(&self) -> Self {
+        Self {
+            events: self.events.clone(),
+            batches: Vec::new(),
+            ..*self
+        }
+    }
+
     fn presence(&self) -> Presence {
         match (self.tombstoned, self.soft_deleted || self.events.is_empty()) {
             (true, _) => Presence::Tombstoned,
@@ -201,6 +210,13 @@ impl Stream {
             (false, false) => Presence::Present,
         }
     }
+}
+
+/// The store as it once was.
+#[cfg(test)]
+pub(crate) struct Backup {
+    streams: HashMap<String, Stream>,
+    log: Vec<Happened>,
 }
 
 impl MemoryJournal {
@@ -372,6 +388,28 @@ impl MemoryJournal {
             entry.events.truncate(events);
             entry.batches.clear();
         }
+    }
+
+    /// All that is committed now, to be brought back by [`Self::restore_all`].
+    #[cfg(test)]
+    pub(crate) fn backup(&self) -> Backup {
+        let inner = self.lock();
+        let streams = inner
+            .streams
+            .iter()
+            .map(|(name, stream)| (name.clone(), stream.committed()));
+        Backup {
+            streams: streams.collect(),
+            log: inner.log.clone(),
+        }
+    }
+
+    /// Brings an older copy of the whole store back.
+    #[cfg(test)]
+    pub(crate) fn restore_all(&self, backup: Backup) {
+        let mut inner = self.lock();
+        inner.streams = backup.streams;
+        inner.log = backup.log;
     }
 
     /// What metadata of a stream, the newest event of `$$STREAM`, says of its events.

@@ -64,10 +64,44 @@ struct Consumer {
     pinned: bool,
 }
 
+/// The groups as they once were.
+pub(super) struct GroupsBackup {
+    checkpoints: BTreeMap<Arc<str>, (Duration, Option<u64>)>,
+    links: Vec<Happened>,
+    looked: usize,
+}
+
 impl Groups {
-    /// The first links of the category.
+    /// The first links of the category; fewer when the store was restored meanwhile.
     pub(super) fn first(&self, count: usize) -> Vec<Happened> {
-        self.links[..count].to_vec()
+        self.links[..count.min(self.links.len())].to_vec()
+    }
+
+    /// What a copy of the event store has of them.
+    pub(super) fn backup(&self) -> GroupsBackup {
+        let checkpoint = |(name, group): (&Arc<str>, &Group)| (name.clone(), (group.timeout, group.checkpoint));
+        GroupsBackup {
+            checkpoints: self.named.iter().map(checkpoint).collect(),
+            links: self.links.clone(),
+            looked: self.looked,
+        }
+    }
+
+    /// Every connection ends with the store that it was made to.
+    pub(super) fn restore(&mut self, backup: GroupsBackup) {
+        self.named.values_mut().for_each(Group::restart);
+        let group = |(name, (timeout, checkpoint)): (Arc<str>, (Duration, Option<u64>))| {
+            let group = Group {
+                timeout,
+                checkpoint,
+                next: checkpoint.map_or(0, |at| at + 1),
+                ..Group::default()
+            };
+            (name, group)
+        };
+        self.named = backup.checkpoints.into_iter().map(group).collect();
+        self.links = backup.links;
+        self.looked = backup.looked;
     }
 }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     Add, BUILDS, COMMANDS, Code, Coded, NEWEST, Sim, Tally,
     ports::{Process, SimJournal, SimMeter, SimStore},
-    server::SimFeed,
+    server::{GroupsBackup, SimFeed},
 };
 use crate::{
     command::{CommandError, CommandSettings, Context, OnDeleted, Replicas, Repository},
@@ -22,6 +22,7 @@ use crate::{
     journal::{
         NewEvent, Presence, ReadLimit,
         feed::{GroupSpec, Strategy},
+        memory,
     },
     projection::{FoldError, OnLostHistory},
     projector::{
@@ -35,6 +36,9 @@ use crate::{
 
 /// How many kinds of things happen.
 pub(super) const KINDS: u8 = 25;
+
+/// One more, which only some schedules have: the event store is copied, and the copy comes back.
+pub(super) const RESTORES: u8 = KINDS;
 
 /// Everything is settled within this time after the last fault. Marks that nobody can be told to
 /// look at are looked at every five minutes.
@@ -75,7 +79,7 @@ impl Sim {
             tasks.push(self.start(code, &mut started));
         }
         let mut writers: Vec<_> = (0..self.plan.writers).map(|n| self.write(n, closing.clone())).collect();
-        let mut backup = None;
+        let (mut backup, mut copy) = (None, None);
         for _ in 0..self.plan.steps {
             let pause = [0, 1, 20, 300, 2_000][self.below(5)];
             tokio::time::sleep(Duration::from_millis(self.below(pause + 1) as u64)).await;
@@ -83,6 +87,10 @@ impl Sim {
                 continue;
             }
             let kind = self.plan.kinds[self.below(self.plan.kinds.len())];
+            if kind == RESTORES {
+                self.copies(&mut copy);
+                continue;
+            }
             self.happens(kind, &mut tasks, &mut started, &mut writers, &closing, &mut backup)
                 .await;
             if !self.failures.lock().unwrap().is_empty() {
@@ -321,6 +329,35 @@ impl Sim {
         Writer { process, task }
     }
 
+    /// Copies the event store, or brings the copy back.
+    fn copies(self: &Arc<Self>, copy: &mut Option<(memory::Backup, GroupsBackup)>) {
+        let Some((journal, groups)) = copy.take() else {
+            self.say("someone", "copies the event store");
+            *copy = Some((self.journal.backup(), self.groups().backup()));
+            return;
+        };
+        self.say("someone", "brings the copy of the event store back");
+        let names: Vec<String> = (0..self.plan.streams).map(|n| format!("tally-{n}")).collect();
+        let before: Vec<_> = names.iter().map(|stream| self.journal.all(stream)).collect();
+        self.journal.restore_all(journal);
+        self.groups().restore(groups);
+        let mut told = self.told();
+        for (stream, before) in names.into_iter().zip(before) {
+            if self.journal.all(&stream).len() < before.len() {
+                told.histories.entry(stream).or_default().push(before);
+            }
+        }
+    }
+
+    /// The events before this are not readable any more, and with them what would tell that a replica is
+    /// of a history that was lost.
+    fn hides(&self, stream: &str) {
+        let mut told = self.told();
+        if told.is_restored(stream) {
+            told.unprovable.insert(stream.to_owned());
+        }
+    }
+
     #[expect(clippy::too_many_lines, reason = "one arm for each thing that happens")]
     async fn happens(
         self: &Arc<Self>,
@@ -343,6 +380,7 @@ impl Sim {
             3 => self.push(&stream, "$>"),
             4 if self.journal.stands(&stream).1 == Presence::Present => {
                 self.journal.delete(&stream);
+                self.hides(&stream);
                 self.say("someone", &format!("deletes {stream}"));
                 if self.below(2) == 0 {
                     self.push(&stream, "Added");
@@ -357,6 +395,7 @@ impl Sim {
                 if self.journal.stands(&stream).1 == Presence::Present && all > 0 {
                     let at = self.below(all as usize + 1) as u64;
                     self.journal.truncate_before(&stream, at);
+                    self.hides(&stream);
                     self.say("someone", &format!("truncates {stream} before {at}"));
                     let mut told = self.told();
                     let most = told.truncated.entry(stream).or_default();
@@ -534,6 +573,7 @@ impl Sim {
         let touched = self.told().lost[0];
         for stream in &names {
             // What a store has lost or somebody has spoiled shows with the stream's next event.
+            let touched = touched || self.told().is_restored(stream);
             if (touched || self.told().tampered.contains(&(1, stream.clone()))) && !self.journal.all(stream).is_empty()
             {
                 self.push(stream, "Added");
@@ -605,9 +645,9 @@ impl Sim {
         }
         let (first, presence) = self.journal.stands(stream);
         let key = (1, stream.to_owned());
-        let (tampered, lost) = {
+        let (tampered, lost, restored) = {
             let told = self.told();
-            (told.tampered.contains(&key), told.lost[0])
+            (told.tampered.contains(&key), told.lost[0], told.is_restored(stream))
         };
         let gone = presence != Presence::Present;
         let Some(stored) = self.table(1).stored(stream) else {
@@ -618,13 +658,19 @@ impl Sim {
         if let Some(mark) = &header.quarantine {
             let never = all.get(mark.at as usize).is_some_and(|event| &*event.kind == "Never");
             let says_why = match mark.kind() {
-                MarkKind::Quarantined => (never && !gone) || tampered,
-                MarkKind::Diverged | MarkKind::Corrupt | MarkKind::Denied => false,
+                // A mark on an event that was lost stays, too, until somebody has redriven it.
+                MarkKind::Quarantined => (never && !gone) || tampered || restored,
+                MarkKind::Diverged => restored,
+                MarkKind::Corrupt | MarkKind::Denied => false,
             };
             if !says_why {
                 return Some(format!("it is marked: {}", mark.reason));
             }
-            return if tampered { None } else { self.wrong(stream, &stored) };
+            return if tampered {
+                None
+            } else {
+                self.wrong_in_any(stream, &stored)
+            };
         }
         if gone {
             if !header.deleted && !lost {
