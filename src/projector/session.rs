@@ -65,7 +65,7 @@ static SESSIONS: AtomicU64 = AtomicU64::new(1);
 const EVENT_BYTES: usize = 512;
 
 /// States that a lane holds while its put waits: the one to be put, and the one that it began with.
-const HELD_STATES: usize = 2;
+pub(super) const HELD_STATES: usize = 2;
 
 /// What an event takes in memory.
 fn event_bytes(event: &RawEvent) -> usize {

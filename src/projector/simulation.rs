@@ -34,8 +34,13 @@ use crate::{
     clock,
     event::{Event, RawEvent, Revision},
     journal::{Presence, memory::Happened},
-    projection::{Change, Compiled, Encoded, Fold, FoldError, Source, State, StateError, StoredState, run::fold_run},
-    projector::lane::{OnDeletion, OnRevival},
+    projection::{
+        Change, Compiled, Encoded, Fold, FoldError, IN_MEMORY, Source, State, StateError, StoredState, run::fold_run,
+    },
+    projector::{
+        lane::{OnDeletion, OnRevival},
+        session::HELD_STATES,
+    },
     replica::{Header, Put, Replica, item::Body},
     testing::{MemoryJournal, MemoryStore},
 };
@@ -297,8 +302,8 @@ struct Told {
     acknowledged: BTreeMap<u64, String>,
     /// A mark stood, in a table, on these streams.
     marked: BTreeSet<(u32, String)>,
-    /// A table lost what it had acknowledged.
-    lost: [bool; 2],
+    /// A table lost what it had acknowledged: by then so much had happened in the event store.
+    lost: [Option<usize>; 2],
     /// Someone wrote past the code into these items.
     tampered: BTreeSet<(u32, String)>,
     /// Items that are not readable now.
@@ -414,11 +419,15 @@ impl Sim {
         }
     }
 
-    /// Bytes of all states as puts carry them: a number takes as many digits.
+    /// Bytes of all states as puts carry them: a number takes as many digits. And of those that wait to be
+    /// put, each as large as the largest is at most.
     fn states(&self) -> f64 {
         const NUMBER: usize = 8;
         let names = (0..self.plan.streams).map(|n| format!("tally-{n}"));
-        (names.map(|stream| self.journal.all(&stream).len()).sum::<usize>() * NUMBER) as f64
+        let numbers: Vec<_> = names.map(|stream| self.journal.all(&stream).len()).collect();
+        let largest = numbers.iter().max().copied().unwrap_or(0);
+        let waiting = numbers.len() * largest * HELD_STATES * IN_MEMORY;
+        ((numbers.iter().sum::<usize>() + waiting) * NUMBER) as f64
     }
 
     fn readable(&self, stream: &str, revision: Revision) -> Option<RawEvent> {
@@ -531,7 +540,7 @@ impl Sim {
         let key = (schema, link.stream.to_string());
         let exempt = {
             let told = self.told();
-            let lost = told.lost[schema as usize - 1] || told.is_restored(&link.stream);
+            let lost = told.lost[schema as usize - 1].is_some() || told.is_restored(&link.stream);
             told.marked.contains(&key) || lost || told.tampered.contains(&key)
         };
         let Some(revision) = link.revision.filter(|_| !exempt && !link.stream.ends_with("-odd")) else {

@@ -1,7 +1,7 @@
 //! A schedule: what happens, in which order, and what must be true at its end.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -499,7 +499,7 @@ impl Sim {
             19 if self.below(3) == 0 => {
                 let schema = 1 + self.below(2) as u32;
                 self.say("someone", &format!("makes table {schema} anew"));
-                self.told().lost[schema as usize - 1] = true;
+                self.told().lost[schema as usize - 1] = Some(self.journal.so_far());
                 self.table(schema).make_anew();
             }
             20 => match backup.take() {
@@ -509,7 +509,7 @@ impl Sim {
                 }
                 Some((schema, kept)) => {
                     self.say("someone", &format!("restores table {schema}"));
-                    self.told().lost[schema as usize - 1] = true;
+                    self.told().lost[schema as usize - 1] = Some(self.journal.so_far());
                     self.table(schema).restore(kept);
                 }
             },
@@ -570,7 +570,7 @@ impl Sim {
         if !first {
             new.extend((0..count).map(|_| self.start(NEWEST, started)));
         }
-        let touched = self.told().lost[0];
+        let touched = self.told().lost[0].is_some();
         for stream in &names {
             // What a store has lost or somebody has spoiled shows with the stream's next event.
             let touched = touched || self.told().is_restored(stream);
@@ -645,11 +645,11 @@ impl Sim {
         }
         let (first, presence) = self.journal.stands(stream);
         let key = (1, stream.to_owned());
-        let (tampered, lost, restored) = {
+        let (tampered, lost_at, restored) = {
             let told = self.told();
             (told.tampered.contains(&key), told.lost[0], told.is_restored(stream))
         };
-        let gone = presence != Presence::Present;
+        let (gone, lost) = (presence != Presence::Present, lost_at.is_some());
         let Some(stored) = self.table(1).stored(stream) else {
             let first = first.filter(|first| all[*first as usize..].iter().any(|event| &*event.kind != "$>"));
             return ((!gone && first.is_some()) || (gone && !lost)).then(|| "it has no item".to_owned());
@@ -690,20 +690,26 @@ impl Sim {
         if let Some(open) = open {
             return Some(format!("it is at {:?}, and {} is open", header.version, open.revision));
         }
-        let mut lives = BTreeSet::new();
+        let mut lives = BTreeMap::new();
         let mut events = 0;
-        for happened in self.journal.happened(0).iter().filter(|h| &*h.stream == stream) {
+        for (at, happened) in self.journal.happened(0).iter().enumerate() {
             match happened.revision {
+                _ if &*happened.stream != stream => {}
                 Some(_) => events += 1,
                 None => {
-                    lives.insert(events);
+                    lives.insert(events, at);
                 }
             }
         }
-        let life = lives.iter().rev().find(|began| **began < all.len() as u64);
+        let life = lives.iter().rev().find(|(began, _)| **began < all.len() as u64);
+        // A table that lost the marker of a deletion, or the mark that its notice was settled by, is not
+        // told again: later events show a stream whose history is gone, as after a truncation.
+        let told = life.is_some_and(|(_, at)| lost_at.is_none_or(|lost| *at >= lost));
+        let life = life.map(|(began, _)| *began);
         if self.plan.restarts()
             && header.version.is_some()
-            && life.is_some_and(|began| header.first < *began)
+            && told
+            && life.is_some_and(|began| header.first < began)
             && first.is_some()
         {
             return Some(format!(
@@ -717,7 +723,7 @@ impl Sim {
             .get(stream)
             .copied()
             .unwrap_or(0)
-            .max(life.copied().unwrap_or(0));
+            .max(life.unwrap_or(0));
         (header.first > cut).then(|| format!("it begins at {}, and {cut} could always be read", header.first))
     }
 
