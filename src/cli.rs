@@ -30,6 +30,7 @@ mod run;
 #[cfg(feature = "embedded")]
 mod stack;
 mod status;
+mod traces;
 
 /// What the process exits with. The numbers from 64 on are those of `sysexits.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -334,7 +335,15 @@ fn start(cli: Cli, build: impl FnOnce(Registry) -> Result<Registry, RegistryErro
     if !daemon && log.filter == Settings::default().log.filter {
         "warn,eventstore=off".clone_into(&mut log.filter);
     }
-    telemetry::install(&log).map_err(|error| Failure::to(Exit::Usage, &error))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Fault, format!("failed to start threads: {error}")))?;
+    let traced = matches!(&command, Command::Run(_));
+    #[cfg(feature = "embedded")]
+    let traced = traced || matches!(&command, Command::Dev(_));
+    let traces = traces::Sent::begun(traced, &runtime)?;
+    telemetry::install_with(&log, traces.spans()).map_err(|error| Failure::to(Exit::Usage, &error))?;
     panics::log_them();
     // Of a large executable, reading it would be most of what a short command takes, and of a stack's start.
     let fingerprint = if command.folds() { fingerprint() } else { String::new() };
@@ -345,10 +354,6 @@ fn start(cli: Cli, build: impl FnOnce(Registry) -> Result<Registry, RegistryErro
         registry
     };
     let context = Context { settings, registry };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Exit::Fault, format!("failed to start threads: {error}")))?;
     let done = runtime.block_on(async {
         match command {
             Command::Run(args) => run::run(args, &context).await,
@@ -365,6 +370,7 @@ fn start(cli: Cli, build: impl FnOnce(Registry) -> Result<Registry, RegistryErro
             Command::Redrive(args) => redrive::run(args, &context).await,
         }
     });
+    traces.end();
     // A blocking read of standard input must not keep a process that is done.
     runtime.shutdown_background();
     done

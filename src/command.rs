@@ -17,6 +17,7 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use crate::{
@@ -44,6 +45,7 @@ pub mod observe;
 mod queue;
 mod recent;
 pub mod snapshots;
+mod traced;
 
 pub use attempt::{Committed, OnDeleted};
 pub use base::CatchUpError;
@@ -278,6 +280,17 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         C: Command<A, D> + ?Sized,
         D: Decision<A::Event>,
     {
+        let span = traced::command(A::CATEGORY, command.name(), id, &context);
+        self.executed(id, command, context, &span)
+            .instrument(span.clone())
+            .await
+    }
+
+    async fn executed<C, D>(&self, id: &str, command: &C, context: Context, span: &Span) -> Executed<A, C::Error, D>
+    where
+        C: Command<A, D> + ?Sized,
+        D: Decision<A::Event>,
+    {
         let begun = Instant::now();
         if id.is_empty() {
             return Err(CommandError::Journal(JournalError::Refused(
@@ -309,6 +322,9 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             Ok(_) => "committed",
             Err(error) => error.class(),
         };
+        // Turned away is an answer.
+        let failed = !matches!(&answer, Ok(_) | Err(CommandError::Rejected(_)));
+        traced::ended(span, outcome, failed, attempts, seen.replayed);
         self.observer.observe(
             A::CATEGORY,
             Observation::Ended {
@@ -389,22 +405,36 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         };
         seen.known_from = rules.known_from;
         let mut attempt = Attempt::new(&*self.fold, command, stream.clone(), identity, rules);
+        let mut appending = traced::Appending::default();
+        if traced::enabled() {
+            attempt = attempt.traced(Box::new(appending.asked(stream, command_id)));
+        }
         loop {
             let action = attempt.select();
             if action == Action::Done {
                 break;
             }
-            let appending = matches!(action, Action::Append(..));
+            if let Action::Append(append) = &action {
+                appending.sends(append);
+            }
+            let sends = matches!(action, Action::Append(..));
             let loading = action == Action::Load;
-            let performed = Box::pin(self.perform(stream, command_id, action, deadline, turn, seen));
+            let span = traced::action(&action);
+            let performed = self.perform(stream, command_id, action, deadline, turn, seen);
+            let performed = Box::pin(performed.instrument(span.clone()));
             let reply = timeout_at(deadline, performed).await;
+            if loading {
+                traced::loaded(&span, seen.origin);
+            }
+            drop(span);
             if let Ok(reply) = reply {
+                appending.answered(&reply);
                 if let (Some(turn), Some(reached)) = (turn, reply.reached()) {
                     turn.note(reached.err());
                 }
                 attempt.apply(reply);
             } else {
-                if appending {
+                if sends {
                     let late = JournalError::OutcomeUnknown("no reply before the command's deadline".to_owned());
                     attempt.apply(Reply::Appended(Err(late), None, Utc::now()));
                 }
@@ -419,8 +449,9 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         }
         let finished = attempt.finish();
         let attempts = finished.attempts;
-        let kept = Box::pin(self.keep(stream, finished, seen.discarded, deadline));
-        (kept.await, attempts)
+        appending.ended(attempts);
+        let kept = self.keep(stream, finished, seen.discarded, deadline);
+        (Box::pin(kept.instrument(traced::keep())).await, attempts)
     }
 
     fn see(&self, seen: &mut Seen, observation: Observation) {
@@ -434,6 +465,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 );
             }
             Observation::Replayed(events) => seen.replayed += events,
+            Observation::Loaded(origin) => seen.origin = Some(origin),
             Observation::Conflict => seen.conflict = Some(Instant::now()),
             _ => {}
         }
@@ -901,6 +933,8 @@ impl Drop for ColdLoad<'_> {
 struct Seen {
     discarded: bool,
     replayed: usize,
+    /// Where the newest base came from.
+    origin: Option<Origin>,
     /// The command may have landed since this time.
     known_from: Option<DateTime<Utc>>,
     /// The aggregate is being folded from its stream.

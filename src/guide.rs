@@ -8,7 +8,7 @@
 //! | [guarantees] | what holds for a replica, for each source, and when something fails |
 //! | [settings] | every setting with its default |
 //! | [metrics] | every metric, the alerts, the boards |
-//! | [operating] | the command line, the page, a start that goes wrong, logs, deployments |
+//! | [operating] | the command line, the page, a start that goes wrong, logs, traces, deployments |
 //! | [permissions] | what EventStoreDB and DynamoDB must allow |
 //! | [containers] | the whole stack by docker-compose, and an image of your own |
 //! | [ecs] | the CloudFormation templates, and one-off tasks |

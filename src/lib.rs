@@ -36,6 +36,8 @@ pub mod telemetry;
 // Documented in any case; `doctest`s are built against the library as its features have it.
 #[cfg(any(test, feature = "testing", all(doc, not(doctest))))]
 pub mod testing;
+#[cfg(feature = "otel")]
+pub mod traces;
 
 /// The README's code, compiled as whoever copies it would.
 #[cfg(all(doctest, feature = "embedded"))]

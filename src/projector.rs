@@ -30,5 +30,10 @@ mod simulation;
 pub mod status;
 #[cfg(feature = "daemon")]
 mod told;
+#[cfg(all(feature = "daemon", feature = "otel"))]
+mod traced;
+#[cfg(all(feature = "daemon", not(feature = "otel")))]
+#[path = "projector/untraced.rs"]
+mod traced;
 #[cfg(feature = "daemon")]
 pub mod write_limit;

@@ -20,8 +20,9 @@ use tracing::{
     field::{Field, Visit},
 };
 use tracing_subscriber::{
-    EnvFilter, Layer,
+    EnvFilter, Layer, Registry,
     layer::{Context, SubscriberExt as _},
+    registry::LookupSpan,
     util::SubscriberInitExt as _,
 };
 
@@ -46,9 +47,18 @@ pub enum TelemetryError {
     Installed,
 }
 
+/// What takes this process's spans.
+pub type Spans = Box<dyn Layer<Registry> + Send + Sync>;
+
 /// Sends this process's logs to standard error, as the settings say. Panics stay with the process's own
 /// hook.
 pub fn install(log: &Log) -> Result<(), TelemetryError> {
+    install_with(log, None)
+}
+
+/// As [`install`], with this process's spans to `spans`. Lines are the same with it as without: the
+/// log's filter is for them alone.
+pub fn install_with(log: &Log, spans: Option<Spans>) -> Result<(), TelemetryError> {
     let filter = EnvFilter::builder()
         .parse(&log.filter)
         .map_err(|error| TelemetryError::Filter {
@@ -61,17 +71,31 @@ pub fn install(log: &Log) -> Result<(), TelemetryError> {
         LogFormat::Json => true,
         LogFormat::Human => false,
     };
+    let brake = Brake(Repeated::new(SAY_AGAIN));
+    let registry = tracing_subscriber::registry();
+    let installed = match spans {
+        // One filter for all spares asking each layer.
+        None => registry.with(filter).with(brake).with(lines(json, terminal)).try_init(),
+        Some(spans) => registry
+            .with(spans)
+            .with(brake.and_then(lines(json, terminal)).with_filter(filter))
+            .try_init(),
+    };
+    installed.map_err(|_| TelemetryError::Installed)?;
+    discreet::show_values(log.values);
+    Ok(())
+}
+
+fn lines<S>(json: bool, terminal: bool) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
-    let lines = if json {
+    if json {
         lines.json().flatten_event(true).boxed()
     } else {
         lines.with_target(false).with_ansi(terminal).boxed()
-    };
-    let brake = Brake(Repeated::new(SAY_AGAIN));
-    let subscriber = tracing_subscriber::registry().with(filter).with(brake).with(lines);
-    subscriber.try_init().map_err(|_| TelemetryError::Installed)?;
-    discreet::show_values(log.values);
-    Ok(())
+    }
 }
 
 /// One warning of a class in this time: often enough to show that it goes on, seldom enough that

@@ -23,6 +23,7 @@ use projector::{
     query::Queries,
     store::Store,
     telemetry,
+    traces::Traces,
 };
 use tokio::net::TcpListener;
 
@@ -34,6 +35,9 @@ mod service;
 
 use account::{Account, Refusal};
 use activity::Activity;
+
+/// What sending the last traces may take.
+const LAST_TRACES: Duration = Duration::from_secs(2);
 
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
@@ -70,7 +74,15 @@ async fn serve(listen: SocketAddr) -> Result<(), Failure> {
     let shutdown = app::shutdown();
     let inputs = Inputs::from_process();
     let mut settings = Settings::load(&inputs)?;
-    telemetry::install(&settings.log)?;
+    // Commands and the daemon's deliveries, where the standard variables say where traces go.
+    let traces = Traces::from_env("bank")?;
+    let spans = traces
+        .as_ref()
+        .map(|traces| Box::new(traces.layer()) as telemetry::Spans);
+    telemetry::install_with(&settings.log, spans)?;
+    if let Some(traces) = &traces {
+        traces.trace_deliveries();
+    }
     // Whoever says where EventStoreDB is, in a variable, a file or inline, means it.
     let unsaid = Settings::load(&Inputs::default())?.eventstore.connection;
     let said = inputs.environment.contains_key("PROJECTOR__EVENTSTORE__CONNECTION");
@@ -97,6 +109,9 @@ async fn serve(listen: SocketAddr) -> Result<(), Failure> {
     bank.daemon.stop().await;
     if let Some(stores) = stores {
         stores.stop().await;
+    }
+    if let Some(traces) = traces {
+        tokio::task::spawn_blocking(move || traces.close(LAST_TRACES)).await?;
     }
     Ok(())
 }

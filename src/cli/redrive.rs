@@ -16,7 +16,7 @@ use crate::{
     journal::{Journal, Standing},
     projection::{Change, Encoded, Fold, FoldError, Source, State, StateError, StoredState},
     projector::{
-        effects::{Stores, Trouble},
+        effects::{Failures, Stores, Trouble},
         lane::{Arrival, Lane, Next, Rules},
         meter::NoMeter,
     },
@@ -101,6 +101,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         journal_trouble: Arc::new(Trouble::default()),
         table_trouble: Arc::new(Trouble::default()),
         meter: Arc::new(NoMeter),
+        failures: Failures::default(),
     };
     let limit = Duration::from_secs(args.timeout);
     let work = async {

@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use tracing::debug_span;
 use uuid::Uuid;
 
 use super::{
@@ -151,7 +152,12 @@ pub struct Attempt<'a, A: Aggregate, C: Command<A, D> + ?Sized, D: Decision<A::E
     waits: u32,
     trouble: Option<JournalError>,
     observed: Vec<Observation>,
+    appending: Option<Appending<'a>>,
 }
+
+/// Says which trace the events belong to that are about to be appended: members of their metadata.
+/// Asked once, before the first of them is encoded: their ids cover it, and must stay the same.
+pub type Appending<'a> = Box<dyn FnOnce() -> Vec<(&'static str, String)> + Send + 'a>;
 
 impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'a, A, C, D> {
     /// Begins. `fold` is the aggregate's own.
@@ -191,7 +197,15 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
             waits: 0,
             trouble: None,
             observed: Vec::new(),
+            appending: None,
         }
+    }
+
+    /// Asks `appending` before it appends. What the caller's metadata say stands.
+    #[must_use]
+    pub fn traced(mut self, appending: Appending<'a>) -> Self {
+        self.appending = Some(appending);
+        self
     }
 
     /// What to do next. Asking twice changes nothing.
@@ -798,7 +812,8 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
             // States come from the aggregate's own fold; another type is a snapshot source's defect.
             return self.discard(Discard::Undecodable);
         };
-        let decided = self.command.decide(state).map(D::into_parts);
+        let decided = debug_span!(target: "projector::trace", "decide").in_scope(|| self.command.decide(state));
+        let decided = decided.map(D::into_parts);
         let appends = decided.as_ref().is_ok_and(|(events, _)| !events.is_empty());
         if !appends && !self.confirmed {
             return self.confirm();
@@ -836,6 +851,9 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
             stream: self.stream.to_string(),
             problem,
         };
+        for (name, value) in self.appending.take().map(|ask| ask()).unwrap_or_default() {
+            self.identity.metadata.trace(name, value);
+        }
         let mut new = Vec::with_capacity(events.len());
         let plain = metadata::<A::Event>(&self.identity, false);
         for (index, event) in events.iter().enumerate() {

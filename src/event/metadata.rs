@@ -14,6 +14,8 @@ pub const CAUSATION_ID: &str = "$causationId";
 pub const USER: &str = "user";
 /// The trace that the command was part of, as the W3C's header of this name has it.
 pub const TRACEPARENT: &str = "traceparent";
+/// What goes with [`TRACEPARENT`], by the W3C as well. No field of its own: hardly anybody has it.
+pub const TRACESTATE: &str = "tracestate";
 /// The command that an event carries out: its id.
 pub const COMMAND_ID: &str = "commandId";
 /// The execution of a command that appended an event: one call.
@@ -90,6 +92,15 @@ impl Metadata {
         let nested = self.other.values().any(|value| value.is_array() || value.is_object());
         let written = nested.then(|| Value::Object(self.to_object()).to_string())?;
         serde_json::from_str::<Map<String, Value>>(&written).err()
+    }
+
+    /// Adds what says which trace it is part of, unless the caller said that.
+    pub(crate) fn trace(&mut self, name: &str, value: String) {
+        if name == TRACEPARENT {
+            self.traceparent.get_or_insert(value);
+        } else {
+            self.other.entry(name).or_insert_with(|| value.into());
+        }
     }
 
     /// As an object, to which the library's own members are added.

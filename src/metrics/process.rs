@@ -3,6 +3,8 @@
 
 use std::{fs, time::Duration};
 
+#[cfg(feature = "otel")]
+use prometheus::IntCounterVec;
 use prometheus::{Counter, Gauge, GaugeVec};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +24,8 @@ pub(super) struct Process {
     most_files: Gauge,
     threads: Gauge,
     start: Gauge,
+    #[cfg(feature = "otel")]
+    spans: IntCounterVec,
 }
 
 impl Process {
@@ -34,6 +38,7 @@ impl Process {
         let features = [
             ("daemon", cfg!(feature = "daemon")),
             ("embedded", cfg!(feature = "embedded")),
+            ("otel", cfg!(feature = "otel")),
         ];
         let features: Vec<_> = features.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
         build
@@ -52,6 +57,8 @@ impl Process {
                 "process_start_time_seconds",
                 "When the process started, in seconds since 1970.",
             ),
+            #[cfg(feature = "otel")]
+            spans: spans(m),
         }
     }
 
@@ -66,6 +73,30 @@ impl Process {
         self.threads.set(seen.threads);
         self.start.set(seen.start);
     }
+
+    #[cfg(feature = "otel")]
+    fn count_spans(&self) {
+        for (outcome, count) in crate::traces::counted() {
+            let counter = self.spans.with_label_values(&[outcome]);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+    }
+}
+
+#[cfg(feature = "otel")]
+fn spans(m: &Making) -> IntCounterVec {
+    let spans: IntCounterVec = m.keep(IntCounterVec::new(
+        prometheus::opts!(
+            "projector_trace_spans_total",
+            "Spans of sampled traces, by what became of them; what ended and was neither exported nor failed waits, or \
+             found the queue full."
+        ),
+        &["outcome"],
+    ));
+    for (outcome, _) in crate::traces::counted() {
+        spans.with_label_values(&[outcome]);
+    }
+    spans
 }
 
 /// Looks at the process now and then until `stop`. Does nothing where there is no `/proc`.
@@ -77,6 +108,8 @@ pub async fn sample(metrics: Metrics, stop: CancellationToken) {
             _ = ticks.tick() => {}
             () = stop.cancelled() => return,
         }
+        #[cfg(feature = "otel")]
+        metrics.process().count_spans();
         let seen = tokio::task::spawn_blocking(Seen::look).await;
         if let Ok(Some(seen)) = seen {
             metrics.process().take(&seen);

@@ -120,6 +120,34 @@ impl Trouble {
     }
 }
 
+/// What fails in one effect before there is an answer, where anybody asks for that.
+#[derive(Clone, Debug, Default)]
+pub struct Failures(Option<Arc<Mutex<(u32, String)>>>);
+
+impl Failures {
+    /// Asked for.
+    #[cfg(feature = "otel")]
+    pub(super) fn recorded() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    fn failed(&self, error: &impl std::fmt::Display) {
+        if let Some(failures) = &self.0 {
+            let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+            *failures = (failures.0 + 1, sentence(error));
+        }
+    }
+
+    /// How many there were, and the last one.
+    #[cfg(feature = "otel")]
+    pub(super) fn told(&self) -> (u32, String) {
+        let Some(failures) = &self.0 else {
+            return (0, String::new());
+        };
+        failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// What carries effects out, for one projection.
 pub struct Stores<J, S> {
     /// The event store.
@@ -132,6 +160,8 @@ pub struct Stores<J, S> {
     pub table_trouble: Arc<Trouble>,
     /// Takes counts.
     pub meter: Arc<dyn Meter>,
+    /// Of the effect that this clone is for.
+    pub failures: Failures,
 }
 
 impl<J: Clone, S: Clone> Clone for Stores<J, S> {
@@ -142,6 +172,7 @@ impl<J: Clone, S: Clone> Clone for Stores<J, S> {
             journal_trouble: self.journal_trouble.clone(),
             table_trouble: self.table_trouble.clone(),
             meter: self.meter.clone(),
+            failures: self.failures.clone(),
         }
     }
 }
@@ -286,6 +317,7 @@ impl<J: Journal, S: ReplicaStore> Stores<J, S> {
 
     /// `key`: whose put it was.
     async fn table_failed(&self, error: &StoreError, delays: &mut Delays, key: Option<&Arc<str>>) {
+        self.failures.failed(error);
         match error {
             StoreError::Throttled { scope, .. } => {
                 // The table does answer. A hot key slows its own lane only; but a table that is one
@@ -322,10 +354,12 @@ impl<J: Journal, S: ReplicaStore> Stores<J, S> {
                     return Err(error.to_string());
                 }
                 Err(error) if error.is_transient() => {
+                    self.failures.failed(&error);
                     self.journal_trouble.failed(&sentence(&error), false);
                     delays.wait().await;
                 }
                 Err(error) => {
+                    self.failures.failed(&error);
                     self.journal_trouble.failed(&sentence(&error), true);
                     tokio::time::sleep(OPERATOR_DELAY).await;
                 }
@@ -353,6 +387,7 @@ mod tests {
             journal_trouble: Arc::default(),
             table_trouble: Arc::default(),
             meter: Arc::new(NoMeter),
+            failures: Failures::default(),
         };
         table.fail_notes(3, StoreError::Unavailable("away".into()));
         let put = Put {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    effects::{Stores, Trouble, sentence},
+    effects::{Failures, Stores, Trouble, sentence},
     lag::{self, Measured, SharedSettled},
     meter::{Count, Level, Meter},
     replica_cache::ReplicaCache,
@@ -152,6 +152,7 @@ async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
         journal_trouble: Arc::new(Trouble::default()),
         table_trouble: Arc::new(Trouble::default()),
         meter: meter.clone(),
+        failures: Failures::default(),
     };
     let cache = ReplicaCache::new(cache_bytes);
     let shared = Reporter {

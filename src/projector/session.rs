@@ -27,6 +27,7 @@ use super::{
     lane::{Arrival, Base, Effect, Lane, Next, Outcome, PutKind, Rules, Token, Verdict},
     meter::{Count, EndReason, LaneState, Level, Meter, Timing},
     replica_cache::ReplicaCache,
+    traced::Runs,
     write_limit::WriteLimit,
 };
 use crate::{
@@ -211,6 +212,8 @@ pub struct Session<Sub, J, S, R> {
     lanes: HashMap<Arc<str>, Lane>,
     /// Since when each lane has been at what it is at; kept apart, for figures only.
     since: HashMap<Arc<str>, Instant>,
+    /// What is done for each stream, for traces only.
+    runs: Runs,
     deliveries: Deliveries,
     touched: Vec<Arc<str>>,
     cold: VecDeque<Arc<str>>,
@@ -253,6 +256,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
     pub fn new(spec: Arc<Spec>, sub: Sub, stores: Stores<J, S>, cache: ReplicaCache, report: R) -> Self {
         let now = Instant::now();
         let write_limit = WriteLimit::new(spec.writes);
+        let runs = Runs::new(&spec);
         Self {
             spec,
             sub,
@@ -261,6 +265,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             report,
             lanes: HashMap::new(),
             since: HashMap::new(),
+            runs,
             deliveries: Deliveries::default(),
             touched: Vec::new(),
             cold: VecDeque::new(),
@@ -331,6 +336,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             }
         };
         self.running.abort_all();
+        self.runs.abandon(&end);
         self.spec_gauges(0);
         if matches!(end, End::Stopped { .. }) {
             // The process may end right after this.
@@ -453,6 +459,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             .lanes
             .entry(stream.clone())
             .or_insert_with(|| Lane::new(stream.clone(), rules.clone()));
+        self.runs.arrived(&stream, &arrival);
         lane.deliver(token, arrival, behind);
         self.touched.push(stream);
     }
@@ -497,6 +504,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
     }
 
     fn outcome(&mut self, stream: Arc<str>, outcome: Outcome, now: Duration) {
+        self.runs.answered(&stream, &outcome);
         let Some(lane) = self.lanes.get_mut(&stream) else {
             return;
         };
@@ -571,8 +579,12 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             let wait = !self.may_put();
             let lane = self.lanes.get_mut(stream)?;
             lane.hold_back(wait);
+            self.runs.goes_on(stream);
             let next = lane.next(now);
             let (verdicts, tally) = (lane.verdicts(), lane.tally());
+            let waits = matches!(next, Next::WaitUntil(_)) && lane.unsettled() == 0;
+            self.runs
+                .went_on(stream, tally.applied, waits || matches!(next, Next::Idle));
             if !lane.holds_events() {
                 self.forget_read(stream);
             }
@@ -721,6 +733,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         while self.loading < LOADS && !self.cold.is_empty() {
             let batch: Vec<_> = self.cold.drain(..self.cold.len().min(LOAD_BATCH)).collect();
             let stores = self.stores.clone();
+            self.runs.load(&batch);
             self.loading += 1;
             self.spawn(async move {
                 let outcomes = stores.load_many(&batch).await;
@@ -753,7 +766,8 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
     }
 
     fn start(&mut self, stream: Arc<str>, class: Class, effect: Effect) {
-        let stores = self.stores.clone();
+        let mut stores = self.stores.clone();
+        stores.failures = self.runs.begins(&stream, &effect);
         let bytes = match &effect {
             Effect::Put(put, _) => put.body.bytes(),
             _ => 0,
@@ -1066,6 +1080,7 @@ mod tests {
             journal_trouble: Arc::default(),
             table_trouble: Arc::default(),
             meter: meter.clone(),
+            failures: crate::projector::effects::Failures::default(),
         };
         let acks = Arc::new(Mutex::new(0));
         let sub = Fed {

@@ -28,3 +28,5 @@ mod startup;
 mod streams;
 mod support;
 mod together;
+#[cfg(feature = "otel")]
+mod traces;

@@ -69,12 +69,20 @@ fn the_pure_core_imports_no_runtime_and_no_client() {
 
 /// Which modules each module may name: those that it stands on. A new arrow is a decision, and is
 /// written down here.
-const BELOW: [(&str, &[&str]); 17] = [
+const BELOW: [(&str, &[&str]); 18] = [
     ("aggregate", &["event"]),
     ("clock", &[]),
     (
         "command",
-        &["aggregate", "document", "event", "journal", "projection", "replica"],
+        &[
+            "aggregate",
+            "document",
+            "event",
+            "journal",
+            "projection",
+            "replica",
+            "traces",
+        ],
     ),
     ("config", &["journal", "projection", "projector", "replica"]),
     ("document", &[]),
@@ -86,7 +94,7 @@ const BELOW: [(&str, &[&str]); 17] = [
         &["clock", "config", "health", "metrics", "projector", "replica"],
     ),
     ("journal", &["clock", "event", "projection"]),
-    ("metrics", &["journal", "projector", "replica"]),
+    ("metrics", &["journal", "projector", "replica", "traces"]),
     ("panics", &["document"]),
     ("projection", &["aggregate", "document", "event", "panics", "replica"]),
     (
@@ -99,6 +107,7 @@ const BELOW: [(&str, &[&str]); 17] = [
             "panics",
             "projection",
             "replica",
+            "traces",
         ],
     ),
     (
@@ -110,6 +119,7 @@ const BELOW: [(&str, &[&str]); 17] = [
         "store",
         &["aggregate", "command", "journal", "projection", "query", "replica"],
     ),
+    ("traces", &["event", "replica"]),
 ];
 
 /// The crate's modules that code names by `crate::`, one a line or in braces.
