@@ -1504,19 +1504,11 @@ impl Lane {
         self.hints.append(&mut self.acting);
     }
 
-    /// Whether what an administrative put says leaves the stored state and its version as they are; the
-    /// header is then the stored one but for that. What changed nothing is folded again.
-    fn stays_as_stored(&mut self) -> bool {
-        let base = self.known();
-        let Some(stored) = base.stored.clone().filter(|_| !base.rebase) else {
-            return false;
-        };
-        base.header = Header {
-            deleted: base.header.deleted,
-            quarantine: base.header.quarantine.take(),
-            ..stored
-        };
-        true
+    /// Whether what an administrative put says leaves the stored state and its version as they are.
+    fn stays_as_stored(&self) -> bool {
+        let base = self.base.as_ref().filter(|base| !base.rebase);
+        // A version that moved without a change would be read again and again.
+        base.is_some_and(|base| base.stored.is_some() && base.header.version == base.durable())
     }
 
     /// Nothing is left to do but to store, in time, a version that moved without a change.

@@ -1007,6 +1007,50 @@ fn a_deletion_is_stored_by_code_that_cannot_store_the_state() {
     }
 }
 
+/// Another's mark is tried by code that cannot store the state either; what is read behind it changes
+/// nothing and takes more than one page. It was read from the beginning after each put, without an end.
+#[test]
+fn a_mark_on_what_cannot_be_stored_is_tried_once() {
+    let mut world = World::new(OnDeletion::Keep, OnRevival::Continue, false);
+    for task in 0..2 {
+        refuses(&mut world, task, |view| numbers(view).unwrap().len() > 1);
+    }
+    world.append(Kind::Put);
+    world.append(Kind::Put);
+    let list = [0, 1].map(|n: u64| Document::Number(n.to_string().into()));
+    world.stored = Some(Replica {
+        header: Header {
+            version: Some(1),
+            event: Some(LastEvent {
+                id: world.log[1].id,
+                kind: "Put".into(),
+                at: world.log[1].created,
+            }),
+            ..Header::new()
+        },
+        view: Some(StoredState::Document(Document::List(list.into()))),
+        fold: None,
+        projected_at: None,
+        promoted: Vec::new(),
+        bytes: 1,
+    });
+    for entry in 2..9 {
+        world.append(Kind::Keep);
+        world.deliver(1, entry);
+    }
+    rest(&mut world, 1);
+    let marked = world.stored.as_ref().unwrap().header.quarantine.clone();
+    assert!(marked.is_some_and(|mark| mark.by.contains("old")));
+    world.deliver(0, 8);
+    rest(&mut world, 0);
+    let header = &world.stored.as_ref().unwrap().header;
+    let mark = header.quarantine.as_ref();
+    assert_eq!(
+        (header.version, mark.map(|mark| mark.by.contains("new"))),
+        (Some(1), Some(true))
+    );
+}
+
 /// The deletion and the life after it were looked at between the fold and its put, which marked an event
 /// of the life before: nothing was left that could have ended the mark.
 #[test]
