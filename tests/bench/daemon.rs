@@ -8,7 +8,8 @@
 //!
 //! A backlog drained raw (received and acknowledged, nothing else), then by the daemon, with the
 //! processor time of each; a live stream, append called to replica durable, beside one append and one
-//! put alone; memory before and after. The stores are a process of their own.
+//! put alone; memory before and after. The stores are a process of their own. With
+//! `OTEL_EXPORTER_OTLP_ENDPOINT` the daemon's work is traced, which is what tracing costs.
 //! Without a file it makes the loans example's workload up.
 
 #[allow(
@@ -44,6 +45,7 @@ use projector::{
     event::codec,
     journal::{Expected, Journal as _, NewEvent},
     replica::ReplicaStore as _,
+    traces::{Traces, counted},
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -62,6 +64,8 @@ const ACKS: usize = 100;
 const LIVE: usize = 500;
 /// Between two looks whether a replica is there: below what is measured.
 const LOOK: Duration = Duration::from_micros(200);
+/// For the spans that are left.
+const LAST_TRACES: Duration = Duration::from_secs(5);
 
 #[global_allocator]
 static ALLOCATOR: counting::Counting = counting::Counting;
@@ -169,6 +173,10 @@ async fn bench() -> Result<(), Failure> {
     };
     let (apart, stores) = Apart::start(&folder)?;
     let (settings, planned) = loans::settings(&stores, None)?;
+    let traces = Traces::from_env("bench-daemon")?;
+    if let Some(traces) = &traces {
+        traces.trace_deliveries();
+    }
     say(&format!("resident before anything: {} MiB", resident()));
 
     say(&loans::import(&stores.connection, &events)?);
@@ -221,6 +229,10 @@ async fn bench() -> Result<(), Failure> {
     live(&settings, &planned).await?;
     daemon.stop().await;
     drop(apart);
+    if let Some(sent) = traces {
+        tokio::task::spawn_blocking(move || sent.close(LAST_TRACES)).await?;
+        say(&format!("spans: {:?}", counted()));
+    }
     // What stays behind in the temporary folder harms nobody.
     let _ = std::fs::remove_dir_all(&folder);
     Ok(())
