@@ -87,6 +87,7 @@ mod tests {
 
     /// Runs the test that is called so in a process of its own, for a hook is the whole process's, and so is
     /// what it hides of other tests; gives what was written there. `None` in that process: here it is run.
+    #[allow(clippy::unwrap_used, reason = "a test that cannot be run alone has failed")]
     fn alone(test: &str, case: &str) -> Option<String> {
         if std::env::var_os(ALONE).is_some() {
             return None;

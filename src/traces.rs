@@ -216,7 +216,7 @@ mod tests {
             judge(None, &[not.clone(), sampled.clone()]),
             SamplingDecision::RecordAndSample
         );
-        assert_eq!(judge(None, &[not.clone()]), SamplingDecision::Drop);
+        assert_eq!(judge(None, std::slice::from_ref(&not)), SamplingDecision::Drop);
         assert_eq!(judge(None, &[]), SamplingDecision::Drop);
         let parent = |link: Link| Context::new().with_remote_span_context(link.span_context);
         assert_eq!(

@@ -98,7 +98,7 @@ impl Weighter<Arc<str>, Arc<Kept>> for Weigh {
     }
 }
 
-/// ReplicaCache by stream.
+/// Replicas by stream.
 #[derive(Clone)]
 pub struct ReplicaCache(Arc<Cache<Arc<str>, Arc<Kept>, Weigh>>);
 

@@ -108,7 +108,9 @@ impl Run {
     }
 
     fn join(&mut self, later: Self) {
-        later.contexts.into_iter().for_each(|context| self.caused_by(context));
+        for context in later.contexts {
+            self.caused_by(context);
+        }
         self.more += later.more;
         self.deliveries += later.deliveries;
     }
@@ -123,13 +125,11 @@ impl Run {
             _ => None,
         };
         let root = Context::new();
-        match parent {
-            Some(parent) => (root.with_remote_span_context(parent.clone()), Vec::new()),
-            None => {
-                let link = |context: &&SpanContext| Link::new((*context).clone(), Vec::new(), 0);
-                (root, sampled.iter().map(link).collect())
-            }
+        if let Some(parent) = parent {
+            return (root.with_remote_span_context(parent.clone()), Vec::new());
         }
+        let link = |context: &&SpanContext| Link::new((*context).clone(), Vec::new(), 0);
+        (root, sampled.iter().map(link).collect())
     }
 }
 
@@ -211,7 +211,7 @@ impl Runs {
                 let version = put.header.version.map_or(-1, u64::cast_signed);
                 attributes.push(KeyValue::new("projector.version", version));
                 attributes.push(KeyValue::new("projector.bytes", put.body.bytes() as i64));
-                let reason = put.header.quarantine.as_ref().map(|mark| mark.reason.to_string());
+                let reason = put.header.quarantine.as_ref().map(|mark| mark.reason.clone());
                 line.putting = true;
                 line.run.end = Some(end_of(*kind, reason.unwrap_or_default()));
                 ("put", attributes)
@@ -319,10 +319,11 @@ impl Runs {
         };
         let why = match end {
             Ending::Disconnected(error) => sentence(error),
-            Ending::StoreOutage(why) | Ending::Storm(why) | Ending::Operator(why) => why.clone(),
+            Ending::StoreOutage(why) | Ending::Storm(why) | Ending::Operator(why) | Ending::Panicked(why) => {
+                why.clone()
+            }
             Ending::Watchdog => "Nothing moved although there was work.".to_owned(),
             Ending::TableAnew => "The table was made anew.".to_owned(),
-            Ending::Panicked(why) => why.clone(),
             Ending::Stopped { .. } => "The daemon stopped.".to_owned(),
         };
         for (stream, line) in std::mem::take(&mut open.lines) {
@@ -521,9 +522,9 @@ mod tests {
 
     fn run(contexts: &[(u64, TraceFlags)]) -> Run {
         let mut run = Run::begin(SystemTime::now());
-        contexts
-            .iter()
-            .for_each(|(id, flags)| run.caused_by(caused(*id, *flags)));
+        for (id, flags) in contexts {
+            run.caused_by(caused(*id, *flags));
+        }
         run
     }
 

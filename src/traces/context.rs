@@ -58,17 +58,18 @@ impl Carried {
     }
 }
 
+/// What an event's metadata say of it, whatever it is.
+#[derive(Deserialize)]
+struct Said {
+    traceparent: Option<Value>,
+    tracestate: Option<Value>,
+}
+
 /// The span that an event's metadata name.
 pub(crate) fn of_event(metadata: &[u8]) -> Option<SpanContext> {
     // Most events of most streams have none, and need not be parsed for that.
     let name = TRACEPARENT.as_bytes();
     metadata.windows(name.len()).any(|part| part == name).then_some(())?;
-
-    #[derive(Deserialize)]
-    struct Said {
-        traceparent: Option<Value>,
-        tracestate: Option<Value>,
-    }
     let said: Said = serde_json::from_slice(metadata).ok()?;
     let text = |value: Option<Value>| value.and_then(|value| value.as_str().map(str::to_owned));
     let (parent, state) = (text(said.traceparent), text(said.tracestate));

@@ -70,7 +70,6 @@ impl Variables<'_> {
     }
 
     fn number<T: FromStr + PartialOrd + Display>(
-        &self,
         found: Option<(&'static str, String)>,
         allowed: std::ops::RangeInclusive<T>,
     ) -> Result<Option<T>, TracesError> {
@@ -86,9 +85,9 @@ impl Variables<'_> {
         }
     }
 
-    fn millis(&self, found: Option<(&'static str, String)>) -> Result<Option<Duration>, TracesError> {
+    fn millis(found: Option<(&'static str, String)>) -> Result<Option<Duration>, TracesError> {
         // An hour: more is a mistake of units.
-        Ok(self.number(found, 1..=3_600_000_u64)?.map(Duration::from_millis))
+        Ok(Self::number(found, 1..=3_600_000_u64)?.map(Duration::from_millis))
     }
 
     /// `key=value` pairs, percent-encoded; `None`: it is not written so.
@@ -150,25 +149,23 @@ pub(super) fn read(service: &str, variable: &dyn Fn(&str) -> Option<String>) -> 
         Some((_, value)) if value == "gzip" => true,
         Some((name, value)) => return Err(wrong(name, value, "it is gzip or none")),
     };
-    let queue = vars
-        .number(vars.get("OTEL_BSP_MAX_QUEUE_SIZE"), 1..=MOST)?
-        .unwrap_or(QUEUE);
-    let batch = vars.number(vars.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE"), 1..=queue)?;
+    let queue = Variables::number(vars.get("OTEL_BSP_MAX_QUEUE_SIZE"), 1..=MOST)?.unwrap_or(QUEUE);
+    let batch = Variables::number(vars.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE"), 1..=queue)?;
     // Read for its form alone: a request's time-out bounds an export.
-    vars.millis(vars.get("OTEL_BSP_EXPORT_TIMEOUT"))?;
+    Variables::millis(vars.get("OTEL_BSP_EXPORT_TIMEOUT"))?;
     let timeout = vars.either("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT");
     Ok(Some(Wanted {
         endpoint,
         said_by,
         headers: headers(&vars)?,
-        timeout: vars.millis(timeout)?.unwrap_or(TIMEOUT),
+        timeout: Variables::millis(timeout)?.unwrap_or(TIMEOUT),
         gzip,
         certificate: certificate(&vars)?,
         sampler: sampler(&vars)?,
         resource: resource(&vars, service)?,
         queue,
         batch: batch.unwrap_or(BATCH.min(queue)),
-        delay: vars.millis(vars.get("OTEL_BSP_SCHEDULE_DELAY"))?.unwrap_or(DELAY),
+        delay: Variables::millis(vars.get("OTEL_BSP_SCHEDULE_DELAY"))?.unwrap_or(DELAY),
     }))
 }
 
@@ -251,7 +248,7 @@ fn sampler(vars: &Variables<'_>) -> Result<Box<dyn ShouldSample>, TracesError> {
         "always_on" => Sampler::AlwaysOn,
         "always_off" => Sampler::AlwaysOff,
         "traceidratio" => {
-            let part = vars.number(vars.get("OTEL_TRACES_SAMPLER_ARG"), 0.0..=1.0_f64)?;
+            let part = Variables::number(vars.get("OTEL_TRACES_SAMPLER_ARG"), 0.0..=1.0_f64)?;
             Sampler::TraceIdRatioBased(part.unwrap_or(1.0))
         }
         _ => {
