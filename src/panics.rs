@@ -2,14 +2,15 @@
 //! was put together may hold an event's values, and logs, marks and parked messages are read by more
 //! people than events are.
 
-use std::{any::Any, cell::RefCell, panic::AssertUnwindSafe};
+use std::{any::Any, cell::RefCell};
 #[cfg(feature = "daemon")]
 use std::{
     io::{self, Write as _},
-    panic::{self, Location},
+    panic::{self, AssertUnwindSafe, Location},
     sync::Once,
 };
 
+#[cfg(feature = "daemon")]
 use futures::FutureExt as _;
 
 use crate::document::discreet;
@@ -40,6 +41,7 @@ pub(crate) fn told(payload: &(dyn Any + Send)) -> String {
 
 /// Runs a future to its end; of a panic it gives what is told of it. It is caught where it happens: on
 /// another thread its place is not known, and one that is known there is another panic's.
+#[cfg(feature = "daemon")]
 pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, String> {
     AssertUnwindSafe(future)
         .catch_unwind()

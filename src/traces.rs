@@ -53,6 +53,7 @@ pub fn counted() -> [(&'static str, u64); 3] {
 }
 
 /// What the daemon's deliveries are traced with; `None`: they are not.
+#[cfg(feature = "daemon")]
 pub(crate) fn tracer() -> Option<SdkTracer> {
     DELIVERIES.get().cloned()
 }

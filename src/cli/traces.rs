@@ -49,6 +49,7 @@ impl Sent {
 pub(super) struct Sent;
 
 #[cfg(not(feature = "otel"))]
+#[allow(clippy::unused_self, reason = "it stands for what does something")]
 impl Sent {
     /// Whoever asks for traces is told that there are none.
     pub(super) fn begun(asked: bool, _: &Runtime) -> Result<Self, Failure> {

@@ -39,7 +39,7 @@ mod marks;
 mod observe;
 mod table;
 
-#[cfg(feature = "daemon")]
+#[cfg(any(feature = "daemon", feature = "otel"))]
 pub(crate) use connect::without_user_info;
 pub use connect::{ConnectError, DynamoSettings, connect};
 pub use observe::{Attempt, AttemptOutcome, Operation, StoreObserver};

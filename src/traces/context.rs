@@ -6,7 +6,9 @@ use opentelemetry::{
     trace::{SpanContext, TraceContextExt as _},
 };
 use opentelemetry_sdk::propagation::TraceContextPropagator;
+#[cfg(any(test, feature = "daemon"))]
 use serde::Deserialize;
+#[cfg(any(test, feature = "daemon"))]
 use serde_json::Value;
 
 use crate::event::metadata::{TRACEPARENT, TRACESTATE};
@@ -59,6 +61,7 @@ impl Carried {
 }
 
 /// What an event's metadata say of it, whatever it is.
+#[cfg(any(test, feature = "daemon"))]
 #[derive(Deserialize)]
 struct Said {
     traceparent: Option<Value>,
@@ -66,6 +69,7 @@ struct Said {
 }
 
 /// The span that an event's metadata name.
+#[cfg(any(test, feature = "daemon"))]
 pub(crate) fn of_event(metadata: &[u8]) -> Option<SpanContext> {
     // Most events of most streams have none, and need not be parsed for that.
     let name = TRACEPARENT.as_bytes();
