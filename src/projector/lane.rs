@@ -504,9 +504,14 @@ impl Lane {
     fn rebase_on(&mut self, base: Base) {
         // Whoever cleared the mark that was here may have left owing what was settled by it.
         self.owing |= self.noted && base.header.quarantine.is_none();
+        // What changed nothing was settled by that, and nothing is delivered for it again.
+        let kept = self.base.as_ref().filter(|_| !self.changed);
+        let behind = kept.is_some_and(|kept| kept.header.version > base.header.version);
         // A state that is folded anew is put when it has caught up with what it replaces; what is
         // owed is read again.
-        self.read_wanted = (base.rebase || self.owing) && !base.header.deleted;
+        self.read_wanted = (base.rebase || self.owing || behind) && !base.header.deleted;
+        // The stream may have come back since the marker was put.
+        self.look_wanted |= behind && base.header.deleted && base.broken.is_none();
         self.base = Some(base);
         self.changed = false;
         self.administrative = None;

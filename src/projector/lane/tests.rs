@@ -1051,6 +1051,42 @@ fn a_mark_on_what_cannot_be_stored_is_tried_once() {
     );
 }
 
+/// Events that change nothing, on a base that is not what is stored: they were settled by that, and the put
+/// of their version was refused. The replica stayed behind, or deleted, until the next event.
+#[test]
+fn a_version_without_a_change_that_the_store_refuses_is_read_on_to() {
+    for deleted in [false, true] {
+        let mut world = World::new(OnDeletion::Keep, OnRevival::Continue, true);
+        world.run(&Op::Append(Kind::Put)).unwrap();
+        world.deliver(0, 0);
+        if deleted {
+            world.run(&Op::Delete).unwrap();
+            world.deliver(0, 1);
+        }
+        rest(&mut world, 0);
+        assert_eq!(world.stored.as_ref().unwrap().header.deleted, deleted);
+        world.run(&Op::Append(Kind::Keep)).unwrap();
+        world.deliver(1, world.entries.len() - 1);
+        // An eventually consistent load misses the marker, or the cache an administrative write.
+        let stored = world.stored.clone();
+        if deleted {
+            world.stored = None;
+        } else {
+            let mut verified = Base::from_stored(&*world.tasks[1].rules.fold, stored.clone());
+            verified.verified = true;
+            world.tasks[1].cache = Some(verified);
+        }
+        assert!(world.step(1, false, false).unwrap(), "it loads");
+        world.stored = stored;
+        if !deleted {
+            world.run(&Op::Bump).unwrap();
+        }
+        rest(&mut world, 1);
+        let header = world.stored.as_ref().unwrap().header.clone();
+        assert_eq!((header.deleted, header.version), (false, Some(1)), "deleted: {deleted}");
+    }
+}
+
 /// The deletion and the life after it were looked at between the fold and its put, which marked an event
 /// of the life before: nothing was left that could have ended the mark.
 #[test]
