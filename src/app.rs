@@ -348,7 +348,7 @@ impl Daemon {
     /// Takes nothing more, finishes what is held, acknowledges it and closes; within the deadline.
     pub async fn stop(mut self) {
         let began = Instant::now();
-        info!("stopping: taking nothing more, finishing what is held");
+        info!("shutting down: draining in-flight deliveries");
         self.health.stopping();
         self.stop.cancel();
         let finished = async {

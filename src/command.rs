@@ -322,7 +322,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             Ok(_) => "committed",
             Err(error) => error.class(),
         };
-        // Turned away is an answer.
+        // A rejection is an answer.
         let failed = !matches!(&answer, Ok(_) | Err(CommandError::Rejected(_)));
         traced::ended(span, outcome, failed, attempts, seen.replayed);
         self.observer.observe(

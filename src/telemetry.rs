@@ -112,7 +112,7 @@ const STREAM: &str = "stream";
 /// Warnings and errors that were not written because the same was written a moment ago.
 static KEPT_BACK: AtomicU64 = AtomicU64::new(0);
 
-/// How many warnings and errors were kept back since the last call.
+/// How many warnings and errors were suppressed since the last call.
 pub fn kept_back() -> u64 {
     KEPT_BACK.swap(0, Ordering::Relaxed)
 }
@@ -175,7 +175,7 @@ impl Repeated {
         }
     }
 
-    /// Whether to log one more of `class`: how many were kept back since the last that was logged,
+    /// Whether to log one more of `class`: how many were suppressed since the last that was logged,
     /// or `None` to keep this one back as well.
     pub fn say(&self, class: &str) -> Option<u64> {
         self.say_at(class, Instant::now())

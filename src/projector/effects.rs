@@ -1,4 +1,4 @@
-//! Carries out what lanes want: loads, reads, looks, puts; tries again while a store is away.
+//! Carries out what lanes want: loads, reads, looks, puts; tries again while a store is unavailable.
 //!
 //! Invariant: I3 settled, its last sentence: an outage settles nothing. An effect ends only with an
 //! answer; until then the outage is on record, and the session decides how long to hold on.
@@ -87,7 +87,7 @@ impl Trouble {
     }
 
     /// How long no store has answered, and the last reason.
-    pub fn away(&self) -> Option<(Duration, String)> {
+    pub fn down(&self) -> Option<(Duration, String)> {
         self.with(|t| {
             t.since
                 .map(|since| (since.elapsed(), t.last.clone().unwrap_or_default()))
@@ -389,7 +389,7 @@ mod tests {
             meter: Arc::new(NoMeter),
             failures: Failures::default(),
         };
-        table.fail_notes(3, StoreError::Unavailable("away".into()));
+        table.fail_notes(3, StoreError::Unavailable("refused".into()));
         let put = Put {
             stream: "s-1".into(),
             header: Header {

@@ -321,7 +321,7 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
         End::Storm(what) => Next::Never(Phase::Paused(what)),
         End::Operator(what) => Next::Operator(Phase::Paused(what)),
         End::TableAnew => Next::Again(Phase::Reconnecting(
-            "The table was made anew: the group starts again from the beginning.".into(),
+            "The table was created again: the group starts again from the beginning.".into(),
         )),
     }
 }
@@ -427,7 +427,7 @@ struct Asked {
     /// Connections made so far.
     connections: AtomicU64,
     /// The connection at whose time the table was seen to be another one.
-    anew: AtomicU64,
+    created_again: AtomicU64,
 }
 
 impl Asked {
@@ -448,7 +448,7 @@ impl Asked {
     fn compare(&self, at: u64, table: Option<&Arc<str>>) {
         let known = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_some() && known.as_ref() != table {
-            self.anew.store(at, Ordering::Release);
+            self.created_again.store(at, Ordering::Release);
         }
     }
 
@@ -503,7 +503,7 @@ impl Report for Reporter {
     }
 
     fn table_is_anew(&self) -> bool {
-        self.asked.anew.load(Ordering::Acquire) == self.connection
+        self.asked.created_again.load(Ordering::Acquire) == self.connection
     }
 }
 
@@ -627,7 +627,7 @@ fn lag_unknown(error: &JournalError, spec: &Spec, meter: &dyn Meter, status: &Sh
         s.lag_unknown = Some(LagUnknown {
             error: text,
             since: since.unwrap_or_else(Instant::now),
-            // A search that goes on is at work; a right that is missing hides nothing new.
+            // A search that goes on is at work; a permission that is missing hides nothing new.
             may_wait: waited || matches!(error, JournalError::Unavailable(_)),
         });
     });

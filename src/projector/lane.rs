@@ -82,7 +82,7 @@ struct Run {
     /// Where it began; to find the event that makes a state unstorable.
     header: Header,
     state: State,
-    /// What `events` follow, where that is further on: a fold anew is put when it has caught up, and
+    /// What `events` follow, where that is further on: a refold is put when it has caught up, and
     /// lets go of its events as soon as what they make can be stored.
     storable: Option<(Header, State)>,
     events: Vec<RawEvent>,
@@ -97,7 +97,7 @@ impl Run {
             .unwrap_or_else(|| (self.header.clone(), self.state.clone()))
     }
 
-    /// Lets go of its events. Those that are folded anew became durable long ago.
+    /// Lets go of its events. Those that are folded again became durable long ago.
     fn let_go(&mut self, durable: Version) {
         let events = self.events.drain(..).filter(|event| Some(event.revision) > durable);
         self.created.extend(events.map(|event| event.created));
@@ -293,7 +293,7 @@ impl Lane {
             + self.suspects.iter().map(|(_, w)| w.tokens.len()).sum::<usize>()
     }
 
-    /// The base to keep when the lane is put away: only one that holds nothing unsaved.
+    /// The base to keep when the lane is dropped: only one that holds nothing unsaved.
     pub fn into_base(self) -> Option<Base> {
         let clean = self.under_way.is_none() && !self.changed && self.administrative.is_none();
         self.base.filter(|base| clean && !base.rebase)
@@ -337,7 +337,7 @@ impl Lane {
         if self.load_wanted {
             return self.load(true);
         }
-        if let Some(next) = self.heed_mark().or_else(|| self.heed_hints()) {
+        if let Some(next) = self.act_on_mark().or_else(|| self.act_on_hints()) {
             return next;
         }
         self.settle();
@@ -507,7 +507,7 @@ impl Lane {
         // What changed nothing was settled by that, and nothing is delivered for it again.
         let kept = self.base.as_ref().filter(|_| !self.changed);
         let behind = kept.is_some_and(|kept| kept.header.version > base.header.version);
-        // A state that is folded anew is put when it has caught up with what it replaces; what is
+        // A state that is folded again is put when it has caught up with what it replaces; what is
         // owed is read again.
         self.read_wanted = (base.rebase || self.owing || behind) && !base.header.deleted;
         // The stream may have come back since the marker was put.
@@ -560,7 +560,7 @@ impl Lane {
         let fold = self.rules.fold.clone();
         let base = self.known();
         if let Some(stored) = base.stored.clone() {
-            // Without a run all that was folded since changed nothing; a run that began anew did not
+            // Without a run all that was folded since changed nothing; a run that began again did not
             // begin with what is stored.
             if let Some(run) = run {
                 base.rebase |= run.header.version.is_none() && stored.version.is_some();
@@ -590,7 +590,7 @@ impl Lane {
     }
 
     /// A stored mark settles what stands behind it, unless other code left it: then this code tries.
-    fn heed_mark(&mut self) -> Option<Next> {
+    fn act_on_mark(&mut self) -> Option<Next> {
         if self.administrative.is_some() {
             return None;
         }
@@ -651,7 +651,7 @@ impl Lane {
 
     /// What asks for a read to the end. A note without a mark means that whoever cleared it may have
     /// left owing what others had settled by it.
-    fn heed_hints(&mut self) -> Option<Next> {
+    fn act_on_hints(&mut self) -> Option<Next> {
         if self.changed || (self.administrative.is_some() && !self.retrying) {
             // First what is at hand.
             return None;
@@ -706,14 +706,14 @@ impl Lane {
         let Some(base) = self.base.as_ref() else {
             return;
         };
-        let anew = base.rebase && !base.header.deleted;
+        let again = base.rebase && !base.header.deleted;
         let unsaved = self.changed || self.administrative.is_some();
         let header = if unsaved {
             base.stored.as_ref().unwrap_or(&base.header)
         } else {
             &base.header
         };
-        let covered = match (anew || base.broken.is_some(), unsaved) {
+        let covered = match (again || base.broken.is_some(), unsaved) {
             // What is stored is about to be replaced, or is no replica: it covers nothing.
             (true, _) => None,
             (false, true) => base.durable(),
@@ -949,7 +949,7 @@ impl Lane {
         if base.header.deleted && !events.is_empty() {
             base.header.deleted = false;
             if restarts {
-                self.start_anew();
+                self.start_over();
                 return;
             }
             if base.unreadable.is_some() {
@@ -960,7 +960,7 @@ impl Lane {
             return;
         }
         let proven = Some(below) > self.known().durable();
-        let Some(from_scratch) = self.mind_lost_history(&events, end && proven) else {
+        let Some(from_scratch) = self.handle_lost_history(&events, end && proven) else {
             return;
         };
         if !events.is_empty() {
@@ -985,7 +985,7 @@ impl Lane {
         self.behind = false;
     }
 
-    /// Whether a fold anew comes upon another event than the one at the version of what it replaces.
+    /// Whether a refold comes upon another event than the one at the version of what it replaces.
     fn replaces_another(&mut self, events: &[RawEvent]) -> bool {
         let base = self.known();
         let stored = base.stored.as_ref().filter(|_| base.unreadable.is_some());
@@ -1002,13 +1002,13 @@ impl Lane {
 
     /// Deals with history that can no longer be read and that the replica does not cover. Says
     /// whether folding starts from nothing; `None` when it does not go on.
-    fn mind_lost_history(&mut self, events: &[RawEvent], end: bool) -> Option<bool> {
+    fn handle_lost_history(&mut self, events: &[RawEvent], end: bool) -> Option<bool> {
         let policy = self.rules.on_lost_history;
         let administrative = self.administrative.is_some();
         let base = self.known();
         let on_purpose = administrative && base.rebase && base.unreadable.is_none();
         let next = base.next();
-        // A fold anew in place of a state that cannot be read begins where that one began.
+        // A refold in place of a state that cannot be read begins where that one began.
         let replaced = base.stored.as_ref().filter(|_| base.falls_short());
         let due = match replaced {
             Some(stored) if base.header.version.is_none() => stored.first,
@@ -1019,7 +1019,7 @@ impl Lane {
         let lost = match events.first() {
             // A stream that begins a new life on purpose begins where that can be read.
             Some(first) => first.revision > due && !(on_purpose && begins),
-            // Nothing to fold anew from, and the stored state cannot be used.
+            // Nothing to fold again from, and the stored state cannot be used.
             None => end && replaces,
         };
         if !lost {
@@ -1084,7 +1084,7 @@ impl Lane {
         }
     }
 
-    /// A fold anew reads on to the version of what it replaces, however long that is: it holds its
+    /// A refold reads on to the version of what it replaces, however long that is: it holds its
     /// state, and not all of its stream.
     fn let_events_go(&mut self) {
         let (Some(base), Some(run)) = (&self.base, &mut self.run) else {
@@ -1114,7 +1114,7 @@ impl Lane {
         let unread = base.unreadable.clone().unwrap_or_default();
         self.back_to_stored();
         let reason = format!(
-            "Failed to read the stored state ({unread}), which stays as it is, for folding it anew failed to {error} \
+            "Failed to read the stored state ({unread}), which stays as it is, for folding it again failed to {error} \
              (revision {at}); deploy code that reads it, or run `projector redrive --from-start {}`.",
             self.stream
         );
@@ -1167,13 +1167,13 @@ impl Lane {
         let base = self.known();
         let mark = base.header.quarantine.as_ref();
         let outlived = mark.is_some_and(|mark| first.is_none_or(|first| first > mark.at));
-        let anew = restarts && base.header.version.is_some() && first.is_none_or(|first| first > base.header.first);
+        let again = restarts && base.header.version.is_some() && first.is_none_or(|first| first > base.header.first);
         if outlived {
             base.header.quarantine = None;
             self.retrying = true;
         }
-        if anew {
-            self.start_anew();
+        if again {
+            self.start_over();
         } else if outlived {
             self.administrative = Some(PutKind::Repair);
             self.unreadable = None;
@@ -1183,7 +1183,7 @@ impl Lane {
 
     /// Folds from the first readable event; what was folded so far is replaced when that is done. A mark
     /// is tried with it.
-    fn start_anew(&mut self) {
+    fn start_over(&mut self) {
         let fold = self.rules.fold.clone();
         let base = self.known();
         let marked = base.header.quarantine.take().is_some();
@@ -1229,7 +1229,7 @@ impl Lane {
                         }
                         self.administrative = Some(PutKind::Repair);
                         if restarts || dropped {
-                            self.start_anew();
+                            self.start_over();
                         }
                     }
                 } else {
@@ -1484,7 +1484,7 @@ impl Lane {
             ..run
         });
         self.read_wanted = false;
-        self.heed_again();
+        self.act_again();
         // What is folded in place of a state that cannot be read does not replace it half done.
         let keeps = self.known().falls_short();
         self.poisoned(blamed, error, error.class());
@@ -1493,7 +1493,7 @@ impl Lane {
 
     /// Quarantines an event, on what is stored as it is.
     fn marked_as_stored(&mut self, at: Revision, error: &FoldError) -> Body {
-        self.heed_again();
+        self.act_again();
         self.back_to_stored();
         self.poisoned(at, error, error.class());
         if self.known().stored.is_some() {
@@ -1505,7 +1505,7 @@ impl Lane {
 
     /// A mark takes the place of what was to be put, and how the stream stands was seen before: what asked
     /// for that is heeded behind it, for a deletion, or a life that followed one, ends the mark.
-    fn heed_again(&mut self) {
+    fn act_again(&mut self) {
         self.hints.append(&mut self.acting);
     }
 

@@ -56,7 +56,7 @@ const STORM_WINDOW: Duration = Duration::from_mins(1);
 /// Noted marks that are looked at again at once; with a tick's pace some eight a second, so that a
 /// thousand of them take two minutes and hardly a place of what streams that move need.
 const LOOKS: usize = 4;
-/// How long a denial waits for others before it becomes a mark: rights that are taken away from all
+/// How long a denial waits for others before it becomes a mark: permissions that are taken away from all
 /// streams show on all that move.
 const DENIED_TOGETHER: Duration = Duration::from_secs(2);
 /// Tells sessions of one process apart.
@@ -88,7 +88,7 @@ pub struct Spec {
     pub reads: usize,
     /// Puts in flight at most; fewer while the table throttles.
     pub writes: usize,
-    /// A store may be away for this long before the subscription is given up.
+    /// A store may be unavailable for this long before the subscription is given up.
     pub outage_after: Duration,
     /// Nothing moves for this long although there is work: subscribe again.
     pub watchdog_after: Duration,
@@ -103,15 +103,15 @@ pub struct Spec {
 pub enum End {
     /// The server ended it or went away.
     Disconnected(JournalError),
-    /// A store was away for too long.
+    /// A store was unavailable for too long.
     StoreOutage(String),
     /// Nothing moved although there was work.
     Watchdog,
     /// Too many quarantines for one reason; the text says which.
     Storm(String),
-    /// Only an operator can help: rights are missing, the table is not what it was. Tried again.
+    /// Only an operator can help: permissions are missing, the table is not what it was. Tried again.
     Operator(String),
-    /// The table was made anew: what the group's checkpoint stands for is not in it.
+    /// The table was created again: what the group's checkpoint stands for is not in it.
     TableAnew,
     /// Our own code panicked; where and how.
     Panicked(String),
@@ -151,7 +151,7 @@ pub trait Report: Send + 'static {
     fn stands_still(&self) -> Option<Duration>;
     /// Streams that are noted as marked and are to be looked at again.
     fn marks_to_try(&mut self) -> Vec<Marked>;
-    /// Whether the table was seen to have been made anew since the connection was made.
+    /// Whether the table was seen to have been created again since the connection was made.
     fn table_is_anew(&self) -> bool;
 }
 
@@ -190,7 +190,7 @@ struct Looks {
 
 impl Looks {
     fn add(&mut self, stream: Arc<str>, generation: u64) {
-        // The newest word stands: a stream that began anew counts from below.
+        // The newest word stands: a stream that began again counts from below.
         if self.generations.insert(stream.clone(), generation).is_none() {
             self.turns.push_back(stream);
         }
@@ -540,7 +540,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         None
     }
 
-    /// What a lane has read is put, or it is put away.
+    /// What a lane has read is put, or it is dropped.
     fn forget_read(&mut self, stream: &Arc<str>) {
         self.read_bytes -= self.read_on.remove(stream).unwrap_or_default();
     }
@@ -848,8 +848,8 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             return Some(end);
         }
         for trouble in [&self.stores.journal_trouble, &self.stores.table_trouble] {
-            if let Some((away, what)) = trouble.away()
-                && away >= self.spec.outage_after
+            if let Some((down, what)) = trouble.down()
+                && down >= self.spec.outage_after
             {
                 // What only an operator can mend is said to be that, however late it shows.
                 return Some(match trouble.setup() {

@@ -3,7 +3,7 @@
 //!
 //! The code is the code that runs: engines, sessions, lanes, command repositories with write-through.
 //! Only the ports are stood in for (`ports`, `server`), and what happens to them is a schedule: stores
-//! away, throttling, lost replies, a deposed leader that still answers, kills, deployments of other
+//! unavailable, throttling, lost replies, a deposed leader that still answers, kills, deployments of other
 //! code and another schema, deletions, tombstones, revivals, truncation, poison, denials, unreadable
 //! items, tables wiped and restored, an older copy of the event store. At the end all faults are over and the newest code runs: then
 //! everything must be settled and every replica the fold of its stream, or say why not.

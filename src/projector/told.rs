@@ -28,7 +28,7 @@ pub struct Told {
     /// Why, for people; cut where it is long.
     pub reason: Arc<str>,
     /// When the mark was put as it stands, by its writer's clock. Another build that fails on the
-    /// stream puts it anew.
+    /// stream puts it again.
     pub since: Option<DateTime<Utc>>,
 }
 
@@ -66,7 +66,7 @@ fn chosen(marks: &[Marked]) -> Vec<&Marked> {
 }
 
 impl Known {
-    /// Another table has other marks: in one that was made anew generations begin again.
+    /// Another table has other marks: in one that was created again generations begin again.
     pub(super) fn of(&mut self, table: Option<Arc<str>>) {
         if self.table != table {
             self.marks.clear();
@@ -225,7 +225,7 @@ mod tests {
         known.heard(&marks[0], Some(&replica(2, Some("of the first"))));
         known.of(Some("the first".into()));
         assert_eq!(reason(&mut known, &marks).as_deref(), Some("of the first"));
-        known.of(Some("made anew".into()));
+        known.of(Some("made again".into()));
         assert!(!known.knows(&marks[0]));
         assert_eq!(reason(&mut known, &marks), None);
     }

@@ -271,7 +271,7 @@ impl Runs {
             };
             open.emit(stream, run, end);
         } else if let Some(next) = next {
-            // What was refused is folded anew, with all that has come.
+            // What was refused is folded again, with all that has come.
             line.run.join(next);
         }
     }
@@ -323,7 +323,7 @@ impl Runs {
                 why.clone()
             }
             Ending::Watchdog => "Nothing moved although there was work.".to_owned(),
-            Ending::TableAnew => "The table was made anew.".to_owned(),
+            Ending::TableAnew => "The table was created again.".to_owned(),
             Ending::Stopped { .. } => "The daemon stopped.".to_owned(),
         };
         for (stream, line) in std::mem::take(&mut open.lines) {

@@ -1,6 +1,6 @@
 //! How finished spans leave: the SDK's OTLP exporter on the HTTP client that DynamoDB is reached by.
 //!
-//! A collector that is away is told of once a minute, whatever is lost meanwhile; what is lost is
+//! A collector that is unavailable is told of once a minute, whatever is lost meanwhile; what is lost is
 //! counted.
 
 use std::{

@@ -136,7 +136,7 @@ async fn events_in_replicas_out_and_every_page_says_so() {
 
     let (status, log) = daemon.stop().await;
     assert!(status.success(), "{log}");
-    assert!(log.contains("stopping: taking nothing more") && log.contains("\"message\":\"stopped\""));
+    assert!(log.contains("shutting down: draining in-flight deliveries") && log.contains("\"message\":\"stopped\""));
     let gone = world.run(&["health", at[0], at[1]]).await;
     assert_eq!(gone.code, 69, "{gone:?}");
 }

@@ -327,7 +327,7 @@ impl World {
     }
 
     fn note(&mut self, task: usize) {
-        // In a table that was emptied generations begin anew, and the note of a mark that was made
+        // In a table that was emptied generations begin again, and the note of a mark that was made
         // meanwhile may be taken for an older one's.
         let Some(generation) = self.noted.or(self.wiped.then_some(0)) else {
             return;
@@ -713,7 +713,7 @@ impl World {
                 }
             }
             Op::Garble => {
-                // Only where all history is there to fold anew from.
+                // Only where all history is there to fold again from.
                 if let (Some(stored), 0) = (&mut self.stored, self.readable_from)
                     && stored.view.is_some()
                     && !self.deleted
@@ -811,7 +811,7 @@ impl World {
                 let first_after = self.last_life();
                 prop_assert!(
                     Some(header.first) >= first_after,
-                    "did not start anew after the last deletion: {:?} < {:?}",
+                    "did not start over after the last deletion: {:?} < {:?}",
                     header.first,
                     first_after
                 );
@@ -903,7 +903,7 @@ fn a_mark_on_what_was_wiped_leaves_a_deletion_marker_alone() {
     // The old code remembers version 0 at generation 1.
     ops.extend([Op::Bump, Op::Crash { task: 0 }, deliver(1, 0)]);
     ops.extend(steps(1));
-    // Made anew, the replica is deleted at version 0, which is its first administrative write.
+    // Made again, the replica is deleted at version 0, which is its first administrative write.
     ops.extend([Op::Wipe, deliver(0, 0)]);
     ops.extend(steps(0));
     ops.extend([Op::Append(Kind::New), deliver(1, 0), Op::Delete, deliver(0, 1)]);
@@ -1106,7 +1106,7 @@ fn a_mark_that_is_made_after_a_look_does_not_outlive_its_life() {
     scenario(&ops, OnDeletion::Keep, OnRevival::Continue, true).unwrap();
 }
 
-/// Under `restart` a marked stream that was found to begin later is folded anew: beyond the mark, which
+/// Under `restart` a marked stream that was found to begin later is folded again: beyond the mark, which
 /// used to stay and to settle whatever came from then on.
 #[test]
 fn a_mark_ends_with_the_life_that_is_folded_anew() {

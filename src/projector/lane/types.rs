@@ -28,7 +28,7 @@ pub enum OnDeletion {
 pub enum OnRevival {
     /// Fold on.
     Continue,
-    /// Start anew from the first readable revision.
+    /// Start over from the first readable revision.
     Restart,
 }
 
@@ -61,13 +61,13 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Whether a stream that comes to life again starts anew.
+    /// Whether a stream that comes to life again starts over.
     pub(super) fn restarts(&self) -> bool {
         restarts(self.on_deletion, self.on_revival)
     }
 }
 
-/// Whether these policies start a stream anew that comes to life again, for the daemon and for
+/// Whether these policies start over with a stream that comes to life again, for the daemon and for
 /// services alike. Dropping the state leaves nothing to fold on, and what was dropped must not depend
 /// on who was watching.
 pub fn restarts(on_deletion: OnDeletion, on_revival: OnRevival) -> bool {
@@ -189,7 +189,7 @@ pub enum Next {
     WaitUntil(Duration),
     /// To put, when it is held back no more ([`super::Lane::hold_back`]).
     HeldBack,
-    /// Nothing at all: the lane can be put away.
+    /// Nothing at all: the lane can be dropped.
     Idle,
 }
 
@@ -203,7 +203,7 @@ pub struct Base {
     /// The state.
     pub state: State,
     /// The state does not continue what is stored (it could not be read, was dropped, or starts
-    /// anew): the next put replaces what is stored, as an administrative write.
+    /// again): the next put replaces what is stored, as an administrative write.
     pub rebase: bool,
     /// Why the stored state cannot be read: it is replaced only by a fold of complete history that has
     /// reached its version, and stays as it is until then.
@@ -234,7 +234,7 @@ impl Base {
         }
     }
 
-    /// The base that a stored replica is. A state that the code cannot read is folded anew.
+    /// The base that a stored replica is. A state that the code cannot read is folded again.
     pub fn from_stored(fold: &dyn Fold, stored: Option<Replica>) -> Self {
         let Some(replica) = stored else {
             return Self::empty(fold);
@@ -285,7 +285,7 @@ impl Base {
         }
     }
 
-    /// Starts anew from the stream's first readable event.
+    /// Starts over from the stream's first readable event.
     pub(super) fn restart(&mut self, fold: &dyn Fold) {
         self.header = restarted(&self.header);
         self.state = fold.initial();
@@ -294,13 +294,13 @@ impl Base {
         self.verified = true;
     }
 
-    /// Folds anew, in place of a state that cannot be read.
+    /// Folds again, in place of a state that cannot be read.
     pub(super) fn refold(&mut self, fold: &dyn Fold) {
         self.header = restarted(&self.header);
         self.state = fold.initial();
     }
 
-    /// Whether the state is folded anew, in place of one that cannot be read, and is not yet where
+    /// Whether the state is folded again, in place of one that cannot be read, and is not yet where
     /// that one is.
     pub(super) fn falls_short(&self) -> bool {
         self.unreadable.is_some() && self.header.version < self.durable()
@@ -317,7 +317,7 @@ impl Base {
     }
 }
 
-/// The header of a replica that is folded anew: nothing folded, everything administrative kept.
+/// The header of a replica that is folded again: nothing folded, everything administrative kept.
 pub(super) fn restarted(header: &Header) -> Header {
     Header {
         generation: header.generation,

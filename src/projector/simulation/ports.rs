@@ -154,7 +154,7 @@ impl SimJournal {
         if self.sim.is_denied(stream) {
             return Err(JournalError::Denied {
                 action: format!("read stream `{stream}`"),
-                remedy: "give the right".into(),
+                remedy: "grant the permission".into(),
             });
         }
         Ok(())

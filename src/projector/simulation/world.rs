@@ -421,12 +421,12 @@ impl Sim {
                 }
             }
             9 => {
-                self.say("someone", "takes the event store away");
+                self.say("someone", "takes the event store down");
                 self.faults.lock().unwrap().journal_down = true;
                 self.later(8_000, |sim| sim.faults.lock().unwrap().journal_down = false);
             }
             10 => {
-                self.say("someone", "takes the tables away");
+                self.say("someone", "takes the tables down");
                 self.faults.lock().unwrap().store_down = true;
                 self.later(8_000, |sim| sim.faults.lock().unwrap().store_down = false);
             }
@@ -498,7 +498,7 @@ impl Sim {
             }
             19 if self.below(3) == 0 => {
                 let schema = 1 + self.below(2) as u32;
-                self.say("someone", &format!("makes table {schema} anew"));
+                self.say("someone", &format!("creates table {schema} again"));
                 self.told().lost[schema as usize - 1] = Some(self.journal.so_far());
                 self.table(schema).make_anew();
             }
@@ -713,7 +713,7 @@ impl Sim {
             && first.is_some()
         {
             return Some(format!(
-                "it did not start anew: it begins at {}, its life at {life:?}",
+                "it did not start over: it begins at {}, its life at {life:?}",
                 header.first
             ));
         }
