@@ -225,6 +225,9 @@ impl Daemon {
             .await
             .unwrap()
             .unwrap();
+        // Its last lines may still be on their way when it has ended.
+        let read = async { while self.log.changed().await.is_ok() {} };
+        tokio::time::timeout(PATIENCE, read).await.unwrap();
         (status, self.log())
     }
 
