@@ -26,12 +26,12 @@ pub(crate) fn file(path: &str) -> String {
 
 /// The guide's chapters by name.
 pub(crate) fn chapters() -> BTreeMap<String, String> {
-    let chapters = fs::read_dir(root().join("src/guide")).unwrap();
-    chapters
-        .map(|chapter| {
-            let name = chapter.unwrap().file_name().into_string().unwrap();
-            let text = file(&format!("src/guide/{name}"));
-            (name.strip_suffix(".md").unwrap().to_owned(), text)
+    let entries = fs::read_dir(root().join("src/guide")).unwrap();
+    entries
+        .map(|entry| {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let name = name.strip_suffix(".md").unwrap().to_owned();
+            (name.clone(), chapter(&name))
         })
         .collect()
 }
@@ -296,6 +296,14 @@ fn the_readmes_command_is_the_guides() {
             .to_owned();
         assert!(compiled.iter().any(|known| known.contains(&line)), "{line}");
     }
+}
+
+#[test]
+fn readme_and_guide_guarantee_the_same() {
+    let (readme, guide) = (file("README.md"), chapter("guarantees"));
+    let (_, said) = readme.split_once("## What it guarantees\n\n").unwrap();
+    let (said, _) = said.split_once("\n\n[").unwrap();
+    assert!(said.lines().count() > 8 && guide.contains(said), "{said}");
 }
 
 #[test]
