@@ -1,0 +1,213 @@
+//! A session's bounds, on stores in memory and under virtual time.
+
+use std::sync::Mutex;
+
+use super::*;
+use crate::{
+    document::Document,
+    journal::{NewEvent, ReadLimit, feed::Strategy},
+    projection::{MergePatch, OnLostHistory, StoredState},
+    projector::lane::{OnDeletion, OnRevival},
+    replica::{Header, LastEvent, Replica},
+    testing::{MemoryJournal, MemoryStore, PutFault},
+};
+
+/// Hands over what it is given, one after another.
+struct Fed {
+    deliveries: VecDeque<Delivery>,
+    acks: Arc<Mutex<usize>>,
+}
+
+impl Subscription for Fed {
+    async fn next(&mut self) -> Result<Delivery, JournalError> {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        match self.deliveries.pop_front() {
+            Some(delivery) => Ok(delivery),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn ack(&mut self, ids: Vec<Uuid>) -> Result<(), JournalError> {
+        *self.acks.lock().unwrap() += ids.len();
+        Ok(())
+    }
+
+    async fn nack(&mut self, _: Vec<Uuid>, _: Nack, reason: String) -> Result<(), JournalError> {
+        panic!("nothing is given back: {reason}")
+    }
+
+    async fn close(self) {}
+}
+
+struct Unheard;
+
+impl Report for Unheard {
+    fn tick(&mut self, _: usize, _: bool) {}
+    fn settled(&mut self, _: Vec<Mark>) {}
+    fn unplaced(&mut self, _: Unplaced) -> bool {
+        false
+    }
+    fn stands_still(&self) -> Option<Duration> {
+        None
+    }
+    fn marks_to_try(&mut self) -> Vec<Marked> {
+        Vec::new()
+    }
+    fn table_is_anew(&self) -> bool {
+        false
+    }
+}
+
+/// The most that was held.
+#[derive(Default)]
+struct Most {
+    holding: Mutex<f64>,
+    memory: Mutex<f64>,
+}
+
+impl Meter for Most {
+    fn count(&self, _: Count, _: u64) {}
+    fn observe(&self, _: Timing, _: Duration) {}
+    fn set(&self, level: Level, value: f64) {
+        let most = match level {
+            Level::Holding => &self.holding,
+            Level::MemoryBytes => &self.memory,
+            _ => return,
+        };
+        let mut most = most.lock().unwrap();
+        *most = most.max(value);
+    }
+    fn unset(&self, _: Level) {}
+}
+
+fn change(n: u128) -> NewEvent {
+    NewEvent {
+        id: Uuid::from_u128(n),
+        kind: "Changed".into(),
+        json: true,
+        data: r#"{"n":1}"#.into(),
+        metadata: bytes::Bytes::new(),
+    }
+}
+
+/// Small events on large states, and a table that throttles: the states of all streams that waited to
+/// be put were held beside the budget.
+#[tokio::test(start_paused = true)]
+async fn states_that_wait_to_be_put_are_in_the_budget() {
+    const STREAMS: usize = 300;
+    const STATE: usize = 20_000;
+    let (journal, table) = (MemoryJournal::new(), MemoryStore::new());
+    let mut deliveries = VecDeque::new();
+    for n in 0..STREAMS {
+        let stream = format!("order-{n}");
+        journal.push(&stream, [1, 2].map(|of| change((n * 2 + of) as u128)).into());
+        let [first, second] = journal.all(&stream).try_into().unwrap();
+        let text = Document::String("x".repeat(STATE));
+        table.set(
+            &stream,
+            Replica {
+                header: Header {
+                    version: Some(0),
+                    event: Some(LastEvent {
+                        id: first.id,
+                        kind: first.kind,
+                        at: first.created,
+                    }),
+                    ..Header::new()
+                },
+                view: Some(StoredState::Document(Document::Map(
+                    [("text".to_owned(), text)].into_iter().collect(),
+                ))),
+                fold: None,
+                projected_at: None,
+                promoted: Vec::new(),
+                bytes: STATE,
+            },
+        );
+        deliveries.push_back(Delivery {
+            ack: Uuid::from_u128(n as u128 + 1),
+            retry: 0,
+            at: second.created,
+            place: Some(Mark::Revision(n as u64)),
+            said: Said::Event(second),
+        });
+    }
+    for nth in 1..=3 * STREAMS as u64 {
+        table.fail_put(nth, PutFault::Throttle);
+    }
+    let form = item::Rules::new("order");
+    let spec = Spec {
+        rules: Arc::new(Rules {
+            fold: Arc::new(MergePatch::new("order", 1, "category:order".parse().unwrap(), "test")),
+            form: Arc::new(move |stream, header, encoded| item::prepare(encoded, &form, stream, header)),
+            on_deletion: OnDeletion::Keep,
+            on_revival: OnRevival::Continue,
+            on_lost_history: OnLostHistory::Partial,
+            read: ReadLimit {
+                events: 100,
+                bytes: 10_000,
+            },
+            behind_after: Duration::MAX,
+            min_write_interval: Duration::ZERO,
+            keep_flush: Duration::from_secs(30),
+            commands: 4,
+        }),
+        group: GroupSpec {
+            name: "g".into(),
+            source: "category:order".parse().unwrap(),
+            strategy: Strategy::Pinned,
+            message_timeout: Duration::from_mins(1),
+            max_retries: 1_000,
+            checkpoint_after: Duration::from_secs(1),
+            checkpoint_upper: 10,
+            read_batch: 10,
+            history_buffer: 100,
+            live_buffer: 100,
+        },
+        buffer: STREAMS,
+        memory: 1_000_000,
+        reads: 4,
+        writes: 2,
+        outage_after: Duration::from_mins(1),
+        watchdog_after: Duration::from_mins(1),
+        quarantine_limit: 10,
+        drain: Duration::from_secs(5),
+    };
+    let meter = Arc::new(Most::default());
+    let stores = Stores::new(journal, table, meter.clone());
+    let acks = Arc::new(Mutex::new(0));
+    let sub = Fed {
+        deliveries,
+        acks: acks.clone(),
+    };
+    let memory = spec.memory;
+    let session = Session::new(Arc::new(spec), sub, stores, ReplicaCache::new(0), Unheard);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(session.run(stop.clone()));
+    while *acks.lock().unwrap() < STREAMS {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    stop.cancel();
+    running.await.unwrap();
+    // Each holds its state twice, and some take long to come so far.
+    let (most, held) = (*meter.holding.lock().unwrap() as usize, *meter.memory.lock().unwrap());
+    assert!(most > 2 && most * STATE < 2 * memory, "{most} streams at once");
+    assert!(held < 1.5 * memory as f64, "{held} bytes at once");
+}
+
+/// Each round used to add every stream once more while the first one waited its turn.
+#[test]
+fn a_noted_stream_waits_for_one_look() {
+    let mut looks = Looks::default();
+    for generation in [7, 8] {
+        for stream in ["b-1", "a-1"] {
+            looks.add(stream.into(), generation);
+        }
+    }
+    assert_eq!(looks.next(), Some(("b-1".into(), 8)), "in turn");
+    looks.add("b-1".into(), 9);
+    assert_eq!(looks.next(), Some(("a-1".into(), 8)));
+    assert_eq!(looks.next(), Some(("b-1".into(), 9)), "asked for again after its turn");
+    assert_eq!(looks.next(), None);
+    assert!(looks.generations.is_empty());
+}
