@@ -198,14 +198,28 @@ enum Command {
 }
 
 impl Command {
-    /// Whether it folds, and may mark a replica with the fingerprint of its code.
-    fn folds(&self) -> bool {
+    /// Whether it runs the daemon.
+    fn runs_daemon(&self) -> bool {
         match self {
-            Self::Run(_) | Self::Redrive(_) => true,
+            Self::Run(_) => true,
             #[cfg(feature = "embedded")]
             Self::Dev(_) => true,
             _ => false,
         }
+    }
+
+    /// Whether it runs until it is stopped, so that its log is read.
+    fn stays(&self) -> bool {
+        #[cfg(feature = "embedded")]
+        if matches!(self, Self::Stack(_)) {
+            return true;
+        }
+        self.runs_daemon()
+    }
+
+    /// Whether it folds, and may mark a replica with the fingerprint of its code.
+    fn folds(&self) -> bool {
+        self.runs_daemon() || matches!(self, Self::Redrive(_))
     }
 }
 
@@ -328,21 +342,14 @@ fn start(cli: Cli, build: impl FnOnce(Registry) -> Result<Registry, RegistryErro
     let settings = cli.common.settings()?;
     let mut log = settings.log.clone();
     // What is asked for once is answered on standard output; logs of it are for the curious.
-    #[cfg(feature = "embedded")]
-    let daemon = matches!(&command, Command::Run(_) | Command::Dev(_) | Command::Stack(_));
-    #[cfg(not(feature = "embedded"))]
-    let daemon = matches!(&command, Command::Run(_));
-    if !daemon && log.filter == Settings::default().log.filter {
+    if !command.stays() && log.filter == Settings::default().log.filter {
         "warn,eventstore=off".clone_into(&mut log.filter);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::Fault, format!("failed to start threads: {error}")))?;
-    let traced = matches!(&command, Command::Run(_));
-    #[cfg(feature = "embedded")]
-    let traced = traced || matches!(&command, Command::Dev(_));
-    let traces = traces::Sent::begun(traced, &runtime)?;
+    let traces = traces::Sent::begun(command.runs_daemon(), &runtime)?;
     telemetry::install_with(&log, traces.spans()).map_err(|error| Failure::to(Exit::Usage, &error))?;
     panics::log_them();
     // Of a large executable, reading it would be most of what a short command takes, and of a stack's start.
