@@ -16,7 +16,7 @@ use crate::{
     journal::{Journal, Standing},
     projection::{Change, Encoded, Fold, FoldError, Source, State, StateError, StoredState},
     projector::{
-        effects::{Failures, Stores, Trouble},
+        effects::Stores,
         lane::{Arrival, Lane, Next, Rules},
         meter::NoMeter,
     },
@@ -95,14 +95,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             None | Some(_) => {}
         }
     }
-    let stores = Stores {
-        journal: connections.journal.clone(),
-        table: table.clone(),
-        journal_trouble: Arc::new(Trouble::default()),
-        table_trouble: Arc::new(Trouble::default()),
-        meter: Arc::new(NoMeter),
-        failures: Failures::default(),
-    };
+    let stores = Stores::new(connections.journal.clone(), table.clone(), Arc::new(NoMeter));
     let limit = Duration::from_secs(args.timeout);
     let work = async {
         if args.from_start {

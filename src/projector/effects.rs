@@ -164,6 +164,20 @@ pub struct Stores<J, S> {
     pub failures: Failures,
 }
 
+impl<J, S> Stores<J, S> {
+    /// Nothing has failed yet.
+    pub fn new(journal: J, table: S, meter: Arc<dyn Meter>) -> Self {
+        Self {
+            journal,
+            table,
+            journal_trouble: Arc::default(),
+            table_trouble: Arc::default(),
+            meter,
+            failures: Failures::default(),
+        }
+    }
+}
+
 impl<J: Clone, S: Clone> Clone for Stores<J, S> {
     fn clone(&self) -> Self {
         Self {
@@ -381,14 +395,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_mark_is_noted_whatever_the_table_says_first() {
         let table = MemoryStore::new();
-        let stores = Stores {
-            journal: MemoryJournal::new(),
-            table: table.clone(),
-            journal_trouble: Arc::default(),
-            table_trouble: Arc::default(),
-            meter: Arc::new(NoMeter),
-            failures: Failures::default(),
-        };
+        let stores = Stores::new(MemoryJournal::new(), table.clone(), Arc::new(NoMeter));
         table.fail_notes(3, StoreError::Unavailable("refused".into()));
         let put = Put {
             stream: "s-1".into(),

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    effects::{Failures, Stores, Trouble, sentence},
+    effects::{Stores, sentence},
     lag::{self, Measured, SharedSettled},
     meter::{Count, Level, Meter},
     replica_cache::ReplicaCache,
@@ -146,14 +146,7 @@ async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
         ..
     } = projection;
     let name = spec.rules.fold.name().to_owned();
-    let stores = Stores {
-        journal,
-        table,
-        journal_trouble: Arc::new(Trouble::default()),
-        table_trouble: Arc::new(Trouble::default()),
-        meter: meter.clone(),
-        failures: Failures::default(),
-    };
+    let stores = Stores::new(journal, table, meter.clone());
     let cache = ReplicaCache::new(cache_bytes);
     let shared = Reporter {
         status,

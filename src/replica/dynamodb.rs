@@ -42,6 +42,8 @@ mod table;
 #[cfg(any(feature = "daemon", feature = "otel"))]
 pub(crate) use connect::without_user_info;
 pub use connect::{ConnectError, DynamoSettings, connect};
+#[cfg(feature = "otel")]
+pub(crate) use failure::causes;
 pub use observe::{Attempt, AttemptOutcome, Operation, StoreObserver};
 pub use table::{Creation, TableInfo, Tables, table_name};
 

@@ -32,7 +32,7 @@ use super::{
     EXPORTED, FAILED,
     variables::{TracesError, Wanted, wrong},
 };
-use crate::replica::dynamodb::without_user_info;
+use crate::replica::dynamodb::{causes, without_user_info};
 
 /// One warning of a collector that takes nothing in this time: as everything that comes again and again.
 const SAY_AGAIN: Duration = Duration::from_mins(1);
@@ -130,17 +130,6 @@ async fn send(connector: &Connector, request: Request<Bytes>) -> Result<Response
     let (parts, body) = response.into_parts();
     let body = ByteStream::new(body).collect().await?.into_bytes();
     Ok(Response::from_parts(parts, body))
-}
-
-/// An error with all that caused it.
-fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 /// The exporter, with what becomes of its spans counted and told.

@@ -194,7 +194,7 @@ const CREDENTIALS_REMEDY: &str =
 
 /// What went wrong, from the outermost cause to the innermost, each said once. The SDK's own
 /// `DisplayErrorContext` adds the debug form of its internals, a page that no operator reads.
-fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let chain = std::iter::successors(Some(error), |error| error.source());
     chain.map(ToString::to_string).fold(String::new(), |mut said, next| {
         if !said.contains(&next) {
