@@ -28,6 +28,8 @@ use opentelemetry_sdk::{
 use tracing::{Level, Subscriber};
 use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 
+use crate::event::metadata::SPANS;
+
 pub(crate) mod context;
 mod export;
 mod variables;
@@ -35,7 +37,7 @@ mod variables;
 pub use variables::TracesError;
 
 /// The target of every span of this library, for filters: `projector::trace=debug` is all of them.
-pub const TARGET: &str = "projector::trace";
+pub const TARGET: &str = SPANS;
 
 /// What the daemon's deliveries are traced with, once they are.
 static DELIVERIES: OnceLock<SdkTracer> = OnceLock::new();

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     aggregate::{Aggregate, Command, Decision, Existence},
-    event::{RawEvent, Revision, Version, codec, next_after},
+    event::{RawEvent, Revision, Version, codec, metadata::SPANS, next_after},
     journal::{Appended, Expected, Hole, JournalError, NewEvent, Presence, Slice, Standing},
     projection::{
         Fold, OnLostHistory, State,
@@ -812,7 +812,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
             // States come from the aggregate's own fold; another type is a snapshot source's defect.
             return self.discard(Discard::Undecodable);
         };
-        let decided = debug_span!(target: "projector::trace", "decide").in_scope(|| self.command.decide(state));
+        let decided = debug_span!(target: SPANS, "decide").in_scope(|| self.command.decide(state));
         let decided = decided.map(D::into_parts);
         let appends = decided.as_ref().is_ok_and(|(events, _)| !events.is_empty());
         if !appends && !self.confirmed {

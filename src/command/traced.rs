@@ -18,14 +18,14 @@ use super::{
     observe::Origin,
 };
 use crate::{
-    event::Version,
+    event::{Version, metadata::SPANS},
     journal::{Expected, JournalError},
 };
 
 /// The span of a command, as a child of the caller's.
 pub(super) fn command(category: &'static str, name: &str, id: &str, context: &Context) -> Span {
     let span = debug_span!(
-        target: "projector::trace",
+        target: SPANS,
         "command",
         otel.name = %if name.is_empty() { category } else { name },
         otel.status_code = Empty,
@@ -41,7 +41,7 @@ pub(super) fn command(category: &'static str, name: &str, id: &str, context: &Co
 
 /// Whether anybody takes spans.
 pub(super) fn enabled() -> bool {
-    tracing::span_enabled!(target: "projector::trace", tracing::Level::DEBUG)
+    tracing::span_enabled!(target: SPANS, tracing::Level::DEBUG)
 }
 
 /// How a command ended.
@@ -61,7 +61,7 @@ pub(super) fn ended(span: &Span, outcome: &'static str, failed: bool, attempts: 
 /// The span of what an attempt asks for.
 pub(super) fn action(action: &Action) -> Span {
     let what = match action {
-        Action::Load => return debug_span!(target: "projector::trace", "load", projector.origin = Empty),
+        Action::Load => return debug_span!(target: SPANS, "load", projector.origin = Empty),
         Action::Read(_) => "tail",
         Action::Refresh => "snapshot",
         Action::Look | Action::Begins => "look",
@@ -69,7 +69,7 @@ pub(super) fn action(action: &Action) -> Span {
         // The one has a span over all its rounds, the others do nothing.
         Action::Append(_) | Action::Wait(_) | Action::Done => return Span::none(),
     };
-    debug_span!(target: "projector::trace", "read", projector.what = what)
+    debug_span!(target: SPANS, "read", projector.what = what)
 }
 
 /// Where a load found its base.
@@ -81,7 +81,7 @@ pub(super) fn loaded(span: &Span, origin: Option<Origin>) {
 
 /// The span of a state that is handed to cache and snapshots.
 pub(super) fn keep() -> Span {
-    debug_span!(target: "projector::trace", "keep")
+    debug_span!(target: SPANS, "keep")
 }
 
 /// The one span of a command's appends.
@@ -105,7 +105,7 @@ impl Appending {
         let (begun, stream) = (self.span.clone(), stream.to_owned());
         move || {
             let span = debug_span!(
-                target: "projector::trace",
+                target: SPANS,
                 "append",
                 otel.kind = "producer",
                 otel.status_code = Empty,

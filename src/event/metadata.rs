@@ -14,6 +14,8 @@ pub const CAUSATION_ID: &str = "$causationId";
 pub const USER: &str = "user";
 /// The trace that the command was part of, as the W3C's header of this name has it.
 pub const TRACEPARENT: &str = "traceparent";
+/// The target of every span of this library.
+pub(crate) const SPANS: &str = "projector::trace";
 /// What goes with [`TRACEPARENT`], by the W3C as well. No field of its own: hardly anybody has it.
 pub const TRACESTATE: &str = "tracestate";
 /// The command that an event carries out: its id.

@@ -39,6 +39,18 @@ const LINKS: usize = 32;
 /// Steps of one run that are kept. A usual one has three; one that reads a long history reads on.
 const STEPS: usize = 64;
 
+/// OpenTelemetry's names of the stores.
+const DYNAMODB: &str = "aws.dynamodb";
+const EVENTSTORE: &str = "eventstoredb";
+
+/// What is asked of a store.
+fn of(system: &'static str, operation: &'static str) -> Vec<KeyValue> {
+    vec![
+        KeyValue::new("db.system.name", system),
+        KeyValue::new("db.operation.name", operation),
+    ]
+}
+
 /// One thing that was done in a run.
 #[derive(Debug)]
 struct Step {
@@ -182,32 +194,20 @@ impl Runs {
             return Failures::default();
         };
         let line = open.line(stream);
-        let dynamodb = |operation: &'static str| {
-            vec![
-                KeyValue::new("db.system.name", "aws.dynamodb"),
-                KeyValue::new("db.operation.name", operation),
-            ]
-        };
-        let eventstore = |operation: &'static str| {
-            vec![
-                KeyValue::new("db.system.name", "eventstoredb"),
-                KeyValue::new("db.operation.name", operation),
-            ]
-        };
         let (name, attributes) = match effect {
             Effect::Load { fresh } => {
-                let mut attributes = dynamodb("GetItem");
+                let mut attributes = of(DYNAMODB, "GetItem");
                 attributes.push(KeyValue::new("projector.fresh", *fresh));
                 ("load", attributes)
             }
             Effect::Read { from, .. } => {
-                let mut attributes = eventstore("ReadStream");
+                let mut attributes = of(EVENTSTORE, "ReadStream");
                 attributes.push(KeyValue::new("projector.from", from.cast_signed()));
                 ("gap read", attributes)
             }
-            Effect::Look => ("look", eventstore("ReadStream")),
+            Effect::Look => ("look", of(EVENTSTORE, "ReadStream")),
             Effect::Put(put, kind) => {
-                let mut attributes = dynamodb("PutItem");
+                let mut attributes = of(DYNAMODB, "PutItem");
                 let version = put.header.version.map_or(-1, u64::cast_signed);
                 attributes.push(KeyValue::new("projector.version", version));
                 attributes.push(KeyValue::new("projector.bytes", put.body.bytes() as i64));
@@ -216,7 +216,7 @@ impl Runs {
                 line.run.end = Some(end_of(*kind, reason.unwrap_or_default()));
                 ("put", attributes)
             }
-            Effect::Forget { .. } => ("forget", dynamodb("DeleteItem")),
+            Effect::Forget { .. } => ("forget", of(DYNAMODB, "DeleteItem")),
         };
         line.run.step(name, SpanKind::Client, attributes)
     }
@@ -227,11 +227,8 @@ impl Runs {
             return;
         };
         for stream in streams {
-            let attributes = vec![
-                KeyValue::new("db.system.name", "aws.dynamodb"),
-                KeyValue::new("db.operation.name", "BatchGetItem"),
-                KeyValue::new("db.operation.batch.size", streams.len() as i64),
-            ];
+            let mut attributes = of(DYNAMODB, "BatchGetItem");
+            attributes.push(KeyValue::new("db.operation.batch.size", streams.len() as i64));
             open.line(stream).run.step("load", SpanKind::Client, attributes);
         }
     }
@@ -430,7 +427,7 @@ impl Open {
             tracer,
             name: format!("process {projection}"),
             attributes: vec![
-                KeyValue::new("messaging.system", "eventstoredb"),
+                KeyValue::new("messaging.system", EVENTSTORE),
                 KeyValue::new("messaging.operation.name", "process"),
                 KeyValue::new("messaging.operation.type", "process"),
                 KeyValue::new("messaging.consumer.group.name", spec.group.name.to_string()),

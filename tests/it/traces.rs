@@ -278,6 +278,19 @@ fn traced(world: World, collector: &str) -> World {
     world.variable(ENDPOINT, collector).variable(DELAY.0, DELAY.1)
 }
 
+/// Both stores, a collector, and what sends to it: a daemon to be, and a service.
+async fn scene() -> (impl Sized, Collector, World, Shop) {
+    let (node, dynamo, collector) = (
+        eventstore::empty().await,
+        Dynamo::start().await,
+        Collector::start().await,
+    );
+    let world = World::new(&node.connection_string(), &dynamo.endpoint, &dynamo.prefix);
+    let world = traced(world, &collector.address);
+    let shop = Shop::open(&node.connection_string(), &[(ENDPOINT, &collector.address), DELAY]);
+    ((node, dynamo), collector, world, shop)
+}
+
 /// `00-TRACE-ID-01`.
 fn parts(traceparent: &str) -> (String, String) {
     let parts: Vec<_> = traceparent.split('-').collect();
@@ -287,18 +300,12 @@ fn parts(traceparent: &str) -> (String, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn command_event_and_replica_are_one_trace() {
-    let (node, dynamo, collector) = (
-        eventstore::empty().await,
-        Dynamo::start().await,
-        Collector::start().await,
-    );
-    let world = World::new(&node.connection_string(), &dynamo.endpoint, &dynamo.prefix);
-    let world = traced(world, &collector.address)
+    let (_stores, collector, world, shop) = scene().await;
+    let world = world
         .variable("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20key")
         .variable("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip");
     let daemon = world.daemon().await;
     daemon.ready().await;
-    let shop = Shop::open(&node.connection_string(), &[(ENDPOINT, &collector.address), DELAY]);
     shop.add("1", 5, Context::default()).await.unwrap();
 
     let put = collector
@@ -379,12 +386,7 @@ async fn command_event_and_replica_are_one_trace() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_of_several_commands_is_linked_to_each() {
-    let (node, dynamo, collector) = (
-        eventstore::empty().await,
-        Dynamo::start().await,
-        Collector::start().await,
-    );
-    let shop = Shop::open(&node.connection_string(), &[(ENDPOINT, &collector.address), DELAY]);
+    let (_stores, collector, world, shop) = scene().await;
     for _ in 0..5 {
         shop.add("1", 9, Context::default()).await.unwrap();
     }
@@ -400,8 +402,7 @@ async fn a_run_of_several_commands_is_linked_to_each() {
         .collect();
     assert_eq!(appended.len(), 5);
 
-    let world = World::new(&node.connection_string(), &dynamo.endpoint, &dynamo.prefix);
-    let daemon = traced(world, &collector.address).daemon().await;
+    let daemon = world.daemon().await;
     let settled = |collector: &Collector| {
         let spans = collector.spans();
         let runs: Vec<_> = spans
@@ -446,15 +447,9 @@ async fn a_run_of_several_commands_is_linked_to_each() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_callers_trace_stands_and_what_is_not_sampled_is_not_traced() {
-    let (node, dynamo, collector) = (
-        eventstore::empty().await,
-        Dynamo::start().await,
-        Collector::start().await,
-    );
-    let world = World::new(&node.connection_string(), &dynamo.endpoint, &dynamo.prefix);
-    let daemon = traced(world, &collector.address).daemon().await;
+    let (_stores, collector, world, shop) = scene().await;
+    let daemon = world.daemon().await;
     daemon.ready().await;
-    let shop = Shop::open(&node.connection_string(), &[(ENDPOINT, &collector.address), DELAY]);
     let trace = |flags: &str| format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}");
     shop.add(
         "quiet",
