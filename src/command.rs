@@ -521,7 +521,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
     async fn append<E>(&self, stream: &Arc<str>, append: Append, deadline: Instant) -> Reply<E> {
         let left = deadline.saturating_duration_since(Instant::now());
         let (place, look, verify) = (append.place(), append.look, append.verify);
-        let answer = Box::pin(self.journal.append(stream, append.expected, append.events, left));
+        let mut answer = Box::pin(self.journal.append(stream, append.expected, append.events, left));
         let one = ReadLimit {
             events: 1,
             ..self.settings.page
@@ -533,20 +533,16 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 slice = Box::pin(self.look_for(stream, from, place)) => Reply::Read(Ok(slice)),
             },
             (None, Some(at)) => {
-                let answered = async {
-                    let outcome = answer.await;
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    (outcome, Utc::now(), Instant::now() + BESIDE.min(left / 2))
-                };
                 let mut read = Box::pin(self.journal.read(stream, at, one));
-                tokio::pin!(answered);
-                let ((outcome, at, _), slice) = tokio::select! {
+                let (outcome, at, slice) = tokio::select! {
                     biased;
-                    answered = &mut answered => {
-                        let slice = timeout_at(answered.2, read).await;
-                        (answered, slice.unwrap_or_else(|_| Err(JournalError::Unavailable(LATE_BESIDE.to_owned()))))
+                    outcome = &mut answer => {
+                        let (at, left) = (Utc::now(), deadline.saturating_duration_since(Instant::now()));
+                        let slice = tokio::time::timeout(BESIDE.min(left / 2), read).await;
+                        let late = |_| Err(JournalError::Unavailable(LATE_BESIDE.to_owned()));
+                        (outcome, at, slice.unwrap_or_else(late))
                     }
-                    slice = &mut read => (answered.await, slice),
+                    slice = &mut read => (answer.await, Utc::now(), slice),
                 };
                 Reply::Appended(outcome, Some(slice), at)
             }
