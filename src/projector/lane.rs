@@ -706,14 +706,14 @@ impl Lane {
         let Some(base) = self.base.as_ref() else {
             return;
         };
-        let again = base.rebase && !base.header.deleted;
+        let replaces = base.rebase && !base.header.deleted;
         let unsaved = self.changed || self.administrative.is_some();
         let header = if unsaved {
             base.stored.as_ref().unwrap_or(&base.header)
         } else {
             &base.header
         };
-        let covered = match (again || base.broken.is_some(), unsaved) {
+        let covered = match (replaces || base.broken.is_some(), unsaved) {
             // What is stored is about to be replaced, or is no replica: it covers nothing.
             (true, _) => None,
             (false, true) => base.durable(),
@@ -1167,12 +1167,13 @@ impl Lane {
         let base = self.known();
         let mark = base.header.quarantine.as_ref();
         let outlived = mark.is_some_and(|mark| first.is_none_or(|first| first > mark.at));
-        let again = restarts && base.header.version.is_some() && first.is_none_or(|first| first > base.header.first);
+        let starts_over =
+            restarts && base.header.version.is_some() && first.is_none_or(|first| first > base.header.first);
         if outlived {
             base.header.quarantine = None;
             self.retrying = true;
         }
-        if again {
+        if starts_over {
             self.start_over();
         } else if outlived {
             self.administrative = Some(PutKind::Repair);

@@ -10,8 +10,9 @@ use crate::{
         attempt::{Action, Attempt, AttemptRules, Identity, Reply},
         base::{Base, CatchUpRules, Lineage},
     },
-    event::Metadata,
-    journal::Standing,
+    event::{Metadata, RawEvent},
+    journal::{Appended, JournalError, Presence, Slice, Standing},
+    projection::{Fold, run::fold_run},
     replica::Sort,
     testing::journal,
 };
@@ -20,6 +21,30 @@ const BOTH: [OnDeleted; 2] = [OnDeleted::Refuse, OnDeleted::Continue];
 
 fn id(n: u128) -> Context {
     Context::with_id(Uuid::from_u128(n))
+}
+
+/// The base that these events make.
+fn folded(fold: &dyn Fold, events: &[RawEvent]) -> Base {
+    let mut base = Base::initial(fold, Lineage::Foreign);
+    let folded = fold_run(fold, (base.header, base.state), events, 8);
+    (base.header, base.state) = (folded.header, folded.state);
+    base
+}
+
+/// Lost to a rival at revision 4, whose event is read then behind the base.
+fn loses_to(attempt: &mut Attempt<'_, Account, Do>, rival: &[RawEvent]) {
+    let conflict = JournalError::WrongExpected { current: Some(4) };
+    attempt.apply(Reply::Appended(Err(conflict), None, chrono::Utc::now()));
+    attempt.apply(Reply::Waited);
+    assert_eq!(attempt.select(), Action::Read(3));
+    attempt.apply(Reply::Read(Ok(Slice {
+        events: rival.to_vec(),
+        end: true,
+        presence: Presence::Present,
+        first: None,
+        last: Some(4),
+    })));
+    assert_eq!(attempt.select(), Action::Begins);
 }
 
 #[tokio::test(start_paused = true)]
@@ -83,14 +108,11 @@ async fn a_revival_that_a_rejected_command_saw_is_told_by_the_next_answer() {
 /// was read then is gone, though one's own stands where it was put.
 #[test]
 fn ones_own_event_alone_does_not_say_that_the_life_goes_on() {
-    use crate::journal::{Appended, Presence, Slice};
     let (fold, command) = (fold(), Do::Deposit(1));
     for (restarts, gone) in [(true, true), (true, false), (false, true)] {
         let world = World::with(&[1, 2, 4, 8]);
         let all = world.journal.all(STREAM);
-        let mut base = Base::initial(&fold, Lineage::Foreign);
-        let folded = crate::projection::run::fold_run(&fold, (base.header, base.state), &all, 8);
-        (base.header, base.state) = (folded.header, folded.state);
+        let mut base = folded(&fold, &all);
         (base.verified, base.seen) = (restarts, Some(2));
         let mut attempt = attempt_by(&fold, &command, restarts);
         attempt.apply(Reply::Loaded(base, false));
@@ -118,14 +140,11 @@ fn ones_own_event_alone_does_not_say_that_the_life_goes_on() {
 /// The read beside it fails: of a state that was verified the append's own word is enough.
 #[test]
 fn an_acknowledged_append_is_not_in_doubt_for_a_read_that_only_tells_revivals() {
-    use crate::journal::{Appended, JournalError};
     let (fold, command) = (fold(), Do::Deposit(1));
     for (verified, restarts, lands) in [(true, false, true), (false, false, false), (true, true, false)] {
         let world = World::with(&[1; 130]);
         let all = world.journal.all(STREAM);
-        let mut base = Base::initial(&fold, Lineage::Foreign);
-        let folded = crate::projection::run::fold_run(&fold, (base.header, base.state), &all, 8);
-        (base.header, base.state) = (folded.header, folded.state);
+        let mut base = folded(&fold, &all);
         (base.verified, base.seen) = (verified, Some(2));
         let mut attempt = attempt_by(&fold, &command, restarts);
         attempt.apply(Reply::Loaded(base, false));
@@ -310,11 +329,11 @@ async fn a_command_of_before_the_deletion_is_told_deleted_however_often_it_is_re
     }
 }
 
-fn attempt<'a>(fold: &'a dyn crate::projection::Fold, command: &'a Do) -> Attempt<'a, Account, Do> {
+fn attempt<'a>(fold: &'a dyn Fold, command: &'a Do) -> Attempt<'a, Account, Do> {
     attempt_by(fold, command, false)
 }
 
-fn attempt_by<'a>(fold: &'a dyn crate::projection::Fold, command: &'a Do, restarts: bool) -> Attempt<'a, Account, Do> {
+fn attempt_by<'a>(fold: &'a dyn Fold, command: &'a Do, restarts: bool) -> Attempt<'a, Account, Do> {
     let identity = Identity {
         command: Uuid::from_u128(42),
         execution: Uuid::from_u128(43),
@@ -360,7 +379,6 @@ fn the_first_event_of_a_new_life_says_so_and_no_other() {
 /// Only where an event of before is gone, and whatever the answer is the command goes on.
 #[test]
 fn the_metadata_is_asked_where_an_event_of_before_is_gone() {
-    use crate::journal::{Appended, JournalError, Presence, Slice};
     let (fold, command) = (fold(), Do::Deposit(1));
     for (begins, told) in [
         (Ok(Some(4)), true),
@@ -370,24 +388,10 @@ fn the_metadata_is_asked_where_an_event_of_before_is_gone() {
     ] {
         let world = World::with(&[1, 2, 4, 8, 16]);
         let all = world.journal.all(STREAM);
-        let mut base = Base::initial(&fold, Lineage::Foreign);
-        let folded = crate::projection::run::fold_run(&fold, (base.header, base.state), &all[..4], 8);
-        (base.header, base.state) = (folded.header, folded.state);
+        let base = folded(&fold, &all[..4]);
         let mut attempt = attempt(&fold, &command);
         attempt.apply(Reply::Loaded(base, false));
-        let at = chrono::Utc::now();
-        let rival = JournalError::WrongExpected { current: Some(4) };
-        attempt.apply(Reply::Appended(Err(rival), None, at));
-        attempt.apply(Reply::Waited);
-        assert_eq!(attempt.select(), Action::Read(3));
-        attempt.apply(Reply::Read(Ok(Slice {
-            events: all[4..].to_vec(),
-            end: true,
-            presence: Presence::Present,
-            first: None,
-            last: Some(4),
-        })));
-        assert_eq!(attempt.select(), Action::Begins);
+        loses_to(&mut attempt, &all[4..]);
         attempt.apply(Reply::Begins(begins));
         let Action::Append(append) = attempt.select() else {
             panic!("{:?}", attempt.select())
@@ -397,7 +401,7 @@ fn the_metadata_is_asked_where_an_event_of_before_is_gone() {
             revision: Some(5),
             positioned: true,
         };
-        attempt.apply(Reply::Appended(Ok(appended), None, at));
+        attempt.apply(Reply::Appended(Ok(appended), None, chrono::Utc::now()));
         let done = attempt.finish().answer.unwrap();
         assert_eq!((done.revived, done.state.cents), (told, 32));
     }
@@ -405,28 +409,15 @@ fn the_metadata_is_asked_where_an_event_of_before_is_gone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_command_that_was_found_is_answered_though_the_metadata_does_not_come() {
-    use crate::journal::{JournalError, Presence, Slice};
     let (fold, command) = (fold(), Do::Deposit(16));
     let world = World::with(&[1, 2, 4, 8]);
     let context = Context::with_id(Uuid::from_u128(42));
     world.bank().execute_with("1", &command, context).await.unwrap();
     let all = world.journal.all(STREAM);
-    let mut base = Base::initial(&fold, Lineage::Foreign);
-    let folded = crate::projection::run::fold_run(&fold, (base.header, base.state), &all[..4], 8);
-    (base.header, base.state) = (folded.header, folded.state);
+    let base = folded(&fold, &all[..4]);
     let mut attempt = attempt(&fold, &command);
     attempt.apply(Reply::Loaded(base, false));
-    let rival = JournalError::WrongExpected { current: Some(4) };
-    attempt.apply(Reply::Appended(Err(rival), None, chrono::Utc::now()));
-    attempt.apply(Reply::Waited);
-    attempt.apply(Reply::Read(Ok(Slice {
-        events: all[4..].to_vec(),
-        end: true,
-        presence: Presence::Present,
-        first: None,
-        last: Some(4),
-    })));
-    assert_eq!(attempt.select(), Action::Begins);
+    loses_to(&mut attempt, &all[4..]);
     attempt.expire();
     let done = attempt.finish().answer.unwrap();
     assert_eq!((done.repeated, done.state.cents), (true, 31));

@@ -212,6 +212,31 @@ struct Clearing {
     owed: BTreeSet<u64>,
 }
 
+/// An item as it is stored.
+fn replica(header: Header, view: Option<StoredState>) -> Replica {
+    Replica {
+        header,
+        view,
+        fold: None,
+        projected_at: None,
+        promoted: Vec::new(),
+        bytes: 1,
+    }
+}
+
+/// The header of a replica that ends with this event.
+fn ends_with(event: &RawEvent) -> Header {
+    Header {
+        version: Some(event.revision),
+        event: Some(LastEvent {
+            id: event.id,
+            kind: event.kind.clone(),
+            at: event.created,
+        }),
+        ..Header::new()
+    }
+}
+
 fn time(n: u64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_700_000_000 + n as i64, 0).unwrap()
 }
@@ -535,14 +560,7 @@ impl World {
             },
             _ => put.header.clone(),
         };
-        self.stored = Some(Replica {
-            header,
-            view,
-            fold: None,
-            projected_at: None,
-            promoted: Vec::new(),
-            bytes: 1,
-        });
+        self.stored = Some(replica(header, view));
         self.check_replica()?;
         Ok(Some(PutOutcome::Done))
     }
@@ -1018,22 +1036,8 @@ fn a_mark_on_what_cannot_be_stored_is_tried_once() {
     world.append(Kind::Put);
     world.append(Kind::Put);
     let list = [0, 1].map(|n: u64| Document::Number(n.to_string().into()));
-    world.stored = Some(Replica {
-        header: Header {
-            version: Some(1),
-            event: Some(LastEvent {
-                id: world.log[1].id,
-                kind: "Put".into(),
-                at: world.log[1].created,
-            }),
-            ..Header::new()
-        },
-        view: Some(StoredState::Document(Document::List(list.into()))),
-        fold: None,
-        projected_at: None,
-        promoted: Vec::new(),
-        bytes: 1,
-    });
+    let view = StoredState::Document(Document::List(list.into()));
+    world.stored = Some(replica(ends_with(&world.log[1]), Some(view)));
     for entry in 2..9 {
         world.append(Kind::Keep);
         world.deliver(1, entry);
@@ -1300,24 +1304,8 @@ fn what_a_fold_anew_replaces_does_not_become_durable_again() {
     for _ in 0..20 {
         world.append(Kind::Put);
     }
-    let last = &world.log[18];
-    world.stored = Some(Replica {
-        header: Header {
-            version: Some(18),
-            event: Some(LastEvent {
-                id: last.id,
-                kind: last.kind.clone(),
-                at: last.created,
-            }),
-            ..Header::new()
-        },
-        // It cannot be read.
-        view: Some(StoredState::Json(Vec::new())),
-        fold: None,
-        projected_at: None,
-        promoted: Vec::new(),
-        bytes: 1,
-    });
+    let unreadable = StoredState::Json(Vec::new());
+    world.stored = Some(replica(ends_with(&world.log[18]), Some(unreadable)));
     world.garbled = true;
     world.deliver(0, 19);
     let rules = world.tasks[0].rules.clone();
@@ -1335,25 +1323,10 @@ fn loaded_and_delivered() -> (World, Lane) {
     for _ in 0..4 {
         world.append(Kind::Put);
     }
-    let header = Header {
-        version: Some(1),
-        event: Some(LastEvent {
-            id: world.log[1].id,
-            kind: "Put".into(),
-            at: world.log[1].created,
-        }),
-        ..Header::new()
-    };
+    let header = ends_with(&world.log[1]);
     let list = [0, 1].map(|n: u64| Document::Number(n.to_string().into()));
     let view = StoredState::Document(Document::List(list.into()));
-    let replica = Replica {
-        header,
-        view: Some(view),
-        fold: None,
-        projected_at: None,
-        promoted: Vec::new(),
-        bytes: 1,
-    };
+    let replica = replica(header, Some(view));
     let mut lane = Lane::new("s-1".into(), world.tasks[0].rules.clone());
     lane.deliver(1, Arrival::Event(world.log[2].clone()), false);
     assert!(matches!(
@@ -1533,14 +1506,8 @@ fn a_denied_stream_is_marked_and_tried_again() {
     assert!(lane.is_denied());
 
     let list = [0, 1].map(|n: u64| Document::Number(n.to_string().into()));
-    let replica = Replica {
-        header: put.header.clone(),
-        view: Some(StoredState::Document(Document::List(list.into()))),
-        fold: None,
-        projected_at: None,
-        promoted: Vec::new(),
-        bytes: 1,
-    };
+    let view = StoredState::Document(Document::List(list.into()));
+    let replica = replica(put.header.clone(), Some(view));
     for (token, denied) in [(2, true), (3, false)] {
         lane.deliver(token, Arrival::Noted { generation: 1 }, false);
         assert!(matches!(
