@@ -108,19 +108,17 @@ impl Encoder {
     fn event(&mut self, resolved: &Resolved, retry_count: Option<u32>) {
         let Encoding { text_ids, positions } = self.encoding;
         let source = resolved.original().map(|original| (original.commit, original.prepare));
-        let written = |record| {
-            let own = Written::new(record, text_ids);
-            match positions {
-                Positions::Own => own,
-                Positions::Source => own.at(source.unwrap_or_default()),
-            }
+        let place = match positions {
+            Positions::Own => None,
+            Positions::Source => Some(source.unwrap_or_default()),
         };
+        let written = |record| Written::new(record, place, text_ids);
         let event = resolved.event.as_deref().map(written);
         let link = resolved.link.as_deref().map(written);
         let length = [&event, &link]
             .into_iter()
             .flatten()
-            .map(|one| nested_len(one.len()))
+            .map(|one| nested_len(one.length))
             .sum::<usize>()
             + source.map_or(nested_len(0), |(commit, _)| number_len(commit))
             + retry_count.map_or(0, |count| number_len(u64::from(count)));
@@ -128,7 +126,7 @@ impl Encoder {
         nested(&mut self.buffer, 1, length);
         for (tag, one) in [(1, event), (2, link)] {
             if let Some(one) = one {
-                nested(&mut self.buffer, tag, one.len());
+                nested(&mut self.buffer, tag, one.length);
                 one.write(self);
             }
         }
@@ -159,25 +157,24 @@ struct Written<'a> {
     prepare: u64,
     id: Id,
     created: Number,
+    /// Bytes of the message, without what stands before it.
+    length: usize,
 }
 
 impl<'a> Written<'a> {
-    fn new(record: &'a Record, text_ids: bool) -> Self {
-        Self {
+    /// `place`: positions that it is told with, where they are not its own.
+    fn new(record: &'a Record, place: Option<(u64, u64)>, text_ids: bool) -> Self {
+        let (commit, prepare) = place.unwrap_or((record.commit, record.prepare));
+        let mut written = Self {
             record,
-            commit: record.commit,
-            prepare: record.prepare,
-            id: Id::new(record.id, text_ids),
-            created: Number::new(record.created),
-        }
-    }
-
-    fn at(self, (commit, prepare): (u64, u64)) -> Self {
-        Self {
             commit,
             prepare,
-            ..self
-        }
+            id: Id::new(record.id, text_ids),
+            created: Number::new(record.created),
+            length: 0,
+        };
+        written.length = written.measured();
+        written
     }
 
     fn entries(&self) -> [(&'static str, &[u8]); 3] {
@@ -193,7 +190,7 @@ impl<'a> Written<'a> {
         ]
     }
 
-    fn len(&self) -> usize {
+    fn measured(&self) -> usize {
         let record = self.record;
         nested_len(self.id.len())
             + nested_len(nested_len(record.stream.len()))
