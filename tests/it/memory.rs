@@ -10,7 +10,10 @@ use crate::support::{
     eventstore::client_of,
     node::until,
     process::{Daemon, World},
-    raw::{AppendOptions, BatchReq, Expect, GroupReadOptions, GroupReadReq, Id, Name, Proposed, Raw, next},
+    raw::{
+        BatchAppendReq, BatchAppendResp, Expect, ProposedMessage, Raw, StreamIdentifier, WireUuid, expecting, groups,
+        next, proposed_as, text,
+    },
 };
 
 /// Bytes of one event: close to what one append may hold.
@@ -35,8 +38,8 @@ fn peak(stack: &Daemon) -> usize {
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1_024
 }
 
-fn large(id: u128) -> Proposed {
-    Proposed::of(id, "T", "application/octet-stream", vec![7; LARGE])
+fn large(id: u128) -> ProposedMessage {
+    proposed_as(id, "T", "application/octet-stream", vec![7; LARGE])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,21 +48,21 @@ async fn unfinished_appends_of_a_batch_have_a_bound_in_bytes_and_in_time() {
     let (stack, address, _) = stack().await;
     let raw = Raw::connect(address).await;
     let before = peak(&stack);
-    let parts = (1..=UNFINISHED).map(|n| BatchReq {
-        correlation: Some(Id::new(Uuid::from_u128(n))),
-        options: Some(AppendOptions::new("s", Expect::Any)),
+    let parts = (1..=UNFINISHED).map(|n| BatchAppendReq {
+        correlation_id: Some(WireUuid::of(Uuid::from_u128(n), true)),
+        options: Some(expecting("s", Expect::Any)),
         messages: vec![large(n)],
-        last: false,
+        is_final: false,
     });
     let open = futures::StreamExt::chain(futures::stream::iter(parts), futures::stream::pending());
     let path = "event_store.client.streams.Streams/BatchAppend";
-    let mut answers: tonic::Streaming<crate::support::raw::BatchResp> = raw.open(path, open).await.unwrap();
+    let mut answers: tonic::Streaming<BatchAppendResp> = raw.open(path, open).await.unwrap();
     // Each ends as it does on a real node: its time is over.
     for _ in 0..UNFINISHED {
         let answer = next(&mut answers).await.unwrap();
         let error = answer.error.unwrap();
         assert_eq!((error.code, error.message.as_str()), (4, "Timeout"));
-        assert_eq!(answer.stream.unwrap().text(), "s");
+        assert_eq!(text(answer.stream.as_ref()), "s");
     }
     let held = peak(&stack) - before;
     assert!(held < 150_000_000, "{held} bytes for {UNFINISHED} unfinished appends");
@@ -70,9 +73,7 @@ async fn groups_and_their_consumers_share_what_they_hold() {
     const GROUPS: usize = 200;
     let (stack, address, connection) = stack().await;
     let raw = Raw::connect(address).await;
-    raw.append(AppendOptions::new("s", Expect::Any), vec![large(1)])
-        .await
-        .unwrap();
+    raw.append(expecting("s", Expect::Any), vec![large(1)]).await.unwrap();
     let client = client_of(&connection);
     let before = peak(&stack);
     let options = PersistentSubscriptionOptions::default().start_from(StreamPosition::Start);
@@ -97,12 +98,13 @@ async fn groups_and_their_consumers_share_what_they_hold() {
     let standing = Raw::connect(address).await;
     let mut consumers = Vec::new();
     for n in 0..GROUPS {
-        let options = GroupReadOptions {
-            stream: Some(Name::new("s")),
+        let options = groups::ReadOptions {
+            stream: Some(StreamIdentifier::new("s")),
             group: format!("g-{n}"),
-            buffer: 10,
+            buffer_size: 10,
+            ..groups::ReadOptions::default()
         };
-        let reading = GroupReadReq {
+        let reading = groups::ReadReq {
             options: Some(options),
             ack: None,
             nack: None,

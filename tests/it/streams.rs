@@ -23,7 +23,7 @@ use projector::embedded::eventstore::Handle;
 
 use crate::support::{
     eventstore::empty,
-    raw::{AppendOptions, At, Expect, Proposed, Raw, ReadOptions, all_shown},
+    raw::{At, Expect, Raw, Reading as _, all_shown, expecting, many_proposed, of_all, of_stream, proposed_as},
 };
 
 /// A server with nothing in it, and a connection to it.
@@ -35,32 +35,32 @@ async fn server() -> (Handle, Raw) {
 
 /// Where `$all` goes on behind what a server wrote about itself.
 async fn beginning(raw: &Raw) -> At {
-    let (answers, _) = raw.read_all(ReadOptions::all(At::End).backwards().at_most(1)).await;
-    At::Number(answers[0].event.as_ref().unwrap().commit.unwrap() + 1)
+    let (answers, _) = raw.read_all(of_all(At::End).backwards().at_most(1)).await;
+    At::Number(answers[0].event.as_ref().unwrap().commit_position.unwrap() + 1)
 }
 
 /// Appends events with these ids: the last one's revision.
 async fn put(raw: &Raw, stream: &str, ids: std::ops::Range<u128>) -> u64 {
-    let events = Proposed::many(ids);
-    let answer = raw.append(AppendOptions::new(stream, Expect::Any), events).await;
-    answer.unwrap().success.unwrap().revision.unwrap()
+    let events = many_proposed(ids);
+    let answer = raw.append(expecting(stream, Expect::Any), events).await;
+    answer.unwrap().success.unwrap().current_revision.unwrap()
 }
 
 /// Writes a stream's metadata, whatever its text.
 async fn describe(raw: &Raw, stream: &str, metadata: &str) {
-    let event = Proposed::of(
+    let event = proposed_as(
         fastrand::u128(1..),
         "$metadata",
         "application/json",
         metadata.to_owned(),
     );
-    let options = AppendOptions::new(&format!("$${stream}"), Expect::Any);
+    let options = expecting(&format!("$${stream}"), Expect::Any);
     assert!(raw.append(options, vec![event]).await.unwrap().success.is_some());
 }
 
 /// What a stream shows forwards, or the code with which the read fails.
 async fn shows(raw: &Raw, stream: &str) -> Vec<String> {
-    let (answers, end) = raw.read_all(ReadOptions::stream(stream, At::Start)).await;
+    let (answers, end) = raw.read_all(of_stream(stream, At::Start)).await;
     let mut all = all_shown(&answers);
     all.extend(end.map(|status| format!("{:?}", status.code())));
     all

@@ -8,20 +8,23 @@ use super::{beginning, describe, put, server};
 use crate::support::{
     eventstore::start,
     raw::{
-        AllOptions, AppendOptions, At, Empty, Expect, FilterOptions, Place, Proposed, Raw, ReadOptions, ReadResp,
-        all_shown, next,
+        AllOptions, At, Empty, Expect, FilterOptions, Position, Raw, ReadOptions, ReadResp, Reading as _, Shown as _,
+        all_shown, entry, expecting, many_proposed, next, of_all, of_stream, proposed_as, stream_filter, type_filter,
     },
 };
 
 /// Where each event of `$all` is, from a place on.
 async fn positions(raw: &Raw, begin: At) -> Vec<(String, u64)> {
-    let (answers, end) = raw.read_all(ReadOptions::all(begin)).await;
+    let (answers, end) = raw.read_all(of_all(begin)).await;
     assert!(end.is_none());
     let one = |answer: &ReadResp| {
         let event = answer.event.as_ref().unwrap();
         let record = event.event.as_ref().unwrap();
-        assert_eq!((record.commit, record.prepare), (event.commit.unwrap(), record.commit));
-        (answer.shown(), record.commit)
+        assert_eq!(
+            (record.commit_position, record.prepare_position),
+            (event.commit_position.unwrap(), record.commit_position)
+        );
+        (answer.shown(), record.commit_position)
     };
     answers.iter().map(one).collect()
 }
@@ -41,8 +44,8 @@ async fn positions_rise_and_reads_from_them_include_and_exclude() {
     let At::Number(begins) = begin else { unreachable!() };
     let mut last = 0;
     for n in 0..6 {
-        let options = AppendOptions::new(&format!("s-{n}"), Expect::Any);
-        let events = Proposed::many(10 * n + 1..10 * n + 3);
+        let options = expecting(&format!("s-{n}"), Expect::Any);
+        let events = many_proposed(10 * n + 1..10 * n + 3);
         let answer = raw.append(options, events).await.unwrap().success.unwrap();
         last = answer.position.unwrap().commit;
         // With it comes the link of its category, which is a record like any other.
@@ -60,38 +63,29 @@ async fn positions_rise_and_reads_from_them_include_and_exclude() {
     let reversed = |of: &[String]| of.iter().rev().cloned().collect::<Vec<_>>();
     for (n, (_, at)) in all.iter().enumerate() {
         let from = |options: ReadOptions| options;
-        let forwards = from(ReadOptions::all(At::Number(*at)));
+        let forwards = from(of_all(At::Number(*at)));
         assert_eq!(read_of(&raw, forwards.clone()).await, names[n..]);
         assert_eq!(
             read_of(&raw, forwards.at_most(2)).await,
             names[n..].iter().take(2).cloned().collect::<Vec<_>>()
         );
-        let backwards = ReadOptions::all(At::Number(*at)).backwards();
+        let backwards = of_all(At::Number(*at)).backwards();
         assert_eq!(
             read_of(&raw, backwards.at_most(n.max(1) as u64)).await[..n],
             reversed(&names[..n])
         );
     }
-    assert_eq!(
-        read_of(&raw, ReadOptions::all(At::End).backwards()).await[..24],
-        reversed(&names)
-    );
-    let before = read_of(&raw, ReadOptions::all(At::Number(begins)).backwards()).await;
+    assert_eq!(read_of(&raw, of_all(At::End).backwards()).await[..24], reversed(&names));
+    let before = read_of(&raw, of_all(At::Number(begins)).backwards()).await;
     assert_eq!(before.last().unwrap(), "0@$$$scavenges");
-    assert_eq!(
-        read_of(&raw, ReadOptions::all(At::End).backwards().at_most(1)).await,
-        names[23..]
-    );
-    assert_eq!(read_of(&raw, ReadOptions::all(At::End)).await, Vec::<String>::new());
-    assert_eq!(
-        read_of(&raw, ReadOptions::all(At::Start).backwards()).await,
-        Vec::<String>::new()
-    );
+    assert_eq!(read_of(&raw, of_all(At::End).backwards().at_most(1)).await, names[23..]);
+    assert_eq!(read_of(&raw, of_all(At::End)).await, Vec::<String>::new());
+    assert_eq!(read_of(&raw, of_all(At::Start).backwards()).await, Vec::<String>::new());
     let of = |commit, prepare| {
-        let mut options = ReadOptions::all(At::Start);
+        let mut options = of_all(At::Start);
         let all: &mut AllOptions = options.all.as_mut().unwrap();
         all.start = None;
-        all.position = Some(Place { commit, prepare });
+        all.position = Some(Position { commit, prepare });
         options
     };
     let (_, wrong) = raw.read_all(of(last, last + 1)).await;
@@ -127,10 +121,10 @@ async fn what_groups_on_all_write_is_hidden_and_nothing_else_is() {
         "0@s",
         "0@$$s",
     ];
-    assert_eq!(read_of(&raw, ReadOptions::all(begin)).await, seen);
-    let everything = ReadOptions::all(begin).filtered(FilterOptions::types(".*"));
+    assert_eq!(read_of(&raw, of_all(begin)).await, seen);
+    let everything = of_all(begin).filtered(type_filter(".*"));
     assert_eq!(read_of(&raw, everything).await, seen);
-    let hidden = ReadOptions::stream("$epoch-information", At::Start);
+    let hidden = of_stream("$epoch-information", At::Start);
     assert_eq!(read_of(&raw, hidden).await, ["0@$epoch-information"]);
 }
 
@@ -141,51 +135,47 @@ async fn filters_look_at_names_and_types_of_what_is_stored() {
         .into_iter()
         .enumerate()
     {
-        let event = Proposed::of(n as u128 + 1, kind, "application/json", "{}");
-        raw.append(AppendOptions::new(stream, Expect::Any), vec![event])
-            .await
-            .unwrap();
+        let event = proposed_as(n as u128 + 1, kind, "application/json", "{}");
+        raw.append(expecting(stream, Expect::Any), vec![event]).await.unwrap();
     }
-    let mut both = FilterOptions::streams(&["b"], 10);
+    let mut both = stream_filter(&["b"], 10);
     both.stream.as_mut().unwrap().regex = "^a".to_owned();
     let named = |regex: &str| {
-        let mut filter = FilterOptions::streams(&[], 10);
+        let mut filter = stream_filter(&[], 10);
         filter.stream.as_mut().unwrap().regex = regex.to_owned();
         filter
     };
     let prefixed_types = |prefixes: &[&str]| {
-        let mut filter = FilterOptions::streams(prefixes, 10);
-        filter.kind = filter.stream.take();
+        let mut filter = stream_filter(prefixes, 10);
+        filter.event_type = filter.stream.take();
         filter
     };
     let events = ["0@a-1", "0@b-1", "0@a-2", "0@$a-3"];
     for (filter, taken) in [
-        (FilterOptions::streams(&["a-"], 10), vec![0, 2]),
-        (FilterOptions::streams(&["b", "$a"], 10), vec![1, 3]),
-        (FilterOptions::streams(&[], 10), vec![]),
-        (FilterOptions::streams(&[""], 10), vec![0, 1, 2, 3]),
-        (FilterOptions::streams(&["A"], 10), vec![]),
+        (stream_filter(&["a-"], 10), vec![0, 2]),
+        (stream_filter(&["b", "$a"], 10), vec![1, 3]),
+        (stream_filter(&[], 10), vec![]),
+        (stream_filter(&[""], 10), vec![0, 1, 2, 3]),
+        (stream_filter(&["A"], 10), vec![]),
         (both, vec![0, 2]),
         (named(r"^[^\$].*"), vec![0, 1, 2]),
         (named("-1$"), vec![0, 1]),
         (named(r"^(?!(\$.+)$).*$"), vec![0, 1, 2]),
         (prefixed_types(&["A", "B"]), vec![0, 1, 3]),
-        (FilterOptions::types("^[^$]"), vec![0, 1, 3]),
-        (FilterOptions::types("c$"), vec![1]),
+        (type_filter("^[^$]"), vec![0, 1, 3]),
+        (type_filter("c$"), vec![1]),
     ] {
-        let options = ReadOptions::all(At::Start).filtered(filter.clone());
+        let options = of_all(At::Start).filtered(filter.clone());
         let seen = read_of(&raw, options.clone()).await;
         let seen: Vec<_> = seen.iter().filter(|one| events.contains(&one.as_str())).collect();
         let expected: Vec<_> = taken.iter().map(|n| events[*n]).collect();
         assert_eq!(seen, expected, "{filter:?}");
-        let backwards = read_of(&raw, ReadOptions::all(At::End).backwards().filtered(filter.clone())).await;
+        let backwards = read_of(&raw, of_all(At::End).backwards().filtered(filter.clone())).await;
         let backwards: Vec<_> = backwards.iter().filter(|one| events.contains(&one.as_str())).collect();
         assert_eq!(backwards, expected.into_iter().rev().collect::<Vec<_>>(), "{filter:?}");
     }
     // A link is filtered as the link that it is, whether it is followed or not.
-    let links = ReadOptions::all(At::Start)
-        .filtered(FilterOptions::streams(&["$ce-a"], 10))
-        .resolved();
+    let links = of_all(At::Start).filtered(stream_filter(&["$ce-a"], 10)).resolved();
     assert_eq!(read_of(&raw, links).await, ["0@a-1 by 0@$ce-a", "0@a-2 by 1@$ce-a"]);
 }
 
@@ -197,11 +187,11 @@ async fn a_filtered_read_finds_what_is_far_apart() {
         put(&raw, "others", 1_000 * n + 1..1_000 * n + 1_001).await;
     }
     put(&raw, "mine", 90_001..90_002).await;
-    let filter = FilterOptions::streams(&["mine"], 10);
-    let forwards = ReadOptions::all(At::Start).filtered(filter.clone());
+    let filter = stream_filter(&["mine"], 10);
+    let forwards = of_all(At::Start).filtered(filter.clone());
     assert_eq!(read_of(&raw, forwards.clone()).await, ["0@mine", "1@mine"]);
     assert_eq!(read_of(&raw, forwards.at_most(1)).await, ["0@mine"]);
-    let backwards = ReadOptions::all(At::End).backwards().filtered(filter);
+    let backwards = of_all(At::End).backwards().filtered(filter);
     assert_eq!(read_of(&raw, backwards).await, ["1@mine", "0@mine"]);
 }
 
@@ -211,8 +201,8 @@ async fn checkpoints_come_in_their_interval_and_can_be_resumed_from() {
     put(&raw, "others", 1..26).await;
     put(&raw, "mine", 1..2).await;
     put(&raw, "others", 26..41).await;
-    let filter = FilterOptions::streams(&["mine"], 10);
-    let subscribed = |at| ReadOptions::all(at).subscribed().filtered(filter.clone());
+    let filter = stream_filter(&["mine"], 10);
+    let subscribed = |at| of_all(at).subscribed().filtered(filter.clone());
     let mut answers = raw.read(subscribed(At::Start)).await.unwrap();
     let mut seen = Vec::new();
     let mut resume = None;
@@ -288,12 +278,9 @@ async fn a_window_by_count_is_of_32() {
     let filter = FilterOptions {
         max: None,
         count: Some(Empty {}),
-        ..FilterOptions::streams(&["mine"], 1)
+        ..stream_filter(&["mine"], 1)
     };
-    let mut answers = raw
-        .read(ReadOptions::all(At::Start).subscribed().filtered(filter))
-        .await
-        .unwrap();
+    let mut answers = raw.read(of_all(At::Start).subscribed().filtered(filter)).await.unwrap();
     let mut checkpoints = 0;
     loop {
         match next(&mut answers).await.unwrap().shown().as_str() {
@@ -318,25 +305,25 @@ async fn caught_up(raw: &Raw, options: ReadOptions) -> (tonic::Streaming<ReadRes
 #[tokio::test]
 async fn a_client_is_told_how_far_it_has_come_and_when() {
     let (_server, raw) = server().await;
-    let (_, seen) = caught_up(&raw, ReadOptions::stream("s", At::Start)).await;
+    let (_, seen) = caught_up(&raw, of_stream("s", At::Start)).await;
     let said = seen.last().unwrap().caught_up.unwrap();
     assert_eq!((said.revision, said.position), (None, None), "nothing is there");
     put(&raw, "s", 1..4).await;
     for (at, revision) in [(At::Start, 2), (At::End, 2), (At::Number(1), 2), (At::Number(7), 7)] {
-        let (_, seen) = caught_up(&raw, ReadOptions::stream("s", at)).await;
+        let (_, seen) = caught_up(&raw, of_stream("s", at)).await;
         let said = seen.last().unwrap().caught_up.unwrap();
         assert_eq!((said.revision, said.position), (Some(revision), None), "{at:?}");
         assert!(said.at.unwrap().seconds > 1_700_000_000);
     }
     let last = positions(&raw, At::Start).await.last().unwrap().1;
-    for options in [ReadOptions::all(At::Start), ReadOptions::all(At::End)] {
+    for options in [of_all(At::Start), of_all(At::End)] {
         let (_, seen) = caught_up(&raw, options).await;
         let said = seen.last().unwrap().caught_up.unwrap();
         let position = said.position.unwrap();
         assert_eq!((said.revision, position.commit, position.prepare), (None, last, last));
     }
-    let mine = FilterOptions::streams(&["s"], 10);
-    let (_, seen) = caught_up(&raw, ReadOptions::all(At::Start).filtered(mine)).await;
+    let mine = stream_filter(&["s"], 10);
+    let (_, seen) = caught_up(&raw, of_all(At::Start).filtered(mine)).await;
     let [.., checkpoint, end] = &seen[..] else {
         panic!("{seen:?}")
     };
@@ -358,10 +345,10 @@ async fn checkpoints_are_as_many_as_a_node_sends() {
     let raw = Raw::connect(server.address()).await;
     put(&raw, "mine", 1..9).await;
     let filter = FilterOptions {
-        multiplier: 2,
-        ..FilterOptions::types(r"^[^\$]")
+        checkpoint_interval_multiplier: 2,
+        ..type_filter(r"^[^\$]")
     };
-    let (mut answers, seen) = caught_up(&raw, ReadOptions::all(At::Start).filtered(filter)).await;
+    let (mut answers, seen) = caught_up(&raw, of_all(At::Start).filtered(filter)).await;
     let first = seen.iter().filter(|one| one.checkpoint.is_some()).count();
     assert_eq!(first, 1, "one when it goes live");
     for n in 0..18 {
@@ -378,10 +365,10 @@ async fn checkpoints_are_as_many_as_a_node_sends() {
     assert_eq!(checkpoints, 5, "376 records, 64 each");
     // All of it again, from the start: 384 in pages of 32, and one checkpoint after two pages.
     let filter = FilterOptions {
-        multiplier: 2,
-        ..FilterOptions::types(r"^[^\$]")
+        checkpoint_interval_multiplier: 2,
+        ..type_filter(r"^[^\$]")
     };
-    let (_, seen) = caught_up(&raw, ReadOptions::all(At::Start).filtered(filter)).await;
+    let (_, seen) = caught_up(&raw, of_all(At::Start).filtered(filter)).await;
     let all = seen.iter().filter(|one| one.checkpoint.is_some()).count();
     assert!((6..=7).contains(&all), "{all}");
 }
@@ -396,12 +383,12 @@ async fn a_fresh_log_begins_as_eventstoredbs_does() {
         })
         .await;
         let raw = Raw::connect(server.address()).await;
-        let (answers, _) = raw.read_all(ReadOptions::all(At::Start)).await;
+        let (answers, _) = raw.read_all(of_all(At::Start)).await;
         let said = |answer: &ReadResp| {
             let record = answer.event.clone().unwrap().event.unwrap();
-            let data = String::from_utf8(record.data).unwrap();
-            let json = record.metadata["content-type"] == "application/json";
-            (answer.shown(), record.metadata["type"].clone(), json, data)
+            let data = String::from_utf8(record.data.clone().into()).unwrap();
+            let json = entry(&record.metadata, "content-type") == "application/json";
+            (answer.shown(), entry(&record.metadata, "type").to_owned(), json, data)
         };
         answers.iter().map(said).collect::<Vec<_>>()
     };

@@ -7,7 +7,11 @@ use tonic::Code;
 use super::{describe, put, server, shows};
 use crate::support::{
     eventstore::{client_of, event, write},
-    raw::{AppendOptions, AppendReq, AppendResp, Empty, Expect, Id, Name, Proposed, Raw, said},
+    raw::{
+        AppendOptions, AppendReq, AppendResp, At, Empty, Expect, MapEntry, ProposedMessage, Raw, ReadOptions,
+        StreamIdentifier, UuidOption, WireUuid, entry, expecting, many_proposed, of_stream, proposed, proposed_as,
+        said, without,
+    },
 };
 
 /// An append's answer, in a word.
@@ -16,8 +20,8 @@ fn word(answer: &Result<AppendResp, tonic::Status>) -> String {
         Ok(AppendResp {
             success: Some(success), ..
         }) => {
-            let revision = success.revision.map_or("none".to_owned(), |n| n.to_string());
-            assert_eq!(success.revision.is_none(), success.no_stream.is_some());
+            let revision = success.current_revision.map_or("none".to_owned(), |n| n.to_string());
+            assert_eq!(success.current_revision.is_none(), success.no_stream.is_some());
             assert_eq!(success.position.is_none(), success.no_position.is_some());
             match success.position {
                 Some(at) => {
@@ -27,7 +31,10 @@ fn word(answer: &Result<AppendResp, tonic::Status>) -> String {
                 None => format!("{revision}, nowhere"),
             }
         }
-        Ok(AppendResp { wrong: Some(wrong), .. }) => {
+        Ok(AppendResp {
+            wrong_expected_version: Some(wrong),
+            ..
+        }) => {
             assert_eq!(wrong.current.is_none(), wrong.current_no_stream.is_some());
             assert_eq!(wrong.old_current, wrong.current);
             wrong.current.map_or("wrong".to_owned(), |n| format!("wrong, {n}"))
@@ -37,8 +44,8 @@ fn word(answer: &Result<AppendResp, tonic::Status>) -> String {
     }
 }
 
-async fn appended(raw: &Raw, stream: &str, expect: Expect, events: Vec<Proposed>) -> String {
-    word(&raw.append(AppendOptions::new(stream, expect), events).await)
+async fn appended(raw: &Raw, stream: &str, expect: Expect, events: Vec<ProposedMessage>) -> String {
+    word(&raw.append(expecting(stream, expect), events).await)
 }
 
 /// Makes a stream of one of the kinds that the rules tell apart; those with events have the first
@@ -47,7 +54,7 @@ async fn stand(raw: &Raw, kind: &str, stream: &str, base: u128) {
     if matches!(kind, "three" | "deleted" | "tombstoned") {
         put(raw, stream, base + 1..base + 4).await;
     }
-    let any = AppendOptions::new(stream, Expect::Any);
+    let any = expecting(stream, Expect::Any);
     match kind {
         "described" => describe(raw, stream, "{}").await,
         "deleted" => drop(raw.delete("Delete", any).await.unwrap()),
@@ -129,7 +136,7 @@ async fn every_expectation_of_every_stream() {
         let base = 100 * n as u128;
         stand(&raw, kind, &stream, base).await;
         let before = shows(&raw, &stream).await;
-        let events = ids.iter().map(|id| Proposed::new(base + id)).collect();
+        let events = ids.iter().map(|id| proposed(base + id)).collect();
         let got = appended(&raw, &stream, expect, events).await;
         assert_eq!(got, answer, "{kind} {expect:?} {ids:?}");
         let written = got
@@ -146,7 +153,7 @@ async fn every_expectation_of_every_stream() {
 async fn an_id_is_remembered_where_it_came_first() {
     let (_server, raw) = server().await;
     let any = async |stream: &str, ids: &[u128]| {
-        let events = ids.iter().copied().map(Proposed::new).collect();
+        let events = ids.iter().copied().map(proposed).collect();
         appended(&raw, stream, Expect::Any, events).await
     };
     assert_eq!(any("a", &[1]).await, "0");
@@ -164,8 +171,8 @@ async fn a_refusal_says_what_was_expected_in_old_and_new_words() {
     let (_server, raw) = server().await;
     put(&raw, "s", 1..3).await;
     for expect in [Expect::At(0), Expect::NoStream] {
-        let answer = raw.append(AppendOptions::new("s", expect), Proposed::many(8..9)).await;
-        let wrong = answer.unwrap().wrong.unwrap();
+        let answer = raw.append(expecting("s", expect), many_proposed(8..9)).await;
+        let wrong = answer.unwrap().wrong_expected_version.unwrap();
         let (exact, old) = match expect {
             Expect::At(revision) => (Some(revision), Some(revision)),
             _ => (None, Some(u64::MAX)),
@@ -174,10 +181,8 @@ async fn a_refusal_says_what_was_expected_in_old_and_new_words() {
         assert_eq!(wrong.no_stream.is_some(), expect == Expect::NoStream);
         assert_eq!((wrong.current, wrong.old_current), (Some(1), Some(1)));
     }
-    let missing = raw
-        .append(AppendOptions::new("m", Expect::Exists), Proposed::many(8..9))
-        .await;
-    let wrong = missing.unwrap().wrong.unwrap();
+    let missing = raw.append(expecting("m", Expect::Exists), many_proposed(8..9)).await;
+    let wrong = missing.unwrap().wrong_expected_version.unwrap();
     assert!(wrong.stream_exists.is_some() && wrong.old_stream_exists.is_some());
     assert!(wrong.current_no_stream.is_some() && wrong.old_current_no_stream.is_some());
 }
@@ -216,32 +221,35 @@ async fn one_of_many_writers_wins_and_the_others_are_told_by_whom() {
 async fn ids_count_within_one_stream_only() {
     let (_server, raw) = server().await;
     put(&raw, "a", 1..3).await;
-    assert_eq!(appended(&raw, "b", Expect::Any, Proposed::many(1..3)).await, "1");
+    assert_eq!(appended(&raw, "b", Expect::Any, many_proposed(1..3)).await, "1");
     assert_eq!(shows(&raw, "b").await, ["0@b", "1@b"]);
 }
 
 #[tokio::test]
 async fn what_an_event_is_made_of_comes_back() {
     let (_server, raw) = server().await;
-    let mut event = Proposed::of(7, "Größe", "application/vnd.whatever", &b"\0\x01\xff"[..]);
+    let mut event = proposed_as(7, "Größe", "application/vnd.whatever", &b"\0\x01\xff"[..]);
     event.custom_metadata = vec![b'm'; 3].into();
-    event.metadata.insert("mine".to_owned(), "dropped".to_owned());
-    raw.append(AppendOptions::new("ünï cødé ☃", Expect::NoStream), vec![event])
+    event.metadata.push(MapEntry {
+        key: "mine".to_owned(),
+        value: "dropped".to_owned(),
+    });
+    raw.append(expecting("ünï cødé ☃", Expect::NoStream), vec![event])
         .await
         .unwrap();
     put(&raw, "ünï cødé ☃", 8..9).await;
-    let options = super::ReadOptions::stream("ünï cødé ☃", super::At::Start);
+    let options = of_stream("ünï cødé ☃", At::Start);
     let (answers, end) = raw.read_all(options.clone()).await;
     assert!(end.is_none());
     let record = answers[0].event.as_ref().unwrap().event.as_ref().unwrap();
     let id = record.id.as_ref().unwrap();
     assert_eq!(id.text.as_deref(), Some("00000000-0000-0000-0000-000000000007"));
-    let mut keys: Vec<_> = record.metadata.keys().map(String::as_str).collect();
+    let mut keys: Vec<_> = record.metadata.iter().map(|entry| entry.key.as_str()).collect();
     keys.sort_unstable();
     assert_eq!(keys, ["content-type", "created", "type"]);
-    assert_eq!(record.metadata["type"], "Größe");
-    assert_eq!(record.metadata["content-type"], "application/octet-stream");
-    let created: i64 = record.metadata["created"].parse().unwrap();
+    assert_eq!(entry(&record.metadata, "type"), "Größe");
+    assert_eq!(entry(&record.metadata, "content-type"), "application/octet-stream");
+    let created: i64 = entry(&record.metadata, "created").parse().unwrap();
     let now = chrono::Utc::now().timestamp_micros() * 10;
     assert!((now - created).abs() < 600_000_000 * 10, "ticks of 100 ns: {created}");
     assert_eq!(
@@ -249,14 +257,14 @@ async fn what_an_event_is_made_of_comes_back() {
         (&b"\0\x01\xff"[..], &b"mmm"[..])
     );
     let json = answers[1].event.as_ref().unwrap().event.as_ref().unwrap();
-    assert_eq!(json.metadata["content-type"], "application/json");
+    assert_eq!(entry(&json.metadata, "content-type"), "application/json");
     // Asked for otherwise, ids come as two halves.
-    let halves = crate::support::raw::UuidOption {
+    let halves = UuidOption {
         structured: Some(Empty {}),
         text: None,
     };
     let (answers, _) = raw
-        .read_all(super::ReadOptions {
+        .read_all(ReadOptions {
             uuid: Some(halves),
             ..options
         })
@@ -272,45 +280,45 @@ async fn what_an_event_is_made_of_comes_back() {
         .clone()
         .unwrap();
     assert!(id.text.is_none());
-    assert_eq!(id.uuid(), uuid::Uuid::from_u128(7));
+    assert_eq!(id.id().unwrap(), uuid::Uuid::from_u128(7));
 }
 
 #[tokio::test]
 async fn events_that_are_none_are_refused_by_what_they_lack() {
     let (_server, raw) = server().await;
-    let refused = async |event: Proposed| {
-        let answer = raw.append(AppendOptions::new("s", Expect::Any), vec![event]).await;
+    let refused = async |event: ProposedMessage| {
+        let answer = raw.append(expecting("s", Expect::Any), vec![event]).await;
         answer.unwrap_err()
     };
     for key in ["type", "content-type"] {
-        let status = refused(Proposed::new(1).without(key)).await;
+        let status = refused(without(proposed(1), key)).await;
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(said(&status, "exception"), Some("missing-required-metadata-property"));
         assert_eq!(said(&status, "required-metadata-properties"), Some("type,content-type"));
     }
-    let empty_type = Proposed::of(1, "", "application/json", "{}");
+    let empty_type = proposed_as(1, "", "application/json", "{}");
     assert_eq!(refused(empty_type).await.code(), Code::Unknown);
-    assert_eq!(refused(Proposed::new(0)).await.code(), Code::Unknown);
-    let no_id = Proposed {
+    assert_eq!(refused(proposed(0)).await.code(), Code::Unknown);
+    let no_id = ProposedMessage {
         id: None,
-        ..Proposed::new(1)
+        ..proposed(1)
     };
     assert_eq!(refused(no_id).await.code(), Code::Unknown);
-    let text = |text: &str| Proposed {
-        id: Some(Id {
+    let text = |text: &str| ProposedMessage {
+        id: Some(WireUuid {
             structured: None,
             text: Some(text.to_owned()),
         }),
-        ..Proposed::new(1)
+        ..proposed(1)
     };
     assert_eq!(refused(text("no id")).await.code(), Code::Unknown);
     assert_eq!(shows(&raw, "s").await, ["no s"]);
-    let halves = Proposed {
-        id: Some(Id {
-            structured: Some(crate::support::node::messages::Structured { most: -1, least: 1 }),
+    let halves = ProposedMessage {
+        id: Some(WireUuid {
+            structured: Some(projector_eventstore::wire::Halves { most: -1, least: 1 }),
             text: None,
         }),
-        ..Proposed::new(1)
+        ..proposed(1)
     };
     assert_eq!(appended(&raw, "s", Expect::Any, vec![halves]).await, "0");
 }
@@ -320,25 +328,23 @@ async fn one_append_holds_a_mebibyte_by_the_servers_own_reckoning() {
     const MAX: usize = 1024 * 1024;
     let (_server, raw) = server().await;
     // The type counts twice its letters.
-    let sized = |id, bytes: usize| Proposed::of(id, "Tü", "application/octet-stream", vec![0; bytes - 4]);
+    let sized = |id, bytes: usize| proposed_as(id, "Tü", "application/octet-stream", vec![0; bytes - 4]);
     assert_eq!(appended(&raw, "s", Expect::Any, vec![sized(1, MAX)]).await, "0");
     let parts = |bytes: usize| vec![sized(2, MAX / 2), sized(3, MAX / 2 - 10), sized(4, bytes)];
     assert_eq!(appended(&raw, "s", Expect::Any, parts(10)).await, "3");
-    let with_metadata = Proposed {
+    let with_metadata = ProposedMessage {
         custom_metadata: vec![0; 5].into(),
         ..sized(6, MAX - 4)
     };
     for too_large in [vec![sized(5, MAX + 1)], parts(11), vec![with_metadata]] {
-        let answer = raw.append(AppendOptions::new("t", Expect::Any), too_large).await;
+        let answer = raw.append(expecting("t", Expect::Any), too_large).await;
         let status = answer.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(said(&status, "exception"), Some("maximum-append-size-exceeded"));
         assert_eq!(said(&status, "maximum-append-size"), Some("1048576"));
     }
     assert_eq!(shows(&raw, "t").await, ["no t"]);
-    let answer = raw
-        .append(AppendOptions::new("t", Expect::Any), vec![sized(7, 12 * MAX)])
-        .await;
+    let answer = raw.append(expecting("t", Expect::Any), vec![sized(7, 12 * MAX)]).await;
     assert_eq!(
         said(&answer.unwrap_err(), "exception"),
         Some("maximum-append-size-exceeded")
@@ -350,22 +356,21 @@ async fn a_request_that_says_too_little_is_told_so() {
     let (_server, raw) = server().await;
     let path = "event_store.client.streams.Streams/Append";
     let unnamed = AppendOptions {
-        name: None,
-        ..AppendOptions::new("s", Expect::Any)
+        stream: None,
+        ..expecting("s", Expect::Any)
     };
     let unexpecting = AppendOptions {
         any: None,
-        ..AppendOptions::new("s", Expect::Any)
+        ..expecting("s", Expect::Any)
     };
     let no_text = AppendOptions {
-        name: Some(Name { name: vec![0xff] }),
-        ..AppendOptions::new("s", Expect::Any)
+        stream: Some(StreamIdentifier {
+            name: vec![0xff].into(),
+        }),
+        ..expecting("s", Expect::Any)
     };
     for options in [None, Some(unnamed), Some(unexpecting), Some(no_text)] {
-        let first = AppendReq {
-            options,
-            proposed: None,
-        };
+        let first = AppendReq { options, message: None };
         let answer: Result<AppendResp, _> = raw.ask(path, vec![first]).await;
         assert_eq!(answer.unwrap_err().code(), Code::InvalidArgument);
     }
@@ -373,11 +378,11 @@ async fn a_request_that_says_too_little_is_told_so() {
     assert_eq!(nothing.unwrap_err().code(), Code::InvalidArgument);
     let hollow = AppendReq {
         options: None,
-        proposed: None,
+        message: None,
     };
     let first = AppendReq {
-        options: Some(AppendOptions::new("s", Expect::Any)),
-        proposed: None,
+        options: Some(expecting("s", Expect::Any)),
+        message: None,
     };
     let answer: Result<AppendResp, _> = raw.ask(path, vec![first, hollow]).await;
     assert_eq!(answer.unwrap_err().code(), Code::InvalidArgument);

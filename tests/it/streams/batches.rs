@@ -9,21 +9,24 @@ use uuid::Uuid;
 use super::{put, server, shows};
 use crate::support::{
     eventstore::{client_of, event},
-    raw::{AppendOptions, BatchReq, BatchResp, Empty, Expect, Id, Proposed, Time, WrongDetail},
+    raw::{
+        BatchAppendReq, BatchAppendResp, Empty, Expect, ProposedMessage, Time, WireUuid, WrongDetail, expecting, id,
+        many_proposed, proposed, proposed_as, text, without,
+    },
 };
 
-fn whole(n: u128, stream: &str, expect: Expect, events: Vec<Proposed>) -> BatchReq {
+fn whole(n: u128, stream: &str, expect: Expect, events: Vec<ProposedMessage>) -> BatchAppendReq {
     // Here the cases that say nothing are another kind of nothing; on the wire they are the same.
-    BatchReq {
-        correlation: Some(Id::new(Uuid::from_u128(n))),
-        options: Some(AppendOptions::new(stream, expect)),
+    BatchAppendReq {
+        correlation_id: Some(WireUuid::of(Uuid::from_u128(n), true)),
+        options: Some(expecting(stream, expect)),
         messages: events,
-        last: true,
+        is_final: true,
     }
 }
 
-fn correlation(answer: &BatchResp) -> u128 {
-    answer.correlation.as_ref().unwrap().uuid().as_u128()
+fn correlation(answer: &BatchAppendResp) -> u128 {
+    id(answer.correlation_id.as_ref()).as_u128()
 }
 
 #[tokio::test]
@@ -35,7 +38,7 @@ async fn appends_are_written_in_order_and_each_is_answered() {
                 0 => Expect::NoStream,
                 n => Expect::At(n - 1),
             };
-            whole(u128::from(n) + 1, "s", expect, vec![Proposed::new(u128::from(n) + 1)])
+            whole(u128::from(n) + 1, "s", expect, vec![proposed(u128::from(n) + 1)])
         })
         .collect();
     let (answers, end) = raw.batch(parts).await;
@@ -43,9 +46,9 @@ async fn appends_are_written_in_order_and_each_is_answered() {
     assert_eq!(answers.len(), 300);
     for (n, answer) in answers.iter().enumerate() {
         assert_eq!(correlation(answer), n as u128 + 1);
-        assert_eq!(answer.stream.as_ref().unwrap().text(), "s");
+        assert_eq!(text(answer.stream.as_ref()), "s");
         let success = answer.success.as_ref().unwrap();
-        assert_eq!(success.revision, Some(n as u64));
+        assert_eq!(success.current_revision, Some(n as u64));
         assert!(success.position.is_some() && success.no_position.is_none());
     }
     assert_eq!(shows(&raw, "s").await.len(), 300);
@@ -54,13 +57,13 @@ async fn appends_are_written_in_order_and_each_is_answered() {
 #[tokio::test]
 async fn an_append_may_come_in_parts_and_between_others() {
     let (_server, raw) = server().await;
-    let part = |n, options, ids: std::ops::Range<u128>, last| BatchReq {
-        correlation: Some(Id::new(Uuid::from_u128(n))),
+    let part = |n, options, ids: std::ops::Range<u128>, last| BatchAppendReq {
+        correlation_id: Some(WireUuid::of(Uuid::from_u128(n), true)),
         options,
-        messages: Proposed::many(ids),
-        last,
+        messages: many_proposed(ids),
+        is_final: last,
     };
-    let any = |stream| Some(AppendOptions::new(stream, Expect::Any));
+    let any = |stream| Some(expecting(stream, Expect::Any));
     let (answers, end) = raw
         .batch(vec![
             part(1, any("a"), 1..3, false),
@@ -75,7 +78,7 @@ async fn an_append_may_come_in_parts_and_between_others() {
     assert!(end.is_none());
     let done: Vec<_> = answers
         .iter()
-        .map(|answer| (correlation(answer), answer.success.as_ref().unwrap().revision))
+        .map(|answer| (correlation(answer), answer.success.as_ref().unwrap().current_revision))
         .collect();
     assert_eq!(done, [(1, Some(3)), (2, Some(0))]);
     assert_eq!(shows(&raw, "c").await, ["no c"]);
@@ -87,19 +90,17 @@ async fn each_failure_is_its_own_with_code_and_detail() {
     let (_server, raw) = server().await;
     put(&raw, "three", 1..4).await;
     put(&raw, "gone", 1..4).await;
-    raw.delete("Tombstone", AppendOptions::new("gone", Expect::Any))
-        .await
-        .unwrap();
-    let large = Proposed::of(9, "T", "application/octet-stream", vec![0; MAX]);
+    raw.delete("Tombstone", expecting("gone", Expect::Any)).await.unwrap();
+    let large = proposed_as(9, "T", "application/octet-stream", vec![0; MAX]);
     let (answers, end) = raw
         .batch(vec![
-            whole(1, "three", Expect::At(0), Proposed::many(9..10)),
-            whole(2, "none", Expect::Exists, Proposed::many(9..10)),
-            whole(3, "gone", Expect::Any, Proposed::many(9..10)),
+            whole(1, "three", Expect::At(0), many_proposed(9..10)),
+            whole(2, "none", Expect::Exists, many_proposed(9..10)),
+            whole(3, "gone", Expect::Any, many_proposed(9..10)),
             whole(4, "large", Expect::Any, vec![large]),
-            whole(5, "bad", Expect::Any, vec![Proposed::new(9).without("type")]),
-            whole(6, "nil", Expect::Any, vec![Proposed::new(0)]),
-            whole(7, "good", Expect::NoStream, Proposed::many(9..11)),
+            whole(5, "bad", Expect::Any, vec![without(proposed(9), "type")]),
+            whole(6, "nil", Expect::Any, vec![proposed(0)]),
+            whole(7, "good", Expect::NoStream, many_proposed(9..11)),
             whole(8, "nothing", Expect::Any, Vec::new()),
         ])
         .await;
@@ -136,7 +137,7 @@ async fn each_failure_is_its_own_with_code_and_detail() {
     assert_eq!((first.current, first.expected), (Some(2), Some(0)));
     assert!(first.current_no_stream.is_none() && first.any.is_none() && first.no_stream.is_none());
     assert!(second.current_no_stream.is_some() && second.stream_exists.is_some());
-    assert_eq!(answers[6].success.as_ref().unwrap().revision, Some(1));
+    assert_eq!(answers[6].success.as_ref().unwrap().current_revision, Some(1));
     assert_eq!(answers[7].success.as_ref().unwrap().no_stream, Some(Empty {}));
     for stream in ["large", "bad", "nil"] {
         assert_eq!(shows(&raw, stream).await, [format!("no {stream}")]);
@@ -146,15 +147,15 @@ async fn each_failure_is_its_own_with_code_and_detail() {
 #[tokio::test]
 async fn what_cannot_be_done_fails_alone() {
     let (_server, raw) = server().await;
-    let good = |n, stream| whole(n, stream, Expect::Any, Proposed::many(1..2));
-    let nobody = BatchReq {
-        correlation: None,
+    let good = |n, stream| whole(n, stream, Expect::Any, many_proposed(1..2));
+    let nobody = BatchAppendReq {
+        correlation_id: None,
         ..good(1, "s")
     };
     let (_, end) = raw.batch(vec![nobody]).await;
     assert_eq!(end.unwrap().code(), Code::InvalidArgument);
     // Parts of nothing are passed over; an append to nowhere says so.
-    let stray = BatchReq {
+    let stray = BatchAppendReq {
         options: None,
         ..good(1, "s")
     };
@@ -170,7 +171,7 @@ async fn a_batch_whose_time_is_over_writes_nothing() {
     let (_server, raw) = server().await;
     let until = |seconds| Some(Time { seconds, nanos: 0 });
     let late = |n, until, within| {
-        let mut late = whole(n, "s", Expect::Any, Proposed::many(1..2));
+        let mut late = whole(n, "s", Expect::Any, many_proposed(1..2));
         let options = late.options.as_mut().unwrap();
         (options.until, options.within) = (until, within);
         late

@@ -10,8 +10,8 @@ use super::{put, server};
 use crate::support::{
     eventstore::{PATIENCE, append, client_of, event},
     raw::{
-        AppendOptions, At, Empty, Expect, Features, GroupReadOptions, GroupReadReq, Name, Proposed, Raw, ReadOptions,
-        ReadResp, next, within,
+        At, Empty, Expect, Raw, ReadResp, Reading as _, Shown as _, StreamIdentifier, expecting, groups, many_proposed,
+        next, node, of_stream, within,
     },
 };
 
@@ -31,11 +31,11 @@ async fn a_deadline_ends_a_call_that_waits_and_one_that_streams() {
     put(&raw, "s", 1..2).await;
     let hasty = raw.with("grpc-timeout", &within(SOON));
     // Answered in time, it does nothing.
-    let options = AppendOptions::new("s", Expect::Any);
-    assert!(hasty.append(options, Proposed::many(2..3)).await.is_ok());
-    assert!(hasty.read_all(ReadOptions::stream("s", At::Start)).await.1.is_none());
+    let options = expecting("s", Expect::Any);
+    assert!(hasty.append(options, many_proposed(2..3)).await.is_ok());
+    assert!(hasty.read_all(of_stream("s", At::Start)).await.1.is_none());
     let began = tokio::time::Instant::now();
-    let subscription = ReadOptions::stream("s", At::Start).subscribed();
+    let subscription = of_stream("s", At::Start).subscribed();
     let mut answers = hasty.read(subscription).await.unwrap();
     assert_eq!(deadline(&mut answers).await.code(), Code::DeadlineExceeded);
     assert!(began.elapsed() >= SOON);
@@ -74,7 +74,7 @@ async fn what_is_not_served_says_its_name() {
 #[tokio::test]
 async fn it_says_what_it_can_in_the_words_that_clients_look_for() {
     let (_server, raw) = server().await;
-    let said: Features = raw
+    let said: node::SupportedMethods = raw
         .ask(
             "event_store.client.server_features.ServerFeatures/GetSupportedMethods",
             vec![Empty {}],
@@ -129,7 +129,7 @@ async fn one_connection_carries_many_calls() {
     let (_server, raw) = server().await;
     let mut subscriptions = Vec::new();
     for n in 0..300 {
-        let options = ReadOptions::stream(&format!("s-{n}"), At::Start).subscribed();
+        let options = of_stream(&format!("s-{n}"), At::Start).subscribed();
         subscriptions.push(raw.read(options).await.unwrap());
     }
     for (n, subscription) in subscriptions.iter_mut().enumerate() {
@@ -143,27 +143,31 @@ async fn one_connection_carries_many_calls() {
 #[tokio::test]
 async fn consumers_that_say_too_little_are_told_so_before_anything_else() {
     let (_server, raw) = server().await;
-    let first = |options| GroupReadReq {
+    let first = |options| groups::ReadReq {
         options,
         ack: None,
         nack: None,
     };
-    let options = GroupReadOptions {
-        stream: Some(Name::new("s")),
+    let options = groups::ReadOptions {
+        stream: Some(StreamIdentifier::new("s")),
         group: "g".to_owned(),
-        buffer: 10,
+        buffer_size: 10,
+        ..groups::ReadOptions::default()
     };
     let refused = async |raw: &Raw, options| {
         let opened = raw.consume(stream::iter([first(options)])).await;
         opened.map(|_| ()).unwrap_err().code()
     };
     assert_eq!(refused(&raw, None).await, Code::InvalidArgument);
-    let unnamed = GroupReadOptions {
+    let unnamed = groups::ReadOptions {
         stream: None,
         ..options.clone()
     };
     assert_eq!(refused(&raw, Some(unnamed)).await, Code::InvalidArgument);
     assert_eq!(refused(&raw, Some(options.clone())).await, Code::NotFound);
-    let none = GroupReadOptions { buffer: 0, ..options };
+    let none = groups::ReadOptions {
+        buffer_size: 0,
+        ..options
+    };
     assert_eq!(refused(&raw, Some(none)).await, Code::InvalidArgument);
 }

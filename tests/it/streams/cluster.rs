@@ -8,8 +8,8 @@ use super::{put, shows};
 use crate::support::{
     eventstore::{PATIENCE, append, client_of, event, read},
     group::{acked, consume, stats},
-    node::{messages, until},
-    raw::{AppendOptions, At, Empty, Expect, GroupReadOptions, GroupReadReq, Name, Proposed, Raw, ReadOptions, said},
+    node::until,
+    raw::{At, Empty, Expect, Raw, StreamIdentifier, expecting, groups, many_proposed, node, of_stream, said},
 };
 
 async fn cluster() -> Cluster {
@@ -17,45 +17,39 @@ async fn cluster() -> Cluster {
 }
 
 async fn members(raw: &Raw) -> Vec<(u32, i32, bool)> {
-    let gossip: messages::Cluster = raw
+    let gossip: node::ClusterInfo = raw
         .ask("event_store.client.gossip.Gossip/Read", vec![Empty {}])
         .await
         .unwrap();
-    let one = |member: &messages::Member| (member.endpoint.as_ref().unwrap().port, member.state, member.alive);
+    let one = |member: &node::MemberInfo| {
+        (
+            member.http_end_point.as_ref().unwrap().port,
+            member.state,
+            member.is_alive,
+        )
+    };
     gossip.members.iter().map(one).collect()
 }
 
 /// A request for all groups.
-#[derive(Clone, PartialEq, prost::Message)]
-struct ListAll {
-    #[prost(message, optional, tag = "1")]
-    options: Option<ListOptions>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct ListOptions {
-    #[prost(message, optional, tag = "1")]
-    everything: Option<Empty>,
-}
-
-impl ListAll {
-    fn new() -> Self {
-        let everything = Some(Empty {});
-        Self {
-            options: Some(ListOptions { everything }),
-        }
+fn all_groups() -> groups::ListReq {
+    groups::ListReq {
+        options: Some(groups::ListOptions {
+            everything: Some(Empty {}),
+            of: None,
+        }),
     }
 }
 
-fn reading(stream: &str) -> GroupReadReq {
-    GroupReadReq {
-        options: Some(GroupReadOptions {
-            stream: Some(Name::new(stream)),
+fn reading(stream: &str) -> groups::ReadReq {
+    groups::ReadReq {
+        options: Some(groups::ReadOptions {
+            stream: Some(StreamIdentifier::new(stream)),
             group: "g".to_owned(),
-            buffer: 10,
+            buffer_size: 10,
+            ..groups::ReadOptions::default()
         }),
-        ack: None,
-        nack: None,
+        ..groups::ReadReq::default()
     }
 }
 
@@ -98,19 +92,18 @@ async fn followers_answer_reads_and_send_everything_else_to_the_leader() {
         assert_eq!(said(status, "leader-endpoint-host"), Some(&*leader.ip().to_string()));
         assert_eq!(said(status, "leader-endpoint-port"), Some(&*leader.port().to_string()));
     };
-    let appended = strict
-        .append(AppendOptions::new("s", Expect::Any), Proposed::many(3..4))
-        .await;
+    let appended = strict.append(expecting("s", Expect::Any), many_proposed(3..4)).await;
     denied(&appended.unwrap_err());
-    let (_, end) = strict.read_all(ReadOptions::stream("s", At::Start)).await;
+    let (_, end) = strict.read_all(of_stream("s", At::Start)).await;
     denied(&end.unwrap());
-    let deleted = strict.delete("Delete", AppendOptions::new("s", Expect::Any)).await;
+    let deleted = strict.delete("Delete", expecting("s", Expect::Any)).await;
     denied(&deleted.unwrap_err());
     // Groups live on the leader, whatever is asked for: another node's have not started.
-    let info = messages::InfoReq {
-        options: Some(messages::InfoOptions {
-            stream: Some(messages::Name::new("s")),
+    let info = groups::InfoReq {
+        options: Some(groups::InfoOptions {
+            stream: Some(StreamIdentifier::new("s")),
             group: "g".to_owned(),
+            ..groups::InfoOptions::default()
         }),
     };
     for raw in [&raw, &strict, &raw.with("requires-leader", "false")] {
@@ -120,9 +113,9 @@ async fn followers_answer_reads_and_send_everything_else_to_the_leader() {
                 (Code::Unavailable, "Server Is Not Ready")
             );
         };
-        let answer: Result<messages::InfoResp, _> = raw.group("GetInfo", info.clone()).await;
+        let answer: Result<groups::InfoResp, _> = raw.group("GetInfo", info.clone()).await;
         unready(answer.unwrap_err());
-        let answer: Result<Empty, _> = raw.group("List", ListAll::new()).await;
+        let answer: Result<Empty, _> = raw.group("List", all_groups()).await;
         unready(answer.unwrap_err());
         let read = raw.consume(futures::stream::iter([reading("s")])).await;
         denied(&read.unwrap_err());
@@ -192,9 +185,7 @@ async fn a_leader_that_is_killed_takes_its_consumers_along_and_another_goes_on()
     let survivors: Vec<_> = cluster.nodes().into_iter().filter(|node| *node != killed).collect();
     let raw = Raw::connect(survivors[0]).await;
     let strict = raw.with("requires-leader", "true");
-    let headless = strict
-        .append(AppendOptions::new("s", Expect::Any), Proposed::many(1..2))
-        .await;
+    let headless = strict.append(expecting("s", Expect::Any), many_proposed(1..2)).await;
     assert_eq!(headless.unwrap_err().code(), Code::Unavailable);
     assert_eq!(shows(&raw, "s").await.len(), 4, "what needs no leader is answered");
     cluster.elect().await;
@@ -224,12 +215,12 @@ async fn a_node_that_listens_everywhere_says_loopback() {
     let cluster = Cluster::start(options, 3).await.unwrap();
     let port = cluster.nodes()[0].port();
     let raw = Raw::connect(([127, 0, 0, 1], port).into()).await;
-    let gossip: messages::Cluster = raw
+    let gossip: node::ClusterInfo = raw
         .ask("event_store.client.gossip.Gossip/Read", vec![Empty {}])
         .await
         .unwrap();
     for member in gossip.members {
-        assert_eq!(member.endpoint.unwrap().address, "127.0.0.1");
+        assert_eq!(member.http_end_point.unwrap().address, "127.0.0.1");
     }
     // The same over HTTP, in the words of that API.
     let page = reqwest::get(format!("http://127.0.0.1:{port}/gossip")).await.unwrap();

@@ -10,21 +10,23 @@ use crate::support::{
     eventstore::{PATIENCE, client_of},
     group::consume,
     node::until,
-    raw::{AppendOptions, AppendResp, At, BatchReq, Expect, Id, Proposed, Raw, ReadOptions, next},
+    raw::{
+        AppendResp, At, BatchAppendReq, Expect, Raw, Reading as _, Shown as _, WireUuid, expecting, many_proposed,
+        next, of_stream,
+    },
 };
 
 /// Longer than any test: what is held is held until it is released.
 const HELD: Duration = Duration::from_hours(1);
 
 async fn append(raw: &Raw, stream: &str, expect: Expect, id: u128) -> Result<AppendResp, tonic::Status> {
-    raw.append(AppendOptions::new(stream, expect), Proposed::many(id..id + 1))
-        .await
+    raw.append(expecting(stream, expect), many_proposed(id..id + 1)).await
 }
 
 /// What a conflict names.
 async fn conflict(raw: &Raw, stream: &str, expect: Expect) -> Option<u64> {
     let answer = append(raw, stream, expect, fastrand::u128(1_000_000..)).await.unwrap();
-    answer.wrong.and_then(|wrong| wrong.current)
+    answer.wrong_expected_version.and_then(|wrong| wrong.current)
 }
 
 /// Starts an append of this id after the stream's one event, and waits until it is accepted.
@@ -49,7 +51,7 @@ async fn a_conflict_names_a_revision_that_nothing_shows_yet() {
         .await
         .unwrap();
     let mut consumer = consume(&client, "s", 20).await;
-    let mut subscription = raw.read(ReadOptions::stream("s", At::End).subscribed()).await.unwrap();
+    let mut subscription = raw.read(of_stream("s", At::End).subscribed()).await.unwrap();
     assert_eq!(next(&mut subscription).await.unwrap().shown(), "confirmed");
     assert_eq!(next(&mut subscription).await.unwrap().shown(), "caught up");
     server.faults().delay_commits(Some("s"), HELD);
@@ -62,7 +64,7 @@ async fn a_conflict_names_a_revision_that_nothing_shows_yet() {
     assert!(!rival.is_finished());
     server.faults().delay_commits(Some("s"), Duration::ZERO);
     let written = rival.await.unwrap().unwrap().success.unwrap();
-    assert_eq!(written.revision, Some(1));
+    assert_eq!(written.current_revision, Some(1));
     assert_eq!(shows(&raw, "s").await.len(), 2, "what is answered is readable at once");
     let told = tokio::time::timeout(PATIENCE, consumer.next()).await.unwrap().unwrap();
     assert_eq!(told.get_original_event().revision, 1);
@@ -82,7 +84,7 @@ async fn an_append_may_die_accepted() {
     })
     .await;
     let next = append(&raw, "s", Expect::At(0), 3).await.unwrap();
-    assert_eq!(next.success.unwrap().revision, Some(1));
+    assert_eq!(next.success.unwrap().current_revision, Some(1));
     let unanswered = dying.await.unwrap().unwrap_err();
     assert_eq!(unanswered.code(), Code::Aborted, "{unanswered:?}");
 }
@@ -94,11 +96,11 @@ async fn the_same_append_twice_at_once_is_answered_once() {
     server.faults().delay_commits(Some("s"), HELD);
     let first = accepted(&raw, 2).await;
     // The second is no conflict and no success: it ends by the server's own time-out.
-    let batch = BatchReq {
-        correlation: Some(Id::new(Uuid::from_u128(7))),
-        options: Some(AppendOptions::new("s", Expect::At(0))),
-        messages: Proposed::many(2..3),
-        last: true,
+    let batch = BatchAppendReq {
+        correlation_id: Some(WireUuid::of(Uuid::from_u128(7), true)),
+        options: Some(expecting("s", Expect::At(0))),
+        messages: many_proposed(2..3),
+        is_final: true,
     };
     let ((answers, _), second) = tokio::join!(raw.batch(vec![batch]), append(&raw, "s", Expect::Any, 2));
     assert_eq!(second.unwrap_err().code(), Code::Aborted);
@@ -109,7 +111,7 @@ async fn the_same_append_twice_at_once_is_answered_once() {
     until("the first is committed", async || shows(&raw, "s").await.len() == 2).await;
     let again = append(&raw, "s", Expect::At(0), 2).await.unwrap();
     assert_eq!(
-        again.success.unwrap().revision,
+        again.success.unwrap().current_revision,
         Some(1),
         "afterwards it is a repetition"
     );

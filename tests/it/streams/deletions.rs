@@ -10,24 +10,24 @@ use tonic::Code;
 use super::{beginning, describe, put, server, shows};
 use crate::support::{
     eventstore::{append, client_of, event, read, write},
-    raw::{AppendOptions, At, Expect, Proposed, Raw, ReadOptions, all_shown, said},
+    raw::{
+        At, Expect, Raw, Reading as _, all_shown, entry, expecting, many_proposed, of_all, of_stream, proposed_as, said,
+    },
 };
 
 async fn delete(raw: &Raw, stream: &str, expect: Expect) -> Result<(), tonic::Status> {
-    let deleted = raw.delete("Delete", AppendOptions::new(stream, expect)).await?;
+    let deleted = raw.delete("Delete", expecting(stream, expect)).await?;
     assert!(deleted.position.is_some() && deleted.no_position.is_none());
     Ok(())
 }
 
 /// The newest metadata of a stream, and its revision.
 async fn metadata(raw: &Raw, stream: &str) -> (u64, serde_json::Value) {
-    let (answers, end) = raw
-        .read_all(ReadOptions::stream(&format!("$${stream}"), At::Start))
-        .await;
+    let (answers, end) = raw.read_all(of_stream(&format!("$${stream}"), At::Start)).await;
     assert!(end.is_none() && answers.len() == 1, "{answers:?} {end:?}");
     let record = answers[0].event.clone().unwrap().event.unwrap();
-    assert_eq!(record.metadata["type"], "$metadata");
-    assert_eq!(record.metadata["content-type"], "application/json");
+    assert_eq!(entry(&record.metadata, "type"), "$metadata");
+    assert_eq!(entry(&record.metadata, "content-type"), "application/json");
     (record.revision, serde_json::from_slice(&record.data).unwrap())
 }
 
@@ -42,13 +42,13 @@ async fn a_deleted_stream_is_missing_until_it_is_written_to() {
         describe(&raw, &stream, r#"{"mine":1,"$maxCount":9}"#).await;
         delete(&raw, &stream, Expect::At(2)).await.unwrap();
         assert_eq!(shows(&raw, &stream).await, [format!("no {stream}")]);
-        let backwards = ReadOptions::stream(&stream, At::End).backwards();
+        let backwards = of_stream(&stream, At::End).backwards();
         assert_eq!(all_shown(&raw.read_all(backwards).await.0), [format!("no {stream}")]);
         // Everything else that the metadata said is gone.
         assert_eq!(metadata(&raw, &stream).await, (1, serde_json::json!({ "$tb": GONE })));
-        let options = AppendOptions::new(&stream, expect);
-        let revived = raw.append(options, Proposed::many(7..9)).await.unwrap();
-        assert_eq!(revived.success.unwrap().revision, Some(4));
+        let options = expecting(&stream, expect);
+        let revived = raw.append(options, many_proposed(7..9)).await.unwrap();
+        assert_eq!(revived.success.unwrap().current_revision, Some(4));
         assert_eq!(
             shows(&raw, &stream).await,
             [format!("3@{stream}"), format!("4@{stream}")]
@@ -71,7 +71,7 @@ async fn the_log_has_what_revived_a_stream_before_its_new_metadata() {
     put(&raw, "s", 1..2).await;
     delete(&raw, "s", Expect::Any).await.unwrap();
     put(&raw, "s", 2..4).await;
-    let (answers, _) = raw.read_all(ReadOptions::all(begin)).await;
+    let (answers, _) = raw.read_all(of_all(begin)).await;
     assert_eq!(
         all_shown(&answers),
         ["0@s", "0@$$s", "1@s", "2@s", "1@$$s"],
@@ -84,10 +84,14 @@ async fn metadata_revives_a_stream_too() {
     let (_server, raw) = server().await;
     put(&raw, "s", 1..4).await;
     delete(&raw, "s", Expect::Any).await.unwrap();
-    let event = Proposed::of(50, "$metadata", "application/json", r#"{"mine":1}"#);
-    let options = AppendOptions::new("$$s", Expect::Any);
+    let event = proposed_as(50, "$metadata", "application/json", r#"{"mine":1}"#);
+    let options = expecting("$$s", Expect::Any);
     let answer = raw.append(options, vec![event]).await.unwrap().success.unwrap();
-    assert_eq!(answer.revision, Some(1), "its own, not that of what the server adds");
+    assert_eq!(
+        answer.current_revision,
+        Some(1),
+        "its own, not that of what the server adds"
+    );
     assert_eq!(
         metadata(&raw, "s").await,
         (2, serde_json::json!({ "mine": 1, "$tb": 3 }))
@@ -102,8 +106,8 @@ async fn no_events_revive_a_stream_as_well() {
     let (_server, raw) = server().await;
     put(&raw, "s", 1..4).await;
     delete(&raw, "s", Expect::Any).await.unwrap();
-    let nothing = raw.append(AppendOptions::new("s", Expect::Any), Vec::new()).await;
-    assert_eq!(nothing.unwrap().success.unwrap().revision, Some(2));
+    let nothing = raw.append(expecting("s", Expect::Any), Vec::new()).await;
+    assert_eq!(nothing.unwrap().success.unwrap().current_revision, Some(2));
     assert_eq!(shows(&raw, "s").await, Vec::<String>::new());
     assert_eq!(metadata(&raw, "s").await.1, serde_json::json!({ "$tb": 3 }));
 }
@@ -120,7 +124,7 @@ async fn a_wrong_deletion_says_so_in_trailers() {
             ("none", Expect::At(0), "0", "-1"),
             ("none", Expect::Exists, "-4", "-1"),
         ] {
-            let options = AppendOptions::new(stream, expect);
+            let options = expecting(stream, expect);
             let status = raw.delete(method, options).await.unwrap_err();
             assert_eq!(status.code(), Code::FailedPrecondition);
             assert_eq!(said(&status, "exception"), Some("wrong-expected-version"));
@@ -161,14 +165,12 @@ async fn the_client_sees_a_wrong_deletion_as_a_failed_precondition() {
 async fn a_tombstone_is_for_good() {
     let (server, raw) = server().await;
     put(&raw, "s", 1..4).await;
-    raw.delete("Tombstone", AppendOptions::new("s", Expect::At(2)))
-        .await
-        .unwrap();
+    raw.delete("Tombstone", expecting("s", Expect::At(2))).await.unwrap();
     for stream in ["s", "$$s"] {
         for options in [
-            ReadOptions::stream(stream, At::Start),
-            ReadOptions::stream(stream, At::End).backwards(),
-            ReadOptions::stream(stream, At::Number(1)).at_most(1),
+            of_stream(stream, At::Start),
+            of_stream(stream, At::End).backwards(),
+            of_stream(stream, At::Number(1)).at_most(1),
         ] {
             let (answers, end) = raw.read_all(options).await;
             let status = end.unwrap();
@@ -176,12 +178,12 @@ async fn a_tombstone_is_for_good() {
             assert_eq!(said(&status, "exception"), Some("stream-deleted"));
             assert_eq!(said(&status, "stream-name"), Some(stream));
         }
-        let answer = raw.append(AppendOptions::new(stream, Expect::Any), Proposed::many(9..10));
+        let answer = raw.append(expecting(stream, Expect::Any), many_proposed(9..10));
         let status = answer.await.unwrap_err();
         assert_eq!(status.code(), Code::FailedPrecondition);
         assert_eq!(said(&status, "exception"), Some("stream-deleted"));
         for method in ["Delete", "Tombstone"] {
-            let status = raw.delete(method, AppendOptions::new(stream, Expect::Any)).await;
+            let status = raw.delete(method, expecting(stream, Expect::Any)).await;
             assert_eq!(said(&status.unwrap_err(), "exception"), Some("stream-deleted"));
         }
     }
@@ -192,10 +194,10 @@ async fn a_tombstone_is_for_good() {
     let read = read(&client, "s", false).await;
     assert!(matches!(read, Err(Error::ResourceDeleted)), "{read:?}");
     // The log has the tombstone, of a revision that no event reaches.
-    let (answers, _) = raw.read_all(ReadOptions::all(At::End).backwards().at_most(1)).await;
+    let (answers, _) = raw.read_all(of_all(At::End).backwards().at_most(1)).await;
     let tombstone = answers[0].event.clone().unwrap().event.unwrap();
     assert_eq!(
-        (tombstone.revision, &*tombstone.metadata["type"]),
+        (tombstone.revision, entry(&tombstone.metadata, "type")),
         (GONE as u64, "$streamDeleted")
     );
 }
@@ -206,9 +208,7 @@ async fn what_never_was_and_what_is_deleted_can_be_tombstoned() {
     put(&raw, "deleted", 1..3).await;
     delete(&raw, "deleted", Expect::Any).await.unwrap();
     for stream in ["never", "deleted"] {
-        raw.delete("Tombstone", AppendOptions::new(stream, Expect::Any))
-            .await
-            .unwrap();
+        raw.delete("Tombstone", expecting(stream, Expect::Any)).await.unwrap();
         assert_eq!(shows(&raw, stream).await, ["FailedPrecondition"]);
     }
 }

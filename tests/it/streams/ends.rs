@@ -9,7 +9,10 @@ use super::{put, server};
 use crate::support::{
     eventstore::{client_of, start},
     group::consume,
-    raw::{AppendOptions, At, BatchReq, Empty, Expect, Id, Proposed, Raw, ReadOptions, ReadReq, next, said},
+    raw::{
+        At, BatchAppendReq, Empty, Expect, Raw, ReadReq, Reading as _, StreamIdentifier, WireUuid, expecting, groups,
+        next, of_all, of_stream, proposed_as, said,
+    },
 };
 use eventstore::{Error, PersistentSubscriptionOptions, StreamPosition};
 use projector::embedded::eventstore::{Options, User, Users};
@@ -19,18 +22,14 @@ use projector::embedded::eventstore::{Options, User, Users};
 async fn what_fails_before_its_first_message_fails_in_the_trailers_alone() {
     let (server, raw) = server().await;
     put(&raw, "gone", 1..3).await;
-    let gone = AppendOptions::new("gone", Expect::Any);
+    let gone = expecting("gone", Expect::Any);
     raw.delete("Tombstone", gone).await.unwrap();
     for at in [At::Start, At::End, At::Number(1)] {
-        let subscribed = raw.read(ReadOptions::stream("gone", at).subscribed()).await;
+        let subscribed = raw.read(of_stream("gone", at).subscribed()).await;
         assert_eq!(said(&subscribed.unwrap_err(), "exception"), Some("stream-deleted"));
     }
-    let read = ReadOptions::stream("gone", At::Start);
-    for options in [
-        read.clone(),
-        ReadOptions::stream("gone", At::End).backwards(),
-        read.compatible(),
-    ] {
+    let read = of_stream("gone", At::Start);
+    for options in [read.clone(), of_stream("gone", At::End).backwards(), read.compatible()] {
         let status = raw.read(options).await.unwrap_err();
         assert_eq!(said(&status, "exception"), Some("stream-deleted"));
         assert_eq!(said(&status, "stream-name"), Some("gone"));
@@ -48,10 +47,7 @@ async fn what_fails_before_its_first_message_fails_in_the_trailers_alone() {
     })
     .await;
     let nobody = Raw::connect(secure.address()).await;
-    for options in [
-        ReadOptions::stream("s", At::Start),
-        ReadOptions::all(At::Start).subscribed(),
-    ] {
+    for options in [of_stream("s", At::Start), of_all(At::Start).subscribed()] {
         let status = nobody.read(options).await.unwrap_err();
         assert_eq!(said(&status, "exception"), Some("access-denied"));
     }
@@ -68,7 +64,7 @@ async fn reset(address: SocketAddr, stopped: impl Future<Output = ()>) -> h2::Er
         .body(())
         .unwrap();
     let (answer, mut body) = client.send_request(request, false).unwrap();
-    let options = Some(ReadOptions::all(At::End).subscribed());
+    let options = Some(of_all(At::End).subscribed());
     let message = ReadReq { options }.encode_to_vec();
     let mut framed = vec![0];
     framed.extend((message.len() as u32).to_be_bytes());
@@ -95,14 +91,14 @@ async fn a_stop_drops_groups_by_name_and_resets_subscriptions() {
     let options = PersistentSubscriptionOptions::default().start_from(StreamPosition::Start);
     client.create_persistent_subscription("s", "g", &options).await.unwrap();
     let consumer = consume(&client, "s", 10).await;
-    let reading = crate::support::raw::GroupReadReq {
-        options: Some(crate::support::raw::GroupReadOptions {
-            stream: Some(crate::support::raw::Name::new("s")),
+    let reading = groups::ReadReq {
+        options: Some(groups::ReadOptions {
+            stream: Some(StreamIdentifier::new("s")),
             group: "g".to_owned(),
-            buffer: 10,
+            buffer_size: 10,
+            ..groups::ReadOptions::default()
         }),
-        ack: None,
-        nack: None,
+        ..groups::ReadReq::default()
     };
     let open = futures::StreamExt::chain(futures::stream::iter([reading]), futures::stream::pending());
     let mut other = raw.consume(open).await.unwrap();
@@ -130,9 +126,9 @@ async fn a_stop_drops_groups_by_name_and_resets_subscriptions() {
 async fn a_message_over_the_limit_is_a_resource_exhausted() {
     const LIMIT: usize = 16 * 1024 * 1024 - 10_000;
     let (_server, raw) = server().await;
-    let large = |bytes: usize| Proposed::of(1, "T", "application/octet-stream", vec![0; bytes]);
+    let large = |bytes: usize| proposed_as(1, "T", "application/octet-stream", vec![0; bytes]);
     let append = async |bytes| {
-        let options = AppendOptions::new("s", Expect::Any);
+        let options = expecting("s", Expect::Any);
         raw.append(options, vec![large(bytes)]).await.unwrap_err()
     };
     let exhausted = |status: &tonic::Status| {
@@ -146,17 +142,17 @@ async fn a_message_over_the_limit_is_a_resource_exhausted() {
     // Below it an append has a limit of its own.
     let refused = append(LIMIT - 1_000).await;
     assert_eq!(said(&refused, "exception"), Some("maximum-append-size-exceeded"));
-    let part = BatchReq {
-        correlation: Some(Id::new(uuid::Uuid::from_u128(1))),
-        options: Some(AppendOptions::new("s", Expect::Any)),
+    let part = BatchAppendReq {
+        correlation_id: Some(WireUuid::of(uuid::Uuid::from_u128(1), true)),
+        options: Some(expecting("s", Expect::Any)),
         messages: vec![large(LIMIT)],
-        last: true,
+        is_final: true,
     };
     let (answers, end) = raw.batch(vec![part]).await;
     assert!(answers.is_empty());
     exhausted(&end.unwrap());
     // A call of one message, too; here the limit is gRPC's own.
-    let long = AppendOptions::new(&"s".repeat(LIMIT), Expect::Any);
+    let long = expecting(&"s".repeat(LIMIT), Expect::Any);
     exhausted(&raw.delete("Delete", long).await.unwrap_err());
     let path = "event_store.client.gossip.Gossip/Read";
     let told: Result<Empty, _> = raw.ask(path, vec![large(5 << 20)]).await;
@@ -171,10 +167,8 @@ async fn a_malformed_event_is_delivered_once() {
     let options = PersistentSubscriptionOptions::default().start_from(StreamPosition::Start);
     client.create_persistent_subscription("s", "g", &options).await.unwrap();
     put(&raw, "s", 1..4).await;
-    let malformed = Proposed::of(50, "malformed-event", "application/json", "****");
-    raw.append(AppendOptions::new("s", Expect::Any), vec![malformed])
-        .await
-        .unwrap();
+    let malformed = proposed_as(50, "malformed-event", "application/json", "****");
+    raw.append(expecting("s", Expect::Any), vec![malformed]).await.unwrap();
     // The official client's own suite writes it by HTTP, and is sent on for want of an id.
     let http = reqwest::Client::new();
     let at = format!("http://{}/streams/s", server.address());

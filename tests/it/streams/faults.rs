@@ -15,7 +15,7 @@ use crate::support::{
     eventstore::{PATIENCE, append, client_of, event, read, start, write},
     group::{acked, consume, stats},
     node::until,
-    raw::{AppendOptions, At, Expect, Proposed, Raw, ReadOptions, next, said},
+    raw::{At, Expect, Raw, Reading as _, Shown as _, expecting, many_proposed, next, of_stream, said},
 };
 
 async fn group(client: &Client, stream: &str) {
@@ -42,7 +42,7 @@ async fn cut_connections_say_nothing_and_can_be_made_anew() {
     group(&client, "s").await;
     let mut consumer = consume(&client, "s", 20).await;
     assert_eq!(acked(&mut consumer, 1).await, [0]);
-    let mut subscription = raw.read(ReadOptions::stream("s", At::End).subscribed()).await.unwrap();
+    let mut subscription = raw.read(of_stream("s", At::End).subscribed()).await.unwrap();
     assert_eq!(next(&mut subscription).await.unwrap().shown(), "confirmed");
     assert_eq!(next(&mut subscription).await.unwrap().shown(), "caught up");
     server.faults().cut_connections();
@@ -87,26 +87,26 @@ async fn a_lost_reply_was_written_and_a_retry_finds_it() {
 #[tokio::test]
 async fn not_ready_and_not_leader_for_as_long_as_they_are_armed() {
     let (server, raw) = server().await;
-    let options = || AppendOptions::new("s", Expect::Any);
+    let options = || expecting("s", Expect::Any);
     server.faults().not_ready_for(PATIENCE);
-    let status = raw.append(options(), Proposed::many(1..2)).await.unwrap_err();
+    let status = raw.append(options(), many_proposed(1..2)).await.unwrap_err();
     assert_eq!(
         (status.code(), status.message()),
         (Code::Unavailable, "Server Is Not Ready")
     );
     server.faults().not_ready_for(Duration::from_millis(100));
     until("the time is over", async || {
-        raw.append(options(), Proposed::many(1..2)).await.is_ok()
+        raw.append(options(), many_proposed(1..2)).await.is_ok()
     })
     .await;
     server.faults().answer_not_leader(Some(("somewhere".to_owned(), 7)));
     let strict = raw.with("requires-leader", "true");
-    let status = strict.append(options(), Proposed::many(2..3)).await.unwrap_err();
+    let status = strict.append(options(), many_proposed(2..3)).await.unwrap_err();
     assert_eq!(said(&status, "leader-endpoint-host"), Some("somewhere"));
     assert_eq!(said(&status, "leader-endpoint-port"), Some("7"));
-    assert!(raw.append(options(), Proposed::many(2..3)).await.is_ok());
+    assert!(raw.append(options(), many_proposed(2..3)).await.is_ok());
     server.faults().answer_not_leader(None);
-    assert!(strict.append(options(), Proposed::many(3..4)).await.is_ok());
+    assert!(strict.append(options(), many_proposed(3..4)).await.is_ok());
 }
 
 #[tokio::test]
@@ -181,7 +181,7 @@ async fn consumers_are_ended_by_every_status_and_by_none() {
 async fn subscriptions_are_ended_too() {
     let (server, raw) = server().await;
     let subscribed = async |raw: &Raw| {
-        let options = ReadOptions::stream("s", At::Start).subscribed();
+        let options = of_stream("s", At::Start).subscribed();
         let mut answers = raw.read(options).await.unwrap();
         assert_eq!(next(&mut answers).await.unwrap().shown(), "confirmed");
         assert_eq!(next(&mut answers).await.unwrap().shown(), "caught up");

@@ -10,7 +10,7 @@ use projector::embedded::eventstore::Options;
 use super::{beginning, describe, put, server, shows};
 use crate::support::{
     eventstore::{PATIENCE, append, client_of, describe as describe_by_client, event, read, start, write},
-    raw::{AppendOptions, At, Expect, Proposed, Raw, ReadOptions, all_shown},
+    raw::{At, Expect, Raw, Reading as _, all_shown, expecting, many_proposed, of_all, of_stream, proposed_as},
 };
 
 /// The metadata as the client reads it.
@@ -71,16 +71,16 @@ async fn the_first_readable_revision_is_the_highest_that_any_key_says() {
         describe(&raw, &stream, metadata).await;
         let left = revisions(&stream, first..10);
         assert_eq!(shows(&raw, &stream).await, left, "{metadata}");
-        let backwards = ReadOptions::stream(&stream, At::End).backwards();
+        let backwards = of_stream(&stream, At::End).backwards();
         let (answers, end) = raw.read_all(backwards).await;
         assert!(end.is_none());
         let mut seen = all_shown(&answers);
         seen.reverse();
         assert_eq!(seen, left, "{metadata}");
         // What is hidden is not what is expected.
-        let options = AppendOptions::new(&stream, Expect::At(9));
-        let next = raw.append(options, Proposed::many(99..100)).await.unwrap();
-        assert_eq!(next.success.unwrap().revision, Some(10));
+        let options = expecting(&stream, Expect::At(9));
+        let next = raw.append(options, many_proposed(99..100)).await.unwrap();
+        assert_eq!(next.success.unwrap().current_revision, Some(10));
     }
 }
 
@@ -88,8 +88,8 @@ async fn the_first_readable_revision_is_the_highest_that_any_key_says() {
 async fn metadata_that_is_not_json_says_nothing() {
     let (_server, raw) = server().await;
     put(&raw, "s", 1..4).await;
-    let event = Proposed::of(50, "$metadata", "application/octet-stream", r#"{"$tb":2}"#);
-    let options = AppendOptions::new("$$s", Expect::Any);
+    let event = proposed_as(50, "$metadata", "application/octet-stream", r#"{"$tb":2}"#);
+    let options = expecting("$$s", Expect::Any);
     raw.append(options, vec![event]).await.unwrap();
     assert_eq!(shows(&raw, "s").await.len(), 3);
 }
@@ -148,7 +148,7 @@ async fn a_metadata_stream_shows_its_newest_alone() {
         describe(&raw, "s", &format!(r#"{{"n":{n}}}"#)).await;
     }
     assert_eq!(shows(&raw, "$$s").await, ["2@$$s"]);
-    let (answers, _) = raw.read_all(ReadOptions::stream("$$s", At::Number(0)).at_most(1)).await;
+    let (answers, _) = raw.read_all(of_stream("$$s", At::Number(0)).at_most(1)).await;
     assert_eq!(all_shown(&answers), ["2@$$s"]);
     assert_eq!(shows(&raw, "s").await, ["no s"], "described is not written");
     let client = client_of(&server.connection_string());
@@ -157,7 +157,7 @@ async fn a_metadata_stream_shows_its_newest_alone() {
     // Whatever is said of metadata, it stays so.
     describe(&raw, "$$s", r#"{"$maxCount":2,"$tb":3}"#).await;
     assert_eq!(shows(&raw, "$$s").await, ["2@$$s"]);
-    let deletion = AppendOptions::new("$$s", Expect::Any);
+    let deletion = expecting("$$s", Expect::Any);
     raw.delete("Delete", deletion).await.unwrap();
     assert_eq!(shows(&raw, "$$s").await, ["2@$$s"]);
 }
@@ -192,7 +192,7 @@ async fn what_is_hidden_stays_in_the_log() {
     let begin = beginning(&raw).await;
     put(&raw, "s", 1..4).await;
     describe(&raw, "s", r#"{"$tb":2}"#).await;
-    let (answers, _) = raw.read_all(ReadOptions::all(begin)).await;
+    let (answers, _) = raw.read_all(of_all(begin)).await;
     assert_eq!(all_shown(&answers), ["0@s", "1@s", "2@s", "0@$$s"]);
 }
 
@@ -206,12 +206,12 @@ async fn metadata_that_was_there_before_a_tombstone_can_be_written_after_it() {
     let server = start(kept()).await;
     let raw = Raw::connect(server.address()).await;
     let write = async |raw: &Raw, stream: &str, id: u128, expect| {
-        let event = Proposed::of(id, "$metadata", "application/json", r#"{"$maxCount":3}"#);
-        let options = AppendOptions::new(&format!("$${stream}"), expect);
+        let event = proposed_as(id, "$metadata", "application/json", r#"{"$maxCount":3}"#);
+        let options = expecting(&format!("$${stream}"), expect);
         match raw.append(options, vec![event]).await {
             Ok(answer) => answer
                 .success
-                .map_or("wrong".to_owned(), |one| format!("{:?}", one.revision)),
+                .map_or("wrong".to_owned(), |one| format!("{:?}", one.current_revision)),
             Err(status) => format!("{} of {:?}", status.message(), said_of(&status)),
         }
     };
@@ -219,7 +219,7 @@ async fn metadata_that_was_there_before_a_tombstone_can_be_written_after_it() {
         put(&raw, stream, 1..3).await;
     }
     describe(&raw, "some", r#"{"$maxCount":5}"#).await;
-    let any = |stream| AppendOptions::new(stream, Expect::Any);
+    let any = |stream| expecting(stream, Expect::Any);
     raw.delete("Delete", any("deleted")).await.unwrap();
     for stream in ["never", "some", "deleted"] {
         raw.delete("Tombstone", any(stream)).await.unwrap();

@@ -6,69 +6,25 @@ use tonic::Code;
 use super::{put, server, shows};
 use crate::support::{
     eventstore::start,
-    raw::{Empty, Raw},
+    raw::{
+        Empty, Raw,
+        projections::{Details, StatisticsOptions, StatisticsReq, StatisticsResp, SwitchOptions, SwitchReq},
+    },
 };
 
 const SERVICE: &str = "event_store.client.projections.Projections";
 
-#[derive(Clone, PartialEq, prost::Message)]
-struct Switch {
-    #[prost(message, optional, tag = "1")]
-    options: Option<SwitchOptions>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct SwitchOptions {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(bool, tag = "2")]
-    write_checkpoint: bool,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Statistics {
-    #[prost(message, optional, tag = "1")]
-    options: Option<StatisticsOptions>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct StatisticsOptions {
-    #[prost(string, optional, tag = "1")]
-    name: Option<String>,
-    #[prost(message, optional, tag = "2")]
-    all: Option<Empty>,
-    #[prost(message, optional, tag = "3")]
-    transient: Option<Empty>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Told {
-    #[prost(message, optional, tag = "1")]
-    details: Option<Details>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Details {
-    #[prost(string, tag = "8")]
-    status: String,
-    #[prost(string, tag = "10")]
-    name: String,
-    #[prost(string, tag = "11")]
-    mode: String,
-    #[prost(float, tag = "13")]
-    progress: f32,
-}
-
 async fn switch(raw: &Raw, method: &str, name: &str, write_checkpoint: bool) -> Result<Empty, tonic::Status> {
     let name = name.to_owned();
     let options = Some(SwitchOptions { name, write_checkpoint });
-    raw.ask(&format!("{SERVICE}/{method}"), vec![Switch { options }]).await
+    raw.ask(&format!("{SERVICE}/{method}"), vec![SwitchReq { options }])
+        .await
 }
 
 async fn told(raw: &Raw, options: StatisticsOptions) -> Result<Vec<Details>, tonic::Status> {
-    let request = Statistics { options: Some(options) };
+    let request = StatisticsReq { options: Some(options) };
     let path = format!("{SERVICE}/Statistics");
-    let mut answers: tonic::Streaming<Told> = raw.open(&path, futures::stream::iter([request])).await?;
+    let mut answers: tonic::Streaming<StatisticsResp> = raw.open(&path, futures::stream::iter([request])).await?;
     let mut all = Vec::new();
     while let Some(answer) = answers.message().await? {
         all.push(answer.details.unwrap());

@@ -6,7 +6,10 @@ use tonic::Code;
 use super::{beginning, describe, put, server};
 use crate::support::{
     eventstore::{append, client_of, read},
-    raw::{At, Empty, FilterOptions, Name, Raw, ReadOptions, UuidOption, all_shown, said},
+    raw::{
+        At, Empty, Expect, FilterOptions, Raw, ReadOptions, ReadResp, Reading as _, StreamIdentifier, UuidOption,
+        all_shown, expecting, of_all, of_stream, proposed_as, said, stream_filter, type_filter,
+    },
 };
 
 async fn read_of(raw: &Raw, options: ReadOptions) -> Vec<String> {
@@ -24,8 +27,8 @@ fn range(revisions: impl IntoIterator<Item = u64>) -> Vec<String> {
 async fn forwards_and_backwards_from_everywhere_in_every_size() {
     let (_server, raw) = server().await;
     put(&raw, "s", 1..8).await;
-    let forwards = |at| ReadOptions::stream("s", at);
-    let backwards = |at| ReadOptions::stream("s", at).backwards();
+    let forwards = |at| of_stream("s", at);
+    let backwards = |at| of_stream("s", at).backwards();
     for from in 0..10 {
         for count in [1, 2, 3, 7, 100, u64::MAX] {
             let size = usize::try_from(count).unwrap_or(usize::MAX);
@@ -62,12 +65,12 @@ async fn windows_of_a_truncated_stream_begin_where_it_does() {
     put(&raw, "s", 1..8).await;
     describe(&raw, "s", r#"{"$tb":3}"#).await;
     for (options, seen) in [
-        (ReadOptions::stream("s", At::Start).at_most(2), vec![3, 4]),
-        (ReadOptions::stream("s", At::Number(1)).at_most(2), vec![3, 4]),
-        (ReadOptions::stream("s", At::Number(5)), vec![5, 6]),
-        (ReadOptions::stream("s", At::End).backwards(), vec![6, 5, 4, 3]),
-        (ReadOptions::stream("s", At::Number(4)).backwards(), vec![4, 3]),
-        (ReadOptions::stream("s", At::Number(2)).backwards(), vec![]),
+        (of_stream("s", At::Start).at_most(2), vec![3, 4]),
+        (of_stream("s", At::Number(1)).at_most(2), vec![3, 4]),
+        (of_stream("s", At::Number(5)), vec![5, 6]),
+        (of_stream("s", At::End).backwards(), vec![6, 5, 4, 3]),
+        (of_stream("s", At::Number(4)).backwards(), vec![4, 3]),
+        (of_stream("s", At::Number(2)).backwards(), vec![]),
     ] {
         assert_eq!(read_of(&raw, options.clone()).await, range(seen), "{options:?}");
     }
@@ -90,7 +93,7 @@ async fn newer_clients_are_told_the_bounds() {
         assert!(all.last().is_none_or(|last| last.starts_with("last")));
         bounds
     };
-    let from = |revision| ReadOptions::stream("s", At::Number(revision));
+    let from = |revision| of_stream("s", At::Number(revision));
     // EventStoreDB says where a stream begins when the 32 that it looks at first, or fewer, are gone.
     assert_eq!(bounds(from(0)).await, ["first 60", "last 99"]);
     assert_eq!(bounds(from(28)).await, ["first 60", "last 99"]);
@@ -102,7 +105,7 @@ async fn newer_clients_are_told_the_bounds() {
     assert_eq!(bounds(from(100)).await, ["last 99"]);
     assert_eq!(bounds(from(101)).await, ["first 100", "last 99"]);
     assert_eq!(bounds(from(5_000)).await, ["first 100", "last 99"]);
-    assert_eq!(bounds(ReadOptions::stream("s", At::End).backwards()).await, ["last 99"]);
+    assert_eq!(bounds(of_stream("s", At::End).backwards()).await, ["last 99"]);
     // A stream that is truncated as a whole, or beyond its end, or too old, says so wherever it is read.
     let whole = |revision| from(revision).at_most(10);
     for (metadata, told) in [
@@ -114,12 +117,12 @@ async fn newer_clients_are_told_the_bounds() {
         assert_eq!(bounds(whole(99)).await, told);
         let behind = if told.len() == 2 { &told[1..] } else { told };
         assert_eq!(bounds(whole(100)).await, behind);
-        assert_eq!(bounds(ReadOptions::stream("s", At::End).backwards()).await, ["last 99"]);
+        assert_eq!(bounds(of_stream("s", At::End).backwards()).await, ["last 99"]);
     }
     describe(&raw, "s", r#"{"$tb":60}"#).await;
     // Older ones are told nothing but events.
     assert_eq!(read_of(&raw, from(99)).await, ["99@s"]);
-    let (answers, _) = raw.read_all(ReadOptions::stream("none", At::Start).compatible()).await;
+    let (answers, _) = raw.read_all(of_stream("none", At::Start).compatible()).await;
     assert_eq!(all_shown(&answers), ["no none"]);
 }
 
@@ -138,26 +141,23 @@ async fn a_long_stream_comes_whole_and_in_order() {
         .map(|one| one.get_original_event().position.commit)
         .collect();
     assert!(positions.is_sorted_by(|one, next| one < next));
-    let back = ReadOptions::stream("s", At::End).backwards();
+    let back = of_stream("s", At::End).backwards();
     assert_eq!(read_of(&raw, back).await, range((0..3_000).rev()));
 }
 
 #[tokio::test]
 async fn large_events_do_not_come_in_one_piece_of_memory_but_all_come() {
-    use crate::support::raw::{AppendOptions, Expect, Proposed};
     let (_server, raw) = server().await;
     let begin = beginning(&raw).await;
     for n in 0..20 {
-        let event = Proposed::of(n + 1, "T", "application/octet-stream", vec![n as u8; 1_000_000]);
-        raw.append(AppendOptions::new("s", Expect::Any), vec![event])
-            .await
-            .unwrap();
+        let event = proposed_as(n + 1, "T", "application/octet-stream", vec![n as u8; 1_000_000]);
+        raw.append(expecting("s", Expect::Any), vec![event]).await.unwrap();
     }
     for options in [
-        ReadOptions::stream("s", At::Start),
-        ReadOptions::stream("s", At::End).backwards(),
-        ReadOptions::all(begin),
-        ReadOptions::all(At::End).backwards().at_most(20),
+        of_stream("s", At::Start),
+        of_stream("s", At::End).backwards(),
+        of_all(begin),
+        of_all(At::End).backwards().at_most(20),
     ] {
         let (answers, end) = raw.read_all(options.clone()).await;
         assert!(end.is_none());
@@ -176,9 +176,9 @@ async fn large_events_do_not_come_in_one_piece_of_memory_but_all_come() {
 async fn what_is_no_read_is_refused() {
     let (_server, raw) = server().await;
     put(&raw, "s", 1..2).await;
-    let stream = ReadOptions::stream("s", At::Start);
-    let all = ReadOptions::all(At::Start);
-    let filter = FilterOptions::streams(&["s"], 10);
+    let stream = of_stream("s", At::Start);
+    let all = of_all(At::Start);
+    let filter = stream_filter(&["s"], 10);
     let nowhere = |options: &ReadOptions| {
         let mut options = options.clone();
         if let Some(stream) = &mut options.stream {
@@ -190,9 +190,11 @@ async fn what_is_no_read_is_refused() {
         options
     };
     let mut unnamed = stream.clone();
-    unnamed.stream.as_mut().unwrap().name = None;
+    unnamed.stream.as_mut().unwrap().stream = None;
     let mut no_text = stream.clone();
-    no_text.stream.as_mut().unwrap().name = Some(Name { name: vec![0xff] });
+    no_text.stream.as_mut().unwrap().stream = Some(StreamIdentifier {
+        name: vec![0xff].into(),
+    });
     let refused = [
         // Subscriptions go forwards, and those to a stream have no filter.
         stream.clone().filtered(filter.clone()),
@@ -202,7 +204,7 @@ async fn what_is_no_read_is_refused() {
         // A filter needs a window and an interval.
         all.clone()
             .filtered(FilterOptions {
-                multiplier: 0,
+                checkpoint_interval_multiplier: 0,
                 ..filter.clone()
             })
             .subscribed(),
@@ -216,7 +218,7 @@ async fn what_is_no_read_is_refused() {
             stream: None,
             ..filter.clone()
         }),
-        all.clone().filtered(FilterOptions::types("(")),
+        all.clone().filtered(type_filter("(")),
         // What is not said.
         ReadOptions {
             uuid: None,
@@ -252,8 +254,7 @@ async fn what_is_no_read_is_refused() {
             "{options:?}"
         );
     }
-    let without_options: Result<super::super::support::raw::ReadResp, _> =
-        raw.ask("event_store.client.streams.Streams/Read", vec![Empty {}]).await;
+    let without_options: Result<ReadResp, _> = raw.ask("event_store.client.streams.Streams/Read", vec![Empty {}]).await;
     let status = without_options.unwrap_err();
     assert_eq!(
         (status.code(), said(&status, "exception")),

@@ -13,7 +13,7 @@ use crate::support::{
     eventstore::{PATIENCE, append, client_of, event, read, start, write},
     group::{acked, consume, group_info, stats},
     node::until,
-    raw::{AppendOptions, At, Expect, Raw, ReadOptions, next},
+    raw::{At, Expect, Raw, Reading as _, Shown as _, expecting, many_proposed, next, of_all, of_stream},
 };
 
 fn kept(folder: &Path) -> Options {
@@ -45,36 +45,26 @@ async fn everything_is_there_again_after_a_stop_and_after_a_kill() {
         put(&raw, "s-1", 1..6).await;
         put(&raw, "s-2", 6..9).await;
         describe(&raw, "s-1", r#"{"$tb":2}"#).await;
-        raw.delete("Delete", AppendOptions::new("s-2", Expect::Any))
-            .await
-            .unwrap();
+        raw.delete("Delete", expecting("s-2", Expect::Any)).await.unwrap();
         put(&raw, "gone", 1..2).await;
-        raw.delete("Tombstone", AppendOptions::new("gone", Expect::Any))
-            .await
-            .unwrap();
-        let before = raw.read_all(ReadOptions::all(At::Start)).await.0;
-        let category = raw.read_all(ReadOptions::stream("$ce-s", At::Start).resolved()).await.0;
+        raw.delete("Tombstone", expecting("gone", Expect::Any)).await.unwrap();
+        let before = raw.read_all(of_all(At::Start)).await.0;
+        let category = raw.read_all(of_stream("$ce-s", At::Start).resolved()).await.0;
         append(&client, "late", 1).await;
 
         let (server, client) = again(server, kill, folder.path()).await;
         let raw = Raw::connect(server.address()).await;
-        let after = raw.read_all(ReadOptions::all(At::Start)).await.0;
+        let after = raw.read_all(of_all(At::Start)).await.0;
         assert_eq!(after[..before.len()], before, "ids, positions and times included");
         assert_eq!(after.len(), before.len() + 1);
-        assert_eq!(
-            raw.read_all(ReadOptions::stream("$ce-s", At::Start).resolved()).await.0,
-            category
-        );
+        assert_eq!(raw.read_all(of_stream("$ce-s", At::Start).resolved()).await.0, category);
         assert_eq!(shows(&raw, "s-1").await, ["2@s-1", "3@s-1", "4@s-1"]);
         assert_eq!(shows(&raw, "s-2").await, ["no s-2"]);
         assert_eq!(shows(&raw, "gone").await, ["FailedPrecondition"]);
         // Positions and revisions go on where they were, and what was written is known by its id.
-        let last = after.last().unwrap().event.as_ref().unwrap().commit.unwrap();
-        let repeated = raw.append(
-            AppendOptions::new("s-1", Expect::NoStream),
-            crate::support::raw::Proposed::many(1..6),
-        );
-        assert_eq!(repeated.await.unwrap().success.unwrap().revision, Some(4));
+        let last = after.last().unwrap().event.as_ref().unwrap().commit_position.unwrap();
+        let repeated = raw.append(expecting("s-1", Expect::NoStream), many_proposed(1..6));
+        assert_eq!(repeated.await.unwrap().success.unwrap().current_revision, Some(4));
         let next = write(&client, "s-1", ExpectedRevision::Exact(4), vec![event(1)])
             .await
             .unwrap();
@@ -113,10 +103,10 @@ async fn groups_go_on_at_their_checkpoints_with_what_they_parked() {
         let raw = Raw::connect(server.address()).await;
         until("the checkpoint is written", async || {
             let stream = "$persistentsubscription-s::g-checkpoint";
-            let newest = ReadOptions::stream(stream, At::End).backwards().at_most(1);
+            let newest = of_stream(stream, At::End).backwards().at_most(1);
             let (answers, _) = raw.read_all(newest).await;
             let newest = answers.first().and_then(|one| one.event.clone()?.event);
-            newest.is_some_and(|record| record.data == b"\"3\"")
+            newest.is_some_and(|record| record.data == "\"3\"")
         })
         .await;
         let (_server, client) = again(server, kill, folder.path()).await;
@@ -179,7 +169,7 @@ async fn subscribers_are_told_of_a_stop() {
     let mut consumer = consume(&client, "s", 10).await;
     acked(&mut consumer, 1).await;
     let raw = Raw::connect(server.address()).await;
-    let mut subscription = raw.read(ReadOptions::stream("s", At::End).subscribed()).await.unwrap();
+    let mut subscription = raw.read(of_stream("s", At::End).subscribed()).await.unwrap();
     assert_eq!(next(&mut subscription).await.unwrap().shown(), "confirmed");
     assert_eq!(next(&mut subscription).await.unwrap().shown(), "caught up");
     let address = server.address();

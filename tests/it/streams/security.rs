@@ -14,7 +14,7 @@ use tonic::Code;
 use super::put;
 use crate::support::{
     eventstore::{PATIENCE, append, client_as, client_of, describe, event, read, start},
-    raw::{AppendOptions, At, Expect, Proposed, Raw, ReadOptions, all_shown, said},
+    raw::{At, Expect, Raw, Reading as _, all_shown, expecting, many_proposed, of_all, said},
 };
 
 fn secure() -> Options {
@@ -268,8 +268,8 @@ async fn nobody_and_a_wrong_password_are_told_apart_on_the_wire() {
     let server = start(Options { tls: false, ..secure() }).await;
     let raw = Raw::connect(server.address()).await;
     let append = async |raw: &Raw| {
-        let options = AppendOptions::new("s", Expect::Any);
-        raw.append(options, Proposed::many(1..2)).await
+        let options = expecting("s", Expect::Any);
+        raw.append(options, many_proposed(1..2)).await
     };
     let status = append(&raw).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
@@ -288,7 +288,7 @@ async fn nobody_and_a_wrong_password_are_told_apart_on_the_wire() {
     }
     let ann = raw.with("authorization", &basic("ann:secret-of-ann"));
     assert!(append(&ann).await.is_ok());
-    let (_, end) = ann.read_all(ReadOptions::all(At::Start)).await;
+    let (_, end) = ann.read_all(of_all(At::Start)).await;
     assert_eq!(said(&end.unwrap(), "exception"), Some("access-denied"));
 }
 
@@ -297,7 +297,7 @@ async fn a_server_without_users_takes_everybody_for_everything() {
     let server = start(Options::default()).await;
     let raw = Raw::connect(server.address()).await;
     put(&raw.with("authorization", "Basic !!"), "$mine", 1..2).await;
-    let newest = ReadOptions::all(At::End).backwards().at_most(1);
+    let newest = of_all(At::End).backwards().at_most(1);
     assert_eq!(all_shown(&raw.read_all(newest).await.0), ["0@$mine"]);
 }
 

@@ -1,11 +1,18 @@
-//! A client that says what no official client says: any message, in any order, with any header.
-//!
-//! Of a `oneof` each case is an optional field of its own: the same bytes on the wire.
+//! A client that says what no official client says: any message, in any order, with any header. The
+//! messages are the embedded server's; what stands here makes and shows them.
 
-use std::{collections::HashMap, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
+pub(crate) use projector_eventstore::wire::{
+    Empty, Expression, MapEntry, Position, ReadEvent, RecordedEvent, StreamIdentifier, StreamOptions, Time, UuidOption,
+    WireUuid, groups, node, projections,
+    streams::{
+        AllOptions, AppendOptions, AppendReq, AppendResp, BatchAppendReq, BatchAppendResp, ControlOption, DeleteReq,
+        DeleteResp, FilterOptions, ProposedMessage, ReadOptions, ReadReq, ReadResp, WrongDetail,
+    },
+};
 use tonic::{
     Request, Status, Streaming,
     client::Grpc,
@@ -16,10 +23,6 @@ use tonic::{
 use uuid::Uuid;
 
 use super::eventstore::PATIENCE;
-pub(crate) use super::node::messages::{
-    AllOptions, Confirmation, Empty, Expression, Features, GroupReadOptions, GroupReadReq, Id, Name, NotFound, Place,
-    ReadEvent, StreamOptions, Success,
-};
 
 const STREAMS: &str = "event_store.client.streams.Streams";
 const GROUPS: &str = "event_store.client.persistent_subscriptions.PersistentSubscriptions";
@@ -87,14 +90,18 @@ impl Raw {
         called.map(tonic::Response::into_inner)
     }
 
-    pub(crate) async fn append(&self, options: AppendOptions, events: Vec<Proposed>) -> Result<AppendResp, Status> {
+    pub(crate) async fn append(
+        &self,
+        options: AppendOptions,
+        events: Vec<ProposedMessage>,
+    ) -> Result<AppendResp, Status> {
         let first = AppendReq {
             options: Some(options),
-            proposed: None,
+            message: None,
         };
         let rest = events.into_iter().map(|event| AppendReq {
             options: None,
-            proposed: Some(event),
+            message: Some(event),
         });
         let messages = std::iter::once(first).chain(rest).collect();
         self.ask(&format!("{STREAMS}/Append"), messages).await
@@ -130,13 +137,13 @@ impl Raw {
 
     /// Appends of one batch call, all of them sent before the first answer is read. The answers come as
     /// each is known; here they are in the order of their correlation ids.
-    pub(crate) async fn batch(&self, parts: Vec<BatchReq>) -> (Vec<BatchResp>, Option<Status>) {
+    pub(crate) async fn batch(&self, parts: Vec<BatchAppendReq>) -> (Vec<BatchAppendResp>, Option<Status>) {
         let opened = self.open(&format!("{STREAMS}/BatchAppend"), stream::iter(parts)).await;
         let mut answers = match opened {
             Ok(answers) => answers,
             Err(status) => return (Vec::new(), Some(status)),
         };
-        let mut all: Vec<BatchResp> = Vec::new();
+        let mut all: Vec<BatchAppendResp> = Vec::new();
         let end = loop {
             match tokio::time::timeout(PATIENCE, answers.message()).await.unwrap() {
                 Ok(Some(answer)) => all.push(answer),
@@ -144,7 +151,7 @@ impl Raw {
                 Err(status) => break Some(status),
             }
         };
-        all.sort_by_key(|answer| answer.correlation.as_ref().map(Id::uuid));
+        all.sort_by_key(|answer| answer.correlation_id.as_ref().map(WireUuid::id));
         (all, end)
     }
 
@@ -160,8 +167,8 @@ impl Raw {
     /// A consumer of a group, for as long as the stream of what it sends lives.
     pub(crate) async fn consume(
         &self,
-        messages: impl Stream<Item = GroupReadReq> + Send + 'static,
-    ) -> Result<Streaming<GroupReadResp>, Status> {
+        messages: impl Stream<Item = groups::ReadReq> + Send + 'static,
+    ) -> Result<Streaming<groups::ReadResp>, Status> {
         self.open(&format!("{GROUPS}/Read"), messages).await
     }
 }
@@ -185,43 +192,6 @@ pub(crate) fn within(time: Duration) -> String {
     format!("{}m", time.as_millis())
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct AppendReq {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) options: Option<AppendOptions>,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) proposed: Option<Proposed>,
-}
-
-/// Of an append, a deletion, and, but for numbers, a batch.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct AppendOptions {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) name: Option<Name>,
-    #[prost(uint64, optional, tag = "2")]
-    pub(crate) revision: Option<u64>,
-    #[prost(message, optional, tag = "3")]
-    pub(crate) no_stream: Option<Empty>,
-    #[prost(message, optional, tag = "4")]
-    pub(crate) any: Option<Empty>,
-    #[prost(message, optional, tag = "5")]
-    pub(crate) stream_exists: Option<Empty>,
-    /// Of a batch.
-    #[prost(message, optional, tag = "6")]
-    pub(crate) until: Option<Time>,
-    /// Of a batch.
-    #[prost(message, optional, tag = "7")]
-    pub(crate) within: Option<Time>,
-}
-
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-pub(crate) struct Time {
-    #[prost(int64, tag = "1")]
-    pub(crate) seconds: i64,
-    #[prost(int32, tag = "2")]
-    pub(crate) nanos: i32,
-}
-
 /// What a writer expects.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Expect {
@@ -231,201 +201,65 @@ pub(crate) enum Expect {
     At(u64),
 }
 
-impl AppendOptions {
-    pub(crate) fn new(stream: &str, expect: Expect) -> Self {
-        let said = |of: Expect| (expect == of).then_some(Empty {});
-        Self {
-            name: Some(Name::new(stream)),
-            revision: match expect {
-                Expect::At(revision) => Some(revision),
-                _ => None,
-            },
-            until: None,
-            within: None,
-            no_stream: said(Expect::NoStream),
-            any: said(Expect::Any),
-            stream_exists: said(Expect::Exists),
-        }
+/// The options of a write to `stream`.
+pub(crate) fn expecting(stream: &str, expect: Expect) -> AppendOptions {
+    let said = |of: Expect| (expect == of).then_some(Empty {});
+    AppendOptions {
+        stream: Some(StreamIdentifier::new(stream)),
+        revision: match expect {
+            Expect::At(revision) => Some(revision),
+            _ => None,
+        },
+        no_stream: said(Expect::NoStream),
+        any: said(Expect::Any),
+        stream_exists: said(Expect::Exists),
+        ..AppendOptions::default()
     }
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct Proposed {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) id: Option<Id>,
-    #[prost(map = "string, string", tag = "2")]
-    pub(crate) metadata: HashMap<String, String>,
-    #[prost(bytes = "bytes", tag = "3")]
-    pub(crate) custom_metadata: Bytes,
-    #[prost(bytes = "bytes", tag = "4")]
-    pub(crate) data: Bytes,
+/// An event of type `Counted` with this id.
+pub(crate) fn proposed(id: u128) -> ProposedMessage {
+    proposed_as(id, "Counted", "application/json", format!("{{\"n\":{id}}}"))
 }
 
-impl Proposed {
-    pub(crate) fn new(id: u128) -> Self {
-        let metadata = [("type", "Counted"), ("content-type", "application/json")];
-        Self {
-            id: Some(Id::new(Uuid::from_u128(id))),
-            metadata: metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-            custom_metadata: Bytes::new(),
-            data: format!("{{\"n\":{id}}}").into(),
-        }
-    }
+pub(crate) fn many_proposed(ids: std::ops::Range<u128>) -> Vec<ProposedMessage> {
+    ids.map(proposed).collect()
+}
 
-    pub(crate) fn many(ids: std::ops::Range<u128>) -> Vec<Self> {
-        ids.map(Self::new).collect()
-    }
-
-    /// With this type, and this data as it stands.
-    pub(crate) fn of(id: u128, kind: &str, content: &str, data: impl Into<Bytes>) -> Self {
-        let mut event = Self::new(id);
-        event.metadata.insert("type".to_owned(), kind.to_owned());
-        event.metadata.insert("content-type".to_owned(), content.to_owned());
-        event.data = data.into();
-        event
-    }
-
-    pub(crate) fn without(mut self, key: &str) -> Self {
-        self.metadata.remove(key);
-        self
+/// With this type, and this data as it stands.
+pub(crate) fn proposed_as(id: u128, kind: &str, content: &str, data: impl Into<Bytes>) -> ProposedMessage {
+    let entry = |(key, value): (&str, &str)| MapEntry {
+        key: key.to_owned(),
+        value: value.to_owned(),
+    };
+    ProposedMessage {
+        id: Some(WireUuid::of(Uuid::from_u128(id), true)),
+        metadata: [("type", kind), ("content-type", content)].map(entry).into(),
+        custom_metadata: Bytes::new(),
+        data: data.into(),
     }
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct AppendResp {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) success: Option<Success>,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) wrong: Option<Wrong>,
+/// Without what its metadata says under this key.
+pub(crate) fn without(mut event: ProposedMessage, key: &str) -> ProposedMessage {
+    event.metadata.retain(|entry| entry.key != key);
+    event
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct Wrong {
-    #[prost(uint64, optional, tag = "1")]
-    pub(crate) old_current: Option<u64>,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) old_current_no_stream: Option<Empty>,
-    #[prost(uint64, optional, tag = "3")]
-    pub(crate) old_expected: Option<u64>,
-    #[prost(message, optional, tag = "4")]
-    pub(crate) old_any: Option<Empty>,
-    #[prost(message, optional, tag = "5")]
-    pub(crate) old_stream_exists: Option<Empty>,
-    #[prost(uint64, optional, tag = "6")]
-    pub(crate) current: Option<u64>,
-    #[prost(message, optional, tag = "7")]
-    pub(crate) current_no_stream: Option<Empty>,
-    #[prost(uint64, optional, tag = "8")]
-    pub(crate) expected: Option<u64>,
-    #[prost(message, optional, tag = "9")]
-    pub(crate) any: Option<Empty>,
-    #[prost(message, optional, tag = "10")]
-    pub(crate) stream_exists: Option<Empty>,
-    #[prost(message, optional, tag = "11")]
-    pub(crate) no_stream: Option<Empty>,
+/// What metadata says under a key.
+pub(crate) fn entry<'a>(metadata: &'a [MapEntry], key: &str) -> &'a str {
+    let found = metadata.iter().find(|entry| entry.key == key);
+    &found.unwrap_or_else(|| panic!("no {key} in {metadata:?}")).value
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct DeleteReq {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) options: Option<AppendOptions>,
+/// A name as text.
+pub(crate) fn text(stream: Option<&StreamIdentifier>) -> &str {
+    std::str::from_utf8(&stream.unwrap().name).unwrap()
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct DeleteResp {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) position: Option<Place>,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) no_position: Option<Empty>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct BatchReq {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) correlation: Option<Id>,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) options: Option<AppendOptions>,
-    #[prost(message, repeated, tag = "3")]
-    pub(crate) messages: Vec<Proposed>,
-    #[prost(bool, tag = "4")]
-    pub(crate) last: bool,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct BatchResp {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) correlation: Option<Id>,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) error: Option<RpcStatus>,
-    #[prost(message, optional, tag = "3")]
-    pub(crate) success: Option<Success>,
-    #[prost(message, optional, tag = "4")]
-    pub(crate) stream: Option<Name>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    pub(crate) code: i32,
-    #[prost(string, tag = "2")]
-    pub(crate) message: String,
-    #[prost(message, optional, tag = "3")]
-    pub(crate) details: Option<AnyDetail>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct AnyDetail {
-    #[prost(string, tag = "1")]
-    pub(crate) type_url: String,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub(crate) value: Bytes,
-}
-
-/// A batch's wrong revision.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct WrongDetail {
-    #[prost(uint64, optional, tag = "1")]
-    pub(crate) current: Option<u64>,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) current_no_stream: Option<Empty>,
-    #[prost(uint64, optional, tag = "3")]
-    pub(crate) expected: Option<u64>,
-    #[prost(message, optional, tag = "4")]
-    pub(crate) any: Option<Empty>,
-    #[prost(message, optional, tag = "5")]
-    pub(crate) stream_exists: Option<Empty>,
-    #[prost(message, optional, tag = "6")]
-    pub(crate) no_stream: Option<Empty>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct ReadReq {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) options: Option<ReadOptions>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct ReadOptions {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) stream: Option<StreamOptions>,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) all: Option<AllOptions>,
-    #[prost(int32, tag = "3")]
-    pub(crate) direction: i32,
-    #[prost(bool, tag = "4")]
-    pub(crate) resolve_links: bool,
-    #[prost(uint64, optional, tag = "5")]
-    pub(crate) count: Option<u64>,
-    #[prost(message, optional, tag = "6")]
-    pub(crate) subscription: Option<Empty>,
-    #[prost(message, optional, tag = "7")]
-    pub(crate) filter: Option<FilterOptions>,
-    #[prost(message, optional, tag = "8")]
-    pub(crate) no_filter: Option<Empty>,
-    #[prost(message, optional, tag = "9")]
-    pub(crate) uuid: Option<UuidOption>,
-    #[prost(message, optional, tag = "10")]
-    pub(crate) control: Option<Control>,
+/// The id that an answer names.
+pub(crate) fn id(of: Option<&WireUuid>) -> Uuid {
+    of.unwrap().id().unwrap()
 }
 
 /// Where a read begins.
@@ -434,86 +268,6 @@ pub(crate) enum At {
     Start,
     End,
     Number(u64),
-}
-
-impl ReadOptions {
-    fn any() -> Self {
-        Self {
-            no_filter: Some(Empty {}),
-            uuid: Some(UuidOption {
-                structured: None,
-                text: Some(Empty {}),
-            }),
-            ..Self::default()
-        }
-    }
-
-    /// A stream, forwards, all of it.
-    pub(crate) fn stream(name: &str, at: At) -> Self {
-        let (revision, start, end) = at.cases();
-        Self {
-            stream: Some(StreamOptions {
-                name: Some(Name::new(name)),
-                revision,
-                start,
-                end,
-            }),
-            count: Some(u64::MAX),
-            ..Self::any()
-        }
-    }
-
-    /// `$all`, forwards, all of it.
-    pub(crate) fn all(at: At) -> Self {
-        let (position, start, end) = at.cases();
-        Self {
-            all: Some(AllOptions {
-                position: position.map(|position| Place {
-                    commit: position,
-                    prepare: position,
-                }),
-                start,
-                end,
-                filter: None,
-            }),
-            count: Some(u64::MAX),
-            ..Self::any()
-        }
-    }
-
-    pub(crate) fn backwards(mut self) -> Self {
-        self.direction = 1;
-        self
-    }
-
-    /// So many at most.
-    pub(crate) fn at_most(mut self, count: u64) -> Self {
-        self.count = Some(count);
-        self
-    }
-
-    pub(crate) fn subscribed(mut self) -> Self {
-        self.count = None;
-        self.subscription = Some(Empty {});
-        self
-    }
-
-    pub(crate) fn filtered(mut self, filter: FilterOptions) -> Self {
-        self.no_filter = None;
-        self.filter = Some(filter);
-        self
-    }
-
-    pub(crate) fn resolved(mut self) -> Self {
-        self.resolve_links = true;
-        self
-    }
-
-    /// As a client from after 21.10 reads.
-    pub(crate) fn compatible(mut self) -> Self {
-        self.control = Some(Control { compatibility: 1 });
-        self
-    }
 }
 
 impl At {
@@ -526,109 +280,130 @@ impl At {
     }
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct FilterOptions {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) stream: Option<Expression>,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) kind: Option<Expression>,
-    #[prost(uint32, optional, tag = "3")]
-    pub(crate) max: Option<u32>,
-    #[prost(message, optional, tag = "4")]
-    pub(crate) count: Option<Empty>,
-    #[prost(uint32, tag = "5")]
-    pub(crate) multiplier: u32,
-}
-
-impl FilterOptions {
-    /// Streams that begin so, and a checkpoint every so many records.
-    pub(crate) fn streams(prefixes: &[&str], every: u32) -> Self {
-        Self {
-            stream: Some(Expression {
-                regex: String::new(),
-                prefixes: prefixes.iter().map(|prefix| (*prefix).to_owned()).collect(),
-            }),
-            max: Some(every),
-            multiplier: 1,
-            ..Self::default()
-        }
-    }
-
-    /// Event types that match.
-    pub(crate) fn types(regex: &str) -> Self {
-        Self {
-            kind: Some(Expression {
-                regex: regex.to_owned(),
-                prefixes: Vec::new(),
-            }),
-            count: Some(Empty {}),
-            multiplier: 1,
-            ..Self::default()
-        }
+fn forwards() -> ReadOptions {
+    ReadOptions {
+        count: Some(u64::MAX),
+        no_filter: Some(Empty {}),
+        uuid: Some(UuidOption {
+            structured: None,
+            text: Some(Empty {}),
+        }),
+        ..ReadOptions::default()
     }
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct UuidOption {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) structured: Option<Empty>,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) text: Option<Empty>,
+/// A stream, forwards, all of it.
+pub(crate) fn of_stream(name: &str, at: At) -> ReadOptions {
+    let (revision, start, end) = at.cases();
+    ReadOptions {
+        stream: Some(StreamOptions {
+            stream: Some(StreamIdentifier::new(name)),
+            revision,
+            start,
+            end,
+        }),
+        ..forwards()
+    }
 }
 
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-pub(crate) struct Control {
-    #[prost(uint32, tag = "1")]
-    pub(crate) compatibility: u32,
+/// `$all`, forwards, all of it.
+pub(crate) fn of_all(at: At) -> ReadOptions {
+    let (position, start, end) = at.cases();
+    ReadOptions {
+        all: Some(AllOptions {
+            position: position.map(|position| Position {
+                commit: position,
+                prepare: position,
+            }),
+            start,
+            end,
+        }),
+        ..forwards()
+    }
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct ReadResp {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) event: Option<ReadEvent>,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) confirmation: Option<Confirmation>,
-    #[prost(message, optional, tag = "3")]
-    pub(crate) checkpoint: Option<Checkpoint>,
-    #[prost(message, optional, tag = "4")]
-    pub(crate) not_found: Option<NotFound>,
-    #[prost(uint64, optional, tag = "5")]
-    pub(crate) first_position: Option<u64>,
-    #[prost(uint64, optional, tag = "6")]
-    pub(crate) last_position: Option<u64>,
-    #[prost(message, optional, tag = "7")]
-    pub(crate) last_all_position: Option<Place>,
-    #[prost(message, optional, tag = "8")]
-    pub(crate) caught_up: Option<CaughtUp>,
-    #[prost(message, optional, tag = "9")]
-    pub(crate) fell_behind: Option<CaughtUp>,
+/// What else a read may say.
+pub(crate) trait Reading {
+    fn backwards(self) -> Self;
+    /// So many at most.
+    fn at_most(self, count: u64) -> Self;
+    fn subscribed(self) -> Self;
+    fn filtered(self, filter: FilterOptions) -> Self;
+    fn resolved(self) -> Self;
+    /// As a client from after 21.10 reads.
+    fn compatible(self) -> Self;
 }
 
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-pub(crate) struct Checkpoint {
-    #[prost(uint64, tag = "1")]
-    pub(crate) commit: u64,
-    #[prost(uint64, tag = "2")]
-    pub(crate) prepare: u64,
-    #[prost(message, optional, tag = "3")]
-    pub(crate) at: Option<Time>,
+impl Reading for ReadOptions {
+    fn backwards(mut self) -> Self {
+        self.direction = 1;
+        self
+    }
+
+    fn at_most(mut self, count: u64) -> Self {
+        self.count = Some(count);
+        self
+    }
+
+    fn subscribed(mut self) -> Self {
+        self.count = None;
+        self.subscription = Some(Empty {});
+        self
+    }
+
+    fn filtered(mut self, filter: FilterOptions) -> Self {
+        self.no_filter = None;
+        self.filter = Some(filter);
+        self
+    }
+
+    fn resolved(mut self) -> Self {
+        self.resolve_links = true;
+        self
+    }
+
+    fn compatible(mut self) -> Self {
+        self.control = Some(ControlOption { compatibility: 1 });
+        self
+    }
 }
 
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-pub(crate) struct CaughtUp {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) at: Option<Time>,
-    #[prost(int64, optional, tag = "2")]
-    pub(crate) revision: Option<i64>,
-    #[prost(message, optional, tag = "3")]
-    pub(crate) position: Option<Place>,
+/// Streams that begin so, and a checkpoint every so many records.
+pub(crate) fn stream_filter(prefixes: &[&str], every: u32) -> FilterOptions {
+    FilterOptions {
+        stream: Some(Expression {
+            regex: String::new(),
+            prefix: prefixes.iter().map(|prefix| (*prefix).to_owned()).collect(),
+        }),
+        max: Some(every),
+        checkpoint_interval_multiplier: 1,
+        ..FilterOptions::default()
+    }
 }
 
-impl ReadResp {
-    /// In a word: what it is, and of an event which.
-    pub(crate) fn shown(&self) -> String {
+/// Event types that match.
+pub(crate) fn type_filter(regex: &str) -> FilterOptions {
+    FilterOptions {
+        event_type: Some(Expression {
+            regex: regex.to_owned(),
+            prefix: Vec::new(),
+        }),
+        count: Some(Empty {}),
+        checkpoint_interval_multiplier: 1,
+        ..FilterOptions::default()
+    }
+}
+
+/// An answer in a word.
+pub(crate) trait Shown {
+    fn shown(&self) -> String;
+}
+
+impl Shown for ReadResp {
+    /// What it is, and of an event which.
+    fn shown(&self) -> String {
         match self {
-            Self { event: Some(event), .. } => shown(event),
+            Self { event: Some(event), .. } => event.shown(),
             Self {
                 confirmation: Some(_), ..
             } => "confirmed".to_owned(),
@@ -636,14 +411,15 @@ impl ReadResp {
                 checkpoint: Some(_), ..
             } => "checkpoint".to_owned(),
             Self {
-                not_found: Some(found), ..
-            } => format!("no {}", found.name.as_ref().unwrap().text()),
+                stream_not_found: Some(found),
+                ..
+            } => format!("no {}", text(found.stream.as_ref())),
             Self {
-                first_position: Some(first),
+                first_stream_position: Some(first),
                 ..
             } => format!("first {first}"),
             Self {
-                last_position: Some(last),
+                last_stream_position: Some(last),
                 ..
             } => format!("last {last}"),
             Self { caught_up: Some(_), .. } => "caught up".to_owned(),
@@ -652,30 +428,22 @@ impl ReadResp {
     }
 }
 
-/// `REVISION@STREAM` of an event, and of its link where it came by one.
-pub(crate) fn shown(event: &ReadEvent) -> String {
-    let one = |record: &Option<super::node::messages::Recorded>| {
-        record.as_ref().map_or("nothing".to_owned(), |record| {
-            let stream = record.stream.as_ref().unwrap().text();
-            format!("{}@{stream}", record.revision)
-        })
-    };
-    match &event.link {
-        Some(_) => format!("{} by {}", one(&event.event), one(&event.link)),
-        None => one(&event.event),
+impl Shown for ReadEvent {
+    /// `REVISION@STREAM` of an event, and of its link where it came by one.
+    fn shown(&self) -> String {
+        let one = |record: &Option<RecordedEvent>| {
+            record.as_ref().map_or("nothing".to_owned(), |record| {
+                format!("{}@{}", record.revision, text(record.stream.as_ref()))
+            })
+        };
+        match &self.link {
+            Some(_) => format!("{} by {}", one(&self.event), one(&self.link)),
+            None => one(&self.event),
+        }
     }
 }
 
 /// What all of them say, in a word each.
 pub(crate) fn all_shown(answers: &[ReadResp]) -> Vec<String> {
     answers.iter().map(ReadResp::shown).collect()
-}
-
-/// A group's answer: what a read's has, but for what only a read says.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct GroupReadResp {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) event: Option<ReadEvent>,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) confirmation: Option<Confirmation>,
 }

@@ -8,7 +8,8 @@ use tonic::Status;
 use super::{
     node::Node,
     wire::{
-        ClusterInfo, EndPoint, MapEntry, MemberInfo, StatsReq, StatsResp, SupportedMethod, SupportedMethods, WireUuid,
+        MapEntry, WireUuid,
+        node::{ClusterInfo, EndPoint, MemberInfo, StatsReq, StatsResp, SupportedMethod, SupportedMethods},
     },
 };
 

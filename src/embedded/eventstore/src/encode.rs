@@ -324,7 +324,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::persistent::wire::{ReadResp, WireRecord};
+    use crate::wire::streams::ReadResp;
 
     fn sample(data: usize) -> Record {
         Record {
@@ -395,7 +395,7 @@ mod tests {
                 encoder.put(&Reply::Event(resolved, Some(3)));
                 let event = decoded(&mut encoder).remove(0).event.unwrap();
                 assert_eq!((event.commit_position, event.retry_count), (Some(900), Some(3)));
-                let record = WireRecord::decode(event.event.unwrap()).unwrap();
+                let record = event.event.unwrap();
                 assert_eq!(record.data.len(), data);
                 assert_eq!(record.id.unwrap().id(), Some(Uuid::from_u128(7)));
                 assert_eq!((record.commit_position, record.prepare_position), (320, 300));
@@ -405,7 +405,7 @@ mod tests {
                     said,
                     [("type", "T"), ("created", "17"), ("content-type", "application/json")]
                 );
-                assert_eq!(WireRecord::decode(event.link.unwrap()).unwrap().revision, 9);
+                assert_eq!(event.link.unwrap().revision, 9);
             }
         }
     }
@@ -435,6 +435,6 @@ mod tests {
         let event = events.next().unwrap();
         assert!(event.event.is_none() && event.link.is_some() && event.retry_count.is_none());
         let event = events.next().unwrap();
-        assert_eq!(WireRecord::decode(event.event.unwrap()).unwrap().commit_position, 900);
+        assert_eq!(event.event.unwrap().commit_position, 900);
     }
 }

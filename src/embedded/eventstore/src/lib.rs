@@ -105,7 +105,8 @@ mod server;
 mod status;
 mod streams;
 mod tls;
-mod wire;
+#[doc(hidden)]
+pub mod wire;
 
 pub use self::{
     access::User,

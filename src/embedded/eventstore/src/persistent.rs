@@ -17,6 +17,5 @@ pub(crate) mod service;
 pub(crate) mod settings;
 pub(crate) mod store;
 pub(crate) mod strategy;
-pub(crate) mod wire;
 
 pub(crate) use delivery::counts_as_skipped;

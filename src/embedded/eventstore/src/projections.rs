@@ -20,7 +20,10 @@ use super::{
     log::Projecting,
     node::Node,
     status,
-    wire::Empty,
+    wire::{
+        Empty,
+        projections::{Details, StatisticsReq, StatisticsResp, SwitchReq},
+    },
 };
 
 /// The service's name.
@@ -44,67 +47,6 @@ impl SystemProjection {
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|projection| projection.name() == name)
     }
-}
-
-/// `EnableReq`, `DisableReq` and `ResetReq`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct SwitchReq {
-    #[prost(message, optional, tag = "1")]
-    options: Option<SwitchOptions>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct SwitchOptions {
-    #[prost(string, tag = "1")]
-    name: String,
-    /// Without, a projection that is disabled is aborted.
-    #[prost(bool, tag = "2")]
-    write_checkpoint: bool,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct StatisticsReq {
-    #[prost(message, optional, tag = "1")]
-    options: Option<StatisticsOptions>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct StatisticsOptions {
-    #[prost(string, optional, tag = "1")]
-    name: Option<String>,
-    #[prost(message, optional, tag = "2")]
-    all: Option<Empty>,
-    #[prost(message, optional, tag = "3")]
-    transient: Option<Empty>,
-    #[prost(message, optional, tag = "4")]
-    continuous: Option<Empty>,
-    #[prost(message, optional, tag = "5")]
-    one_time: Option<Empty>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct StatisticsResp {
-    #[prost(message, optional, tag = "1")]
-    details: Option<Details>,
-}
-
-/// What is told of a projection; what is always 0 here is left out, which is the same on the wire.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Details {
-    #[prost(string, tag = "4")]
-    effective_name: String,
-    #[prost(string, tag = "8")]
-    status: String,
-    #[prost(string, tag = "10")]
-    name: String,
-    #[prost(string, tag = "11")]
-    mode: String,
-    #[prost(string, tag = "12")]
-    position: String,
-    #[prost(float, tag = "13")]
-    progress: f32,
-    #[prost(string, tag = "14")]
-    last_checkpoint: String,
 }
 
 fn not_found(name: &str) -> Status {

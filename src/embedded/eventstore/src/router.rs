@@ -21,7 +21,7 @@ use super::{
     projections::{self, PROJECTIONS},
     status,
     streams::Streams,
-    wire::{Empty, StatsReq},
+    wire::{Empty, node::StatsReq},
 };
 
 const FEATURES: &str = "event_store.client.server_features.ServerFeatures";

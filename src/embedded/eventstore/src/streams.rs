@@ -24,7 +24,10 @@ use super::{
     answers,
     node::Node,
     reset,
-    wire::{AppendReq, BatchAppendReq, BatchAppendResp, DeleteReq, StreamIdentifier},
+    wire::{
+        StreamIdentifier,
+        streams::{AppendReq, BatchAppendReq, BatchAppendResp, DeleteReq},
+    },
 };
 
 /// What one message may hold: what EventStoreDB's log takes as one record, 16 MiB less what surrounds it.

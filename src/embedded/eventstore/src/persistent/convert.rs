@@ -8,9 +8,9 @@ use super::info::Figures;
 use super::place::{Place, StartFrom};
 use super::settings::{Settings, Strategy};
 use super::store::{ALL, Filter, Source};
-use super::wire::{
-    AllOptions, Empty, Expression, ManageOptions, StreamIdentifier, StreamOptions, WireConnection, WireFilter,
-    WireInfo, WireMeasurement, WireSettings,
+use crate::wire::{
+    Empty, Expression, StreamIdentifier, StreamOptions,
+    groups::{AllOptions, ManageOptions, WireConnection, WireFilter, WireInfo, WireMeasurement, WireSettings},
 };
 
 /// Ticks of 100 ns in a millisecond.

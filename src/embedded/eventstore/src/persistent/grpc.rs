@@ -27,16 +27,16 @@ use super::errors::GroupError;
 use super::group::Nack;
 use super::service::{Connected, Groups};
 use super::store::Source;
-use super::wire::{
-    Confirmation, DeleteReq, Empty, InfoReq, InfoResp, ListReq, ListResp, ManageReq, NackReq, ReadReq, ReadResp,
-    ReplayReq, WireUuid,
-};
 use crate::access::{Identity, Right};
 use crate::answers::{self, Replies};
 use crate::encode::{Encoding, Positions, Reply};
 use crate::faults::{Disturbance, End as Ending, Faults};
 use crate::node::Node;
 use crate::streams::MAX_MESSAGE;
+use crate::wire::{
+    Confirmation, Empty, WireUuid,
+    groups::{DeleteReq, InfoReq, InfoResp, ListReq, ListResp, ManageReq, NackReq, ReadReq, ReadResp, ReplayReq},
+};
 
 /// What a connection is called that does not say.
 const UNNAMED: &str = "<unknown>";

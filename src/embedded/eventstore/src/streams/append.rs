@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::BoxStream};
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -17,9 +16,12 @@ use crate::{
     node::Node,
     status,
     wire::{
-        AnyMessage, AppendReq, AppendResp, AppendSuccess, AppendWrong, BadRequestDetail, BatchAppendReq,
-        BatchAppendResp, DeleteReq, DeleteResp, Empty, ExpectedOptions, MaximumSizeDetail, Position, ProposedMessage,
-        RpcStatus, StreamIdentifier, WireUuid, WrongDetail,
+        Empty, Position, StreamIdentifier, WireUuid,
+        streams::{
+            AnyMessage, AppendOptions, AppendReq, AppendResp, AppendSuccess, AppendWrong, BadRequestDetail,
+            BatchAppendReq, BatchAppendResp, DeleteReq, DeleteResp, MaximumSizeDetail, NotFound, ProposedMessage,
+            RpcStatus, WrongDetail,
+        },
     },
 };
 
@@ -29,7 +31,7 @@ pub(in super::super) const MAX_APPEND_SIZE: usize = 1024 * 1024;
 const BATCH_WINDOW: usize = 256;
 
 /// What the options say.
-fn options(options: Option<ExpectedOptions>) -> Result<(Arc<str>, Expected), Status> {
+fn options(options: Option<AppendOptions>) -> Result<(Arc<str>, Expected), Status> {
     let options = options.ok_or_else(|| Status::invalid_argument("the request has no options"))?;
     let stream = options
         .stream
@@ -353,9 +355,7 @@ async fn answer(pending: Result<Pending, Status>) -> Result<BatchAppendResp, Sta
         Ok(answer) => answer.await.map_err(Failure::Write),
         Err(failure) => Err(failure),
     };
-    let name = StreamIdentifier {
-        name: Bytes::copy_from_slice(stream.as_bytes()),
-    };
+    let name = StreamIdentifier::new(&stream);
     let (error, success) = match written {
         Ok(appended) => (None, Some(success(appended))),
         Err(failure) => (Some(detailed(failure, expected, &name)), None),
@@ -422,7 +422,7 @@ fn detailed(failure: Failure, expected: Expected, stream: &StreamIdentifier) -> 
         }
         Failure::Write(WriteError::StreamDeleted) => {
             // Its detail is a message whose field 1 is the stream's identifier.
-            let detail = super::super::wire::NotFound {
+            let detail = NotFound {
                 stream: Some(stream.clone()),
             };
             of(

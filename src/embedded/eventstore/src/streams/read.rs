@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use async_stream::try_stream;
-use bytes::Bytes;
 use chrono::Utc;
 use futures::{StreamExt as _, stream};
 use prost::Message as _;
@@ -24,8 +23,8 @@ use crate::{
     record::{Filter, Resolved},
     reset, status,
     wire::{
-        AllOptions, CaughtUp, Checkpoint, Confirmation, FilterOptions, NotFound, Position, ReadOptions, ReadReq,
-        ReadResp, StreamIdentifier, StreamOptions, Time,
+        Confirmation, Position, StreamIdentifier, StreamOptions, Time,
+        streams::{AllOptions, CaughtUp, Checkpoint, FilterOptions, NotFound, ReadOptions, ReadReq, ReadResp},
     },
 };
 
@@ -329,7 +328,7 @@ async fn read_stream(
         loop {
             match read? {
                 StreamRead::Missing(_) => {
-                    let stream = StreamIdentifier { name: Bytes::copy_from_slice(ask.stream.as_bytes()) };
+                    let stream = StreamIdentifier::new(&ask.stream);
                     yield message(&ReadResp {
                         stream_not_found: Some(NotFound { stream: Some(stream) }),
                         ..ReadResp::default()

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     log::{Expected, NewEvent},
-    wire::{ExpectedOptions, Time},
+    wire::{Time, streams::AppendOptions},
 };
 
 /// EventStoreDB's write timeout: the longest that a part of an append waits for the rest.
@@ -32,7 +32,7 @@ pub(in super::super) fn room() -> Arc<Semaphore> {
 }
 
 /// How long an append has from now on; none when its time is over.
-pub(super) fn time_left(said: &ExpectedOptions) -> Option<Duration> {
+pub(super) fn time_left(said: &AppendOptions) -> Option<Duration> {
     let nanos = |time: Time| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
     let now = || {
         let now = Utc::now();
@@ -153,18 +153,18 @@ mod tests {
     #[test]
     fn an_append_has_the_time_it_asks_for_and_at_most_the_servers() {
         let within = |seconds, nanos| {
-            time_left(&ExpectedOptions {
+            time_left(&AppendOptions {
                 within: Some(Time { seconds, nanos }),
-                ..ExpectedOptions::default()
+                ..AppendOptions::default()
             })
         };
         assert_eq!(within(0, 5_000_000), Some(Duration::from_millis(5)));
         assert_eq!(within(1_764_000_000_000, 0), Some(WRITE_TIMEOUT));
         assert_eq!((within(0, 0), within(-1, 0)), (None, None));
-        assert_eq!(time_left(&ExpectedOptions::default()), Some(WRITE_TIMEOUT));
-        let past = ExpectedOptions {
+        assert_eq!(time_left(&AppendOptions::default()), Some(WRITE_TIMEOUT));
+        let past = AppendOptions {
             until: Some(Time { seconds: 1, nanos: 0 }),
-            ..ExpectedOptions::default()
+            ..AppendOptions::default()
         };
         assert_eq!(time_left(&past), None);
     }
