@@ -14,12 +14,16 @@ use chrono::{DateTime, Utc};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::*;
+use super::{gap::SHOWN_WITHIN, *};
 use crate::{
     document::Document,
-    journal::Newest,
-    projection::{Change, Encoded, Fold, Source, StateError, StoredState},
-    replica::{LastEvent, Replica, item::Promotions},
+    event::RawEvent,
+    journal::{Newest, Presence, Slice, Standing},
+    projection::{Change, Encoded, Fold, FoldError, OnLostHistory, Source, State, StateError, StoredState},
+    replica::{
+        Broken, Demand, Header, LastEvent, Put, Replica,
+        item::{Body, Promotions},
+    },
 };
 
 /// What an event of the model does.

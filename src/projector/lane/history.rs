@@ -1,0 +1,68 @@
+//! History that can no longer be read, and the fold in place of a state that cannot be.
+//!
+//! Invariant: I1 prefix: a replica says where it begins, and the last good one is replaced by complete
+//! history or not at all.
+
+use super::{Lane, settle::other_event_at};
+use crate::{
+    event::{RawEvent, Revision},
+    projection::{FoldError, OnLostHistory},
+};
+
+impl Lane {
+    /// Whether a refold comes upon another event than the one at the version of what it replaces.
+    pub(super) fn replaces_another(&mut self, events: &[RawEvent]) -> bool {
+        let base = self.known();
+        let stored = base.stored.as_ref().filter(|_| base.unreadable.is_some());
+        let last = stored.and_then(|stored| stored.version.zip(stored.event.as_ref()));
+        let Some((version, id)) = last.map(|(version, event)| (version, event.id)) else {
+            return false;
+        };
+        let other = events.iter().any(|e| e.revision == version && e.id != id);
+        if other {
+            self.diverged(&other_event_at(version));
+        }
+        other
+    }
+
+    /// Deals with history that can no longer be read and that the replica does not cover. Says
+    /// whether folding starts from nothing; `None` when it does not go on.
+    pub(super) fn handle_lost_history(&mut self, events: &[RawEvent], end: bool) -> Option<bool> {
+        let policy = self.rules.on_lost_history;
+        let administrative = self.administrative.is_some();
+        let base = self.known();
+        let on_purpose = administrative && base.rebase && base.unreadable.is_none();
+        let next = base.next();
+        // A refold in place of a state that cannot be read begins where that one began.
+        let replaced = base.stored.as_ref().filter(|_| base.falls_short());
+        let due = match replaced {
+            Some(stored) if base.header.version.is_none() => stored.first,
+            _ => next,
+        };
+        let replaces = replaced.is_some();
+        let begins = base.header.version.is_none();
+        let lost = match events.first() {
+            // A stream that begins a new life on purpose begins where that can be read.
+            Some(first) => first.revision > due && !(on_purpose && begins),
+            // Nothing to fold again from, and the stored state cannot be used.
+            None => end && replaces,
+        };
+        if !lost {
+            return Some(false);
+        }
+        if policy == OnLostHistory::Partial && !events.is_empty() && !replaces {
+            return Some(!begins);
+        }
+        let readable = events
+            .first()
+            .map_or("nothing".to_owned(), |e| format!("revision {} on", e.revision));
+        self.lost(due, &readable);
+        None
+    }
+
+    pub(super) fn lost(&mut self, from: Revision, readable: &str) {
+        self.read_wanted = false;
+        let what = format!("revisions from {from} on cannot be read any more, only {readable}");
+        self.poisoned(from, &FoldError::Failed(what), "lost_history");
+    }
+}
