@@ -1,9 +1,9 @@
 //! The lane: one stream of one projection, from deliveries in any order to durable puts.
 //!
-//! A pure state machine (I6 pure). [`Lane::next`] says what is to be done, [`Lane::apply`]
-//! takes what came of it, [`Lane::verdicts`] what may be acknowledged. It keeps I1 to I4
-//! for its stream: a delivery is a hint, the stream read at the leader is the truth, and nothing
-//! is acknowledged before it is settled.
+//! A pure state machine (I6 pure). [`Lane::step`] says what is to be done and what may be
+//! acknowledged, [`Lane::apply`] takes what came of it. It keeps I1 to I4 for its stream: a delivery
+//! is a hint, the stream read at the leader is the truth, and nothing is acknowledged before it is
+//! settled.
 
 use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 
@@ -33,7 +33,8 @@ mod types;
 mod tests;
 
 pub use types::{
-    Arrival, Base, Effect, Form, Next, OnDeletion, OnRevival, Outcome, PutKind, Rules, Tally, Token, Verdict, restarts,
+    Arrival, Base, Effect, Form, Next, OnDeletion, OnRevival, Outcome, PutKind, Rules, Step, Tally, Token, Verdict,
+    restarts,
 };
 
 /// What an effect under way is for; `high`: the newest delivery that was there when it began.
@@ -202,16 +203,6 @@ impl Lane {
         self.held_back = wait;
     }
 
-    /// What may be acknowledged or parked since the last call.
-    pub fn verdicts(&mut self) -> Vec<Verdict> {
-        mem::take(&mut self.verdicts)
-    }
-
-    /// What was done since the last call.
-    pub fn tally(&mut self) -> Tally {
-        mem::take(&mut self.tally)
-    }
-
     /// Deliveries that are not settled.
     pub fn unsettled(&self) -> usize {
         self.waiting.values().map(|w| w.tokens.len()).sum::<usize>()
@@ -246,8 +237,18 @@ impl Lane {
         }
     }
 
-    /// What is to be done next. `now`: time since an epoch that never changes.
-    pub fn next(&mut self, now: Duration) -> Next {
+    /// What is to be done next, and what has come of all so far. `now`: time since an epoch that never
+    /// changes.
+    pub fn step(&mut self, now: Duration) -> Step {
+        let next = self.next(now);
+        Step {
+            next,
+            verdicts: mem::take(&mut self.verdicts),
+            tally: mem::take(&mut self.tally),
+        }
+    }
+
+    fn next(&mut self, now: Duration) -> Next {
         if self.under_way.is_some() {
             return Next::Busy;
         }
@@ -317,7 +318,7 @@ impl Lane {
         }
     }
 
-    /// Takes what came of the effect under way. `now` as in [`Lane::next`].
+    /// Takes what came of the effect under way. `now` as in [`Lane::step`].
     ///
     /// # Panics
     /// When no effect is under way or the outcome is another effect's: a fault of the caller's.

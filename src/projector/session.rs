@@ -24,7 +24,7 @@ use super::{
     batching::Batching,
     effects::{Stores, sentence},
     held::{Deliveries, Record},
-    lane::{Arrival, Base, Effect, Lane, Next, Outcome, PutKind, Rules, Token, Verdict},
+    lane::{Arrival, Base, Effect, Lane, Next, Outcome, PutKind, Rules, Step, Token, Verdict},
     meter::{Count, EndReason, LaneState, Level, Meter, Timing},
     replica_cache::ReplicaCache,
     traced::Runs,
@@ -580,8 +580,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             let lane = self.lanes.get_mut(stream)?;
             lane.hold_back(wait);
             self.runs.goes_on(stream);
-            let next = lane.next(now);
-            let (verdicts, tally) = (lane.verdicts(), lane.tally());
+            let Step { next, verdicts, tally } = lane.step(now);
             let waits = matches!(next, Next::WaitUntil(_)) && lane.unsettled() == 0;
             self.runs
                 .went_on(stream, tally.applied, waits || matches!(next, Next::Idle));

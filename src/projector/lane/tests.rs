@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::{Deref, DerefMut},
     sync::Arc,
     time::Duration,
 };
@@ -162,9 +163,65 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 1..120)
 }
 
+/// A lane, with what it has said and nobody has looked at yet.
+#[derive(Debug)]
+struct Driven {
+    lane: Lane,
+    verdicts: Vec<Verdict>,
+    tally: Tally,
+}
+
+impl Driven {
+    fn new(rules: Arc<Rules>) -> Self {
+        Self {
+            lane: Lane::new("s-1".into(), rules),
+            verdicts: Vec::new(),
+            tally: Tally::default(),
+        }
+    }
+
+    fn next(&mut self, now: Duration) -> Next {
+        let step = self.lane.step(now);
+        self.verdicts.extend(step.verdicts);
+        self.adds(step.tally);
+        step.next
+    }
+
+    fn adds(&mut self, tally: Tally) {
+        self.tally.applied += tally.applied;
+        self.tally.gap_reads += tally.gap_reads;
+        self.tally.durable.extend(tally.durable);
+    }
+
+    /// Those that a step would tell now, too: the model looks at each when it is made.
+    fn verdicts(&mut self) -> Vec<Verdict> {
+        self.verdicts.append(&mut self.lane.verdicts);
+        mem::take(&mut self.verdicts)
+    }
+
+    fn tally(&mut self) -> Tally {
+        let now = mem::take(&mut self.lane.tally);
+        self.adds(now);
+        mem::take(&mut self.tally)
+    }
+}
+
+impl Deref for Driven {
+    type Target = Lane;
+    fn deref(&self) -> &Lane {
+        &self.lane
+    }
+}
+
+impl DerefMut for Driven {
+    fn deref_mut(&mut self) -> &mut Lane {
+        &mut self.lane
+    }
+}
+
 struct Task {
     rules: Arc<Rules>,
-    lane: Lane,
+    lane: Driven,
     cache: Option<Base>,
     /// Which entries the tokens stand for.
     tokens: BTreeMap<Token, usize>,
@@ -247,7 +304,6 @@ fn time(n: u64) -> DateTime<Utc> {
 
 impl World {
     fn new(on_deletion: OnDeletion, on_revival: OnRevival, same_code: bool) -> Self {
-        let stream: Arc<str> = "s-1".into();
         let tasks = ["new", if same_code { "new" } else { "old" }]
             .into_iter()
             .map(|fingerprint| {
@@ -277,7 +333,7 @@ impl World {
                     commands: 4,
                 });
                 Task {
-                    lane: Lane::new(stream.clone(), rules.clone()),
+                    lane: Driven::new(rules.clone()),
                     rules,
                     cache: None,
                     tokens: BTreeMap::new(),
@@ -412,11 +468,11 @@ impl World {
                 Next::Idle => {
                     self.verdicts(index)?;
                     let task = &mut self.tasks[index];
-                    let lane = std::mem::replace(&mut task.lane, Lane::new("s-1".into(), task.rules.clone()));
+                    let lane = std::mem::replace(&mut task.lane, Driven::new(task.rules.clone()));
                     prop_assert_eq!(lane.unsettled(), 0, "an idle lane holds deliveries");
                     self.cleared(index)?;
                     let task = &mut self.tasks[index];
-                    if let Some(base) = lane.into_base() {
+                    if let Some(base) = lane.lane.into_base() {
                         task.cache = Some(base);
                     }
                     return Ok(false);
@@ -696,7 +752,7 @@ impl World {
             self.orphaned.get_or_insert_default().extend(clearing.owed);
         }
         let task = &mut self.tasks[index];
-        task.lane = Lane::new("s-1".into(), task.rules.clone());
+        task.lane = Driven::new(task.rules.clone());
         task.effect = None;
         task.told = false;
         task.tokens.clear();
@@ -959,7 +1015,7 @@ fn refuses(world: &mut World, task: usize, refused: fn(&Document) -> bool) {
         form(stream, header, encoded)
     });
     task.rules = Arc::new(rules);
-    task.lane = Lane::new("s-1".into(), task.rules.clone());
+    task.lane = Driven::new(task.rules.clone());
 }
 
 /// The event whose state cannot be stored and the deletion behind it came together: the mark takes the
@@ -1152,7 +1208,7 @@ fn raw(revision: Revision) -> RawEvent {
 }
 
 /// Runs a lane whose stream shows `readable` and has indexed up to `last`, until it rests or waits.
-fn run(lane: &mut Lane, now: Duration, readable: &[Revision], last: Revision) -> (Option<Duration>, Option<Header>) {
+fn run(lane: &mut Driven, now: Duration, readable: &[Revision], last: Revision) -> (Option<Duration>, Option<Header>) {
     let mut stored = None;
     loop {
         let outcome = match lane.next(now) {
@@ -1184,7 +1240,7 @@ fn what_a_delivery_names_and_no_read_shows_is_waited_for() {
         let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
             .rules
             .clone();
-        let mut lane = Lane::new("s-1".into(), rules);
+        let mut lane = Driven::new(rules);
         let named = event.clone().map_or(Arrival::Revision(2), Arrival::Event);
         lane.deliver(1, named, false);
         let (wait, stored) = run(&mut lane, Duration::ZERO, &[0], 0);
@@ -1204,7 +1260,7 @@ fn what_a_delivery_names_and_no_read_shows_is_waited_for() {
         let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
             .rules
             .clone();
-        let mut lane = Lane::new("s-1".into(), rules);
+        let mut lane = Driven::new(rules);
         lane.deliver(1, named, false);
         let mut now = Duration::ZERO;
         while let (Some(at), _) = run(&mut lane, now, &[0], 0) {
@@ -1220,7 +1276,7 @@ fn what_a_delivery_names_and_no_read_shows_is_waited_for() {
     let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
         .rules
         .clone();
-    let mut lane = Lane::new("s-1".into(), rules);
+    let mut lane = Driven::new(rules);
     lane.deliver(1, Arrival::Revision(2), false);
     assert_eq!(run(&mut lane, Duration::ZERO, &[0], 2).0, None);
     assert_eq!(lane.verdicts(), [Verdict::Ack(1)]);
@@ -1232,7 +1288,7 @@ fn a_stream_that_becomes_readable_bit_by_bit_is_waited_for() {
     let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
         .rules
         .clone();
-    let mut lane = Lane::new("s-1".into(), rules);
+    let mut lane = Driven::new(rules);
     let (mut now, mut shown) = (Duration::ZERO, 0);
     lane.deliver(1, Arrival::Revision(100), false);
     while now < 3 * SHOWN_WITHIN {
@@ -1254,7 +1310,7 @@ fn what_is_delivered_late_is_waited_for_from_then_on() {
     let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
         .rules
         .clone();
-    let mut lane = Lane::new("s-1".into(), rules);
+    let mut lane = Driven::new(rules);
     lane.deliver(1, Arrival::Revision(2), false);
     let mut now = Duration::ZERO;
     let mut given_up = [None, None];
@@ -1289,7 +1345,7 @@ fn a_hole_between_two_events_is_crossed_as_one_before_them() {
             on_lost_history: policy,
             ..(*rules).clone()
         };
-        let mut lane = Lane::new("s-1".into(), Arc::new(rules));
+        let mut lane = Driven::new(Arc::new(rules));
         lane.deliver(1, Arrival::Revision(5), false);
         let (_, stored) = run(&mut lane, Duration::ZERO, &[0, 1, 4, 5], 5);
         let header = stored.unwrap();
@@ -1322,7 +1378,7 @@ fn what_a_fold_anew_replaces_does_not_become_durable_again() {
 }
 
 /// A lane of the code `new` on a stored replica at revision 1, with the event after it in hand.
-fn loaded_and_delivered() -> (World, Lane) {
+fn loaded_and_delivered() -> (World, Driven) {
     let mut world = World::new(OnDeletion::Keep, OnRevival::Continue, true);
     for _ in 0..4 {
         world.append(Kind::Put);
@@ -1331,7 +1387,7 @@ fn loaded_and_delivered() -> (World, Lane) {
     let list = [0, 1].map(|n: u64| Document::Number(n.to_string().into()));
     let view = StoredState::Document(Document::List(list.into()));
     let replica = replica(header, Some(view));
-    let mut lane = Lane::new("s-1".into(), world.tasks[0].rules.clone());
+    let mut lane = Driven::new(world.tasks[0].rules.clone());
     lane.deliver(1, Arrival::Event(world.log[2].clone()), false);
     assert!(matches!(
         lane.next(Duration::ZERO),

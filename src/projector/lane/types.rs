@@ -193,6 +193,18 @@ pub enum Next {
     Idle,
 }
 
+/// What a lane says when it is asked.
+#[derive(Clone, Debug)]
+#[must_use = "a verdict that is dropped leaves its delivery in flight"]
+pub struct Step {
+    /// What it wants next.
+    pub next: Next,
+    /// What may be acknowledged or parked since the last step.
+    pub verdicts: Vec<Verdict>,
+    /// What was done since the last step.
+    pub tally: Tally,
+}
+
 /// A replica as a lane goes on from it: what is stored, and what is folded in memory.
 #[derive(Clone, Debug)]
 pub struct Base {
@@ -327,7 +339,7 @@ pub(super) fn restarted(header: &Header) -> Header {
     }
 }
 
-/// What a lane did since it was last asked, for metrics.
+/// What a lane did between two steps, for metrics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Events folded.
