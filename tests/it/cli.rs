@@ -154,23 +154,14 @@ async fn an_import_repeated_or_resumed_adds_nothing() {
     }
     let piped = world.run_with(&["import", "-"], &text).await;
     assert_eq!(piped.code, 0, "{piped:?}");
-    let appended = |stream: &str| {
-        stores
-            .node
-            .log(|log| log.records.iter().filter(|r| r.stream == stream).count())
-    };
     for n in 0..50 {
-        assert_eq!(appended(&format!("order-{n}")), 3);
+        let kinds = stores.node.kinds(&format!("order-{n}")).await;
+        assert_eq!(kinds, ["Placed", "Paid", "Shipped"]);
     }
-    let kinds: Vec<_> = stores.node.log(|log| {
-        let of = log.records.iter().filter(|r| r.stream == "order-3");
-        of.map(|r| r.kind.clone()).collect()
-    });
-    assert_eq!(kinds, ["Placed", "Paid", "Shipped"]);
     // Under another name they are other events.
     let file = write(dir.path(), "more.jsonl", &text);
     assert_eq!(world.run(&["import", &file, "--as", "second"]).await.code, 0);
-    assert_eq!(appended("order-3"), 6);
+    assert_eq!(stores.node.kinds("order-3").await.len(), 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,20 +171,16 @@ async fn a_bad_line_stops_an_import_or_is_left_out() {
     let good = |n: u32| line("order-1", "Counted", &json!({ "n": n }));
     let text = format!("{}{}nonsense\n{}", good(0), good(1), good(2));
     let file = write(dir.path(), "events.jsonl", &text);
-    let count = || {
-        stores
-            .node
-            .log(|log| log.records.iter().filter(|r| r.stream == "order-1").count())
-    };
+    let count = async || stores.node.kinds("order-1").await.len();
     let stopped = world.run(&["import", &file]).await;
-    assert_eq!((stopped.code, count()), (1, 2), "{stopped:?}");
+    assert_eq!((stopped.code, count().await), (1, 2), "{stopped:?}");
     assert!(
         stopped.err.contains("Line 3: ") && stopped.err.contains("--keep-going"),
         "{}",
         stopped.err
     );
     let went_on = world.run(&["import", &file, "--keep-going"]).await;
-    assert_eq!((went_on.code, count()), (1, 3), "{went_on:?}");
+    assert_eq!((went_on.code, count().await), (1, 3), "{went_on:?}");
     assert!(went_on.err.contains("Line 3: ") && went_on.out.contains("1 lines left out"));
     let missing = world.run(&["import", "/nowhere/at.all"]).await;
     assert_eq!(missing.code, 64);
@@ -333,11 +320,8 @@ async fn poison_waits_alone_until_it_can_be_folded() {
     import(&world, dir.path(), &orders(0..3)).await;
     let daemon = world.daemon().await;
     caught_up(&daemon, 3).await;
-    // What says that it is JSON and is not.
-    stores.node.log(|log| {
-        log.push("order-1", "Broken", b"{", true);
-        log.push("$ce-order", "$>", b"3@order-1", false);
-    });
+    // With a trailing comma it is JSON to the server, which links it, and to nobody else.
+    stores.node.push("order-1", "Broken", br#"{"n":1,}"#).await;
     until("it is quarantined", async || {
         daemon.status().await["projections"][0]["quarantined"] == json!(["order-1"])
     })
@@ -363,10 +347,8 @@ async fn poison_waits_alone_until_it_can_be_folded() {
     .await;
 
     // An operator truncates the event away; what follows can be folded.
-    stores.node.log(|log| {
-        log.truncate_before.insert("order-1".into(), 4);
-        log.push("order-1", "Mended", br#"{"status":"Mended"}"#, true);
-    });
+    stores.node.truncate("order-1", 4).await;
+    stores.node.push("order-1", "Mended", br#"{"status":"Mended"}"#).await;
     let mended = world.run(&["redrive", "order-1"]).await;
     assert_eq!(mended.code, 0, "{mended:?}");
     let shown: Value = serde_json::from_str(&world.run(&["get", "order-1"]).await.out).unwrap();
@@ -382,9 +364,7 @@ async fn poison_waits_alone_until_it_can_be_folded() {
     let nothing = world.run(&["redrive", "order-1"]).await;
     assert_eq!((nothing.code, nothing.out.contains("nothing to do")), (0, true));
     // What changed nothing and was settled by a process that died before it stored the version.
-    stores.node.log(|log| {
-        log.push("order-1", "Kept", b"{}", true);
-    });
+    stores.node.push("order-1", "Kept", b"{}").await;
     let behind = world.run(&["redrive", "order-1"]).await;
     assert_eq!(
         (behind.code, behind.out.contains("revision 5")),
@@ -397,19 +377,14 @@ async fn poison_waits_alone_until_it_can_be_folded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_of_another_history_is_found_and_folded_anew() {
-    let (stores, dir) = (Stores::start().await, tempfile::tempdir().unwrap());
+    let (mut stores, dir) = (Stores::start().await, tempfile::tempdir().unwrap());
     let world = stores.world();
     import(&world, dir.path(), &orders(0..2)).await;
     let daemon = world.daemon().await;
     caught_up(&daemon, 2).await;
     daemon.stop().await.0.success().then_some(()).unwrap();
     // The event store is another one now, under the same name.
-    stores.node.log(|log| {
-        *log = crate::support::node::log::Log {
-            version: log.version.clone(),
-            ..Default::default()
-        }
-    });
+    stores.node.replace().await;
     let other: String = (0..5).map(|n| line("order-1", "Other", &json!({ "n": n }))).collect();
     import(&world, dir.path(), &other).await;
     let daemon = world.daemon().await;
@@ -511,10 +486,7 @@ async fn nothing_is_sent_that_the_policies_do_not_grant() {
     let world = stores.world_by(&proxy.endpoint()).with("DYNAMODB__CREATE_TABLES", "no");
     let daemon = world.daemon().await;
     caught_up(&daemon, 3).await;
-    stores.node.log(|log| {
-        log.push("order-1", "Broken", b"{", true);
-        log.push("$ce-order", "$>", b"3@order-1", false);
-    });
+    stores.node.push("order-1", "Broken", br#"{"n":1,}"#).await;
     until("it is quarantined", async || {
         daemon.status().await["projections"][0]["quarantined"] == json!(["order-1"])
     })

@@ -45,9 +45,14 @@ fn hasty(node: &Node) -> EventStore {
     .unwrap()
 }
 
+/// Of the event with this number; the id of zero is none.
+fn id(n: u128) -> Uuid {
+    Uuid::from_u128(n + 1)
+}
+
 fn event(n: u128) -> NewEvent {
     NewEvent {
-        id: Uuid::from_u128(n),
+        id: id(n),
         kind: Arc::from("Counted"),
         json: true,
         data: format!("{{\"n\":{n}}}").into(),

@@ -499,11 +499,8 @@ async fn an_error_is_found_by_its_stream() {
     let world = World::new(&node.url(), &dynamo.endpoint, &dynamo.prefix);
     let daemon = traced(world, &collector.address).daemon().await;
     daemon.ready().await;
-    // What says that it is JSON and is not.
-    node.log(|log| {
-        log.push("order-1", "Broken", b"{", true);
-        log.push("$ce-order", "$>", b"0@order-1", false);
-    });
+    // With a trailing comma it is JSON to the server, which links it, and to nobody else.
+    node.push("order-1", "Broken", br#"{"n":1,}"#).await;
     let run = collector
         .span("the quarantine is traced", |span| {
             span.is("process orders", "order-1") && span.attribute("projector.outcome") == "quarantined"
@@ -543,12 +540,9 @@ async fn a_collector_that_takes_nothing_holds_up_nothing() {
             .variable("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4");
         let mut daemon = world.daemon().await;
         daemon.ready().await;
-        node.log(|log| {
-            for n in 0..50 {
-                log.push(&format!("order-{n}"), "Placed", br#"{"n":1}"#, true);
-                log.push("$ce-order", "$>", format!("0@order-{n}").as_bytes(), false);
-            }
-        });
+        for n in 0..50 {
+            node.push(&format!("order-{n}"), "Placed", br#"{"n":1}"#).await;
+        }
         until("everything is stored", async || {
             let done = r#"projector_writes_total{outcome="done",projection="orders",schema="1"}"#;
             daemon.metric(done).await == 50.0

@@ -3,14 +3,21 @@
 
 use std::time::{Duration, Instant};
 
-use projector::journal::{
-    Expected, Journal, JournalError, Standing,
-    esdb::{EsdbSettings, EventStore},
-    feed::{Feed, Subscription},
+use projector::{
+    embedded::eventstore::Options,
+    journal::{
+        Expected, Journal, JournalError, Standing,
+        esdb::{EsdbSettings, EventStore},
+        feed::{Feed, Subscription},
+    },
 };
 
 use super::{ALL, SOON, event, events, groups::category, hasty, revisions, settings, store};
-use crate::support::node::{Fault, Node, until};
+use crate::support::{
+    eventstore::start,
+    node::{Fault, Node, until},
+    raw::node::{ClusterInfo, EndPoint, MemberInfo},
+};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -217,9 +224,24 @@ async fn who_is_not_the_leader_is_left_for_the_leader() {
 async fn in_a_cluster_a_dead_node_is_left_for_the_new_leader() {
     let (first, second) = (Node::start().await, Node::start().await);
     let members = |leads: &Node, follows: &Node| {
-        let members = vec![(leads.address, LEADER), (follows.address, FOLLOWER)];
-        first.members(members.clone());
-        second.members(members);
+        let member = |node: &Node, state| MemberInfo {
+            state,
+            is_alive: true,
+            http_end_point: Some(EndPoint {
+                address: node.address.ip().to_string(),
+                port: node.address.port().into(),
+            }),
+            ..MemberInfo::default()
+        };
+        let members = vec![member(leads, LEADER), member(follows, FOLLOWER)];
+        for node in [&first, &second] {
+            node.say(
+                "Gossip/Read",
+                &ClusterInfo {
+                    members: members.clone(),
+                },
+            );
+        }
     };
     members(&first, &second);
     let url = format!("esdb://{},{}?tls=false", first.address, second.address);
@@ -299,8 +321,13 @@ async fn not_even_the_first_call_on_a_new_connection_waits() {
 
 #[tokio::test]
 async fn tls_trusts_the_authority_that_was_given_and_says_what_is_wrong_otherwise() {
-    let (node, certificate) = Node::start_tls().await;
-    let url = format!("esdb://localhost:{}", node.address.port());
+    let options = Options {
+        tls: true,
+        ..Options::default()
+    };
+    let server = start(options).await;
+    let certificate = server.ca_pem().unwrap().to_owned();
+    let url = format!("esdb://localhost:{}", server.address().port());
     let trusting = EventStore::new(&EsdbSettings {
         tls_ca: Some(certificate.replace('\n', "\\n")),
         user: Some("ops".into()),

@@ -12,7 +12,10 @@ use projector::{
 };
 
 use super::{SOON, events, hasty, store};
-use crate::support::node::{Fault, Node, until};
+use crate::support::{
+    node::{Fault, Node, until},
+    raw::{Empty, node::SupportedMethods},
+};
 
 pub(super) fn group(source: Source) -> GroupSpec {
     GroupSpec {
@@ -94,24 +97,30 @@ async fn a_group_on_all_is_made_and_compared_too() {
     assert_eq!(store.ensure(&group).await, Ok(Ensured::Created));
     assert_eq!(store.ensure(&group).await, Ok(Ensured::Same));
     store.update_group(&group).await.unwrap();
-    assert_eq!(store.info(&group).await.unwrap().status, "Live");
+    until("it is live", async || {
+        store.info(&group).await.unwrap().status == "Live"
+    })
+    .await;
     store.delete_group(&group.source, "g").await.unwrap();
     assert_eq!(store.info(&group).await.unwrap_err().class(), "no_group");
 }
 
 #[tokio::test]
 async fn the_strategy_is_the_one_that_the_servers_version_keeps_right() {
-    for (version, strategy) in [("24.10.14", 2), ("24.10.4", 0), ("25.1.4", 0), ("26.1.0", 2)] {
+    for (version, strategy) in [
+        ("24.10.14", "Pinned"),
+        ("24.10.4", "DispatchToSingle"),
+        ("25.1.4", "DispatchToSingle"),
+        ("26.1.0", "Pinned"),
+    ] {
         let node = Node::start().await;
-        node.log(|log| version.clone_into(&mut log.version));
+        let path = "event_store.client.server_features.ServerFeatures/GetSupportedMethods";
+        let mut features: SupportedMethods = node.raw.ask(path, vec![Empty {}]).await.unwrap();
+        version.clone_into(&mut features.version);
+        node.say("GetSupportedMethods", &features);
         let store = store(&node);
         store.ensure(&category()).await.unwrap();
-        let key = ("$ce-a".to_owned(), "g".to_owned());
-        assert_eq!(
-            node.log(|log| log.groups[&key].settings.strategy),
-            strategy,
-            "{version}"
-        );
+        assert_eq!(node.group("$ce-a", "g").await.strategy, strategy, "{version}");
         assert_eq!(store.ensure(&category()).await, Ok(Ensured::Same));
     }
 }
@@ -176,8 +185,9 @@ async fn many_acknowledgements_leave_with_the_subscription() {
         store.info(&category()).await.unwrap().consumers == 0
     })
     .await;
-    let key = ("$ce-a".to_owned(), "g".to_owned());
-    assert_eq!(node.log(|log| log.groups[&key].acked.len()), 500);
+    write(&store, "a-2", 500..501).await;
+    let mut next = store.subscribe(&category(), 500).await.unwrap();
+    assert_eq!(of(&take(&mut next, 1).await), [("a-2".to_owned(), 0)]);
 }
 
 #[tokio::test]
@@ -228,7 +238,10 @@ async fn what_is_given_back_is_parked_seen_and_replayed() {
     let again = take(&mut subscription, 1).await;
     assert_eq!((of(&again)[0].1, again[0].retry), (2, 1));
     subscription.ack(vec![again[0].ack]).await.unwrap();
-    assert_eq!(store.info(&category()).await.unwrap().parked, 1);
+    until("it is parked", async || {
+        store.info(&category()).await.unwrap().parked == 1
+    })
+    .await;
     let parked = store.parked(&category().source, "g", 10).await.unwrap();
     assert_eq!(parked.len(), 1);
     assert_eq!((&*parked[0].stream, parked[0].revision), ("a-1", 1));
@@ -253,11 +266,9 @@ async fn a_category_tells_of_deletions() {
     for stream in ["a-soft", "a-tomb", "a-cut"] {
         write(&store, stream, 0..2).await;
     }
-    node.log(|log| {
-        log.soft_delete("a-soft");
-        log.tombstone("a-tomb");
-        log.truncate("a-cut", 1);
-    });
+    node.soft_delete("a-soft").await;
+    node.tombstone("a-tomb").await;
+    node.truncate("a-cut", 1).await;
     store.ensure(&category()).await.unwrap();
     let mut subscription = store.subscribe(&category(), 20).await.unwrap();
     let mut said = BTreeMap::<String, Vec<Option<Option<u64>>>>::new();
@@ -290,11 +301,9 @@ async fn a_filter_on_all_takes_deletions_and_nothing_of_others() {
         write(&store, "b-1", 10..12).await;
         write(&store, "a-1", 0..1).await;
         write(&store, "a-2", 1..2).await;
-        node.log(|log| {
-            log.soft_delete("a-1");
-            log.soft_delete("b-1");
-            log.tombstone("a-2");
-        });
+        node.soft_delete("a-1").await;
+        node.soft_delete("b-1").await;
+        node.tombstone("a-2").await;
         let spec = group(Source::All(filter));
         store.ensure(&spec).await.unwrap();
         let mut subscription = store.subscribe(&spec, 20).await.unwrap();

@@ -12,7 +12,22 @@ use projector::{
 };
 
 use super::{events, store};
-use crate::support::node::{Fault, Node, log::position};
+use crate::support::{
+    node::{Fault, Node, until},
+    raw::entry,
+};
+
+/// Where a record stands in the log.
+async fn position(node: &Node, stream: &str, revision: u64) -> u64 {
+    node.record(stream, revision).await.commit_position
+}
+
+/// When it was written, in nanoseconds.
+async fn created(node: &Node, stream: &str, revision: u64) -> Option<i64> {
+    let record = node.record(stream, revision).await;
+    let ticks: i64 = entry(&record.metadata, "created").parse().unwrap();
+    Some(ticks * 100)
+}
 
 async fn write(store: &EventStore, stream: &str, numbers: std::ops::Range<u128>) {
     let deadline = Duration::from_secs(10);
@@ -38,21 +53,21 @@ async fn the_newest_entry_is_the_feeds_own() {
     assert_eq!(store.head(&prefix("a-")).await, Ok(None));
     write(&store, "a-1", 0..3).await;
     write(&store, "b-1", 10..12).await;
-    let ticks = node.log(|log| {
-        log.records[5].ticks = 17_000_000_001_234_567;
-        log.records[4].ticks = 17_000_000_001_234_568;
-        (log.records[5].kind.clone(), log.records[4].kind.clone())
-    });
-    assert_eq!(ticks, ("$>".to_owned(), "Counted".to_owned()));
     // Of the category the link, of a stream and of `$all` the event.
     let head = store.head(&category()).await.unwrap().unwrap();
-    assert_eq!((head.revision, head.position), (Some(2), Some(position(5))));
-    assert_eq!(head.created.timestamp_subsec_nanos(), 123_456_700);
+    assert_eq!(
+        (head.revision, head.position),
+        (Some(2), Some(position(&node, "$ce-a", 2).await))
+    );
+    assert_eq!(head.created.timestamp_nanos_opt(), created(&node, "$ce-a", 2).await);
     let head = store.head(&Source::Stream("a-1".into())).await.unwrap().unwrap();
     assert_eq!(head.revision, Some(2));
     let head = store.head(&prefix("a-")).await.unwrap().unwrap();
-    assert_eq!((head.revision, head.position), (None, Some(position(4))));
-    assert_eq!(head.created.timestamp_subsec_nanos(), 123_456_800);
+    assert_eq!(
+        (head.revision, head.position),
+        (None, Some(position(&node, "a-1", 2).await))
+    );
+    assert_eq!(head.created.timestamp_nanos_opt(), created(&node, "a-1", 2).await);
 }
 
 #[tokio::test]
@@ -62,12 +77,12 @@ async fn the_newest_match_is_found_anew_reading_only_what_came_since() {
     write(&store, "a-1", 0..1).await;
     write(&store, "b-1", 10..1_210).await;
     let at = async || store.head(&prefix("a-")).await.unwrap().unwrap().position;
-    assert_eq!(at().await, Some(position(0)));
+    assert_eq!(at().await, Some(position(&node, "a-1", 0).await));
     let pages = node.calls("Streams/Read").len();
-    assert_eq!(at().await, Some(position(0)));
+    assert_eq!(at().await, Some(position(&node, "a-1", 0).await));
     assert_eq!(node.calls("Streams/Read").len(), pages + 1);
     write(&store, "a-2", 20..21).await;
-    assert_eq!(at().await, Some(position(2_402)));
+    assert_eq!(at().await, Some(position(&node, "a-2", 0).await));
 }
 
 #[tokio::test]
@@ -77,7 +92,7 @@ async fn entries_come_in_order_behind_a_mark() {
     write(&store, "a-1", 0..3).await;
     write(&store, "b-1", 10..12).await;
     write(&store, "a-2", 20..21).await;
-    node.log(|log| log.soft_delete("a-1"));
+    node.soft_delete("a-1").await;
 
     let read = async |source: &Source, after, max| store.entries(source, after, max).await.unwrap();
     let all = read(&category(), None, 100).await;
@@ -96,15 +111,13 @@ async fn entries_come_in_order_behind_a_mark() {
     assert_eq!(read(&Source::Category("none".into()), None, 9).await, []);
 
     let filtered = read(&prefix("a-"), None, 100).await;
-    let ours: Vec<usize> = filtered
-        .iter()
-        .map(|(mark, _)| match mark {
-            Mark::Position(at) => (*at / 100 - 1) as usize,
-            Mark::Revision(_) => panic!("{mark:?}"),
-        })
-        .collect();
-    // Of 0..3, 6 links and `b-1` stand between; the last is the deletion's metadata.
-    assert_eq!(ours, [0, 2, 4, 10, 12]);
+    let marks: Vec<Mark> = filtered.iter().map(|(mark, _)| *mark).collect();
+    // Links and `b-1` stand between; the last is the deletion's metadata.
+    let mut ours = Vec::new();
+    for (stream, revision) in [("a-1", 0), ("a-1", 1), ("a-1", 2), ("a-2", 0), ("$$a-1", 0)] {
+        ours.push(Mark::Position(position(&node, stream, revision).await));
+    }
+    assert_eq!(marks, ours);
     assert_eq!(filtered[4].1.said, moved("a-1", None));
     let rest = read(&prefix("a-"), Some(filtered[1].0), 2).await;
     assert_eq!(rest, filtered[2..4]);
@@ -119,7 +132,7 @@ async fn a_group_delivers_what_its_source_holds() {
     let node = Node::start().await;
     let store = store(&node);
     write(&store, "a-1", 0..3).await;
-    node.log(|log| log.tombstone("a-1"));
+    node.tombstone("a-1").await;
     write(&store, "a-2", 5..8).await;
     for source in [category(), prefix("a-"), Source::Stream("a-2".into())] {
         let spec = super::groups::group(source.clone());
@@ -143,24 +156,16 @@ async fn a_category_that_stands_still_is_noticed_by_whoever_may_read_all() {
         store.stalled(&category(), head.as_ref()).await.unwrap()
     };
     assert_eq!(stalled().await, None);
-    node.log(|log| log.links_stopped = true);
+    node.stop_links().await;
     // Stopped, but there is nothing that it left out.
     assert_eq!(stalled().await, None);
     write(&store, "b-1", 10..11).await;
     write(&store, "a-2", 20..22).await;
     // Links come after their events, so a moment's lag is none.
     assert_eq!(stalled().await, None);
-    let hour = 36_000_000_000;
-    let oldest = node.log(|log| {
-        let (second, first) = (log.records.pop().unwrap(), log.records.pop().unwrap());
-        for (mut record, age) in [(first, 2 * hour), (second, hour)] {
-            record.ticks -= age;
-            log.records.push(record);
-        }
-        log.records[log.records.len() - 2].ticks
-    });
+    until("it lags by more than a moment", async || stalled().await.is_some()).await;
     let since = stalled().await.unwrap();
-    assert_eq!(since.timestamp() as u64, oldest / 10_000_000);
+    assert_eq!(since.timestamp_nanos_opt(), created(&node, "a-2", 0).await);
     for source in [prefix("a-"), Source::Stream("a-1".into())] {
         assert_eq!(store.stalled(&source, None).await, Ok(None));
     }
@@ -177,7 +182,7 @@ async fn a_plain_user_asks_for_the_projections_status() {
         store.stalled(&category(), head.as_ref()).await.unwrap()
     };
     assert_eq!(stalled().await, None);
-    node.log(|log| log.links_stopped = true);
+    node.stop_links().await;
     assert_eq!(stalled().await, head.as_ref().map(|head| head.created));
 }
 
@@ -187,29 +192,21 @@ async fn a_category_is_told_as_the_servers_own_projection_tells_it() {
     let node = Node::start().await;
     let store = store(&node);
     write(&store, "a-1", 0..3).await;
-    node.log(|log| log.links_stopped = true);
+    node.stop_links().await;
     write(&store, "a-b-1", 10..11).await;
-    node.log(|log| {
-        let hour = 36_000_000_000;
-        log.records.last_mut().unwrap().ticks -= hour;
-        log.push(
-            "$projections-$by_category",
-            "$ProjectionUpdated",
-            br#"{"handlerType":"native:x","query":"last\r\n-"}"#,
-            true,
-        );
-    });
+    let updated = async |query: &[u8]| {
+        let stream = "$projections-$by_category";
+        node.push(stream, "$ProjectionUpdated", query).await;
+    };
+    updated(br#"{"handlerType":"native:x","query":"last\r\n-"}"#).await;
     let stalled = async |category: &str| {
         let source = Source::Category(category.into());
         let head = store.head(&source).await.unwrap();
         store.stalled(&source, head.as_ref()).await.unwrap()
     };
+    until("its own category lags", async || stalled("a-b").await.is_some()).await;
     assert_eq!(stalled("a").await, None);
-    assert!(stalled("a-b").await.is_some());
-    node.log(|log| {
-        let first = br#"{"query":"first\r\n-"}"#;
-        log.push("$projections-$by_category", "$ProjectionUpdated", first, true);
-    });
+    updated(br#"{"query":"first\r\n-"}"#).await;
     assert!(stalled("a").await.is_some());
 }
 
@@ -218,12 +215,10 @@ async fn a_page_of_large_events_ends_by_its_bytes() {
     let node = Node::start().await;
     let store = store(&node);
     write(&store, "a-1", 0..1).await;
-    node.log(|log| {
-        let body = format!("\"{}\"", "x".repeat(500_000));
-        for _ in 0..20 {
-            log.push("b-1", "Counted", body.as_bytes(), true);
-        }
-    });
+    let body = format!("\"{}\"", "x".repeat(500_000));
+    for _ in 0..20 {
+        node.push("b-1", "Counted", body.as_bytes()).await;
+    }
     write(&store, "a-2", 1..2).await;
     let pages = async |ask: &dyn Fn() -> futures::future::BoxFuture<'static, usize>| {
         let before = node.calls("Streams/Read").len();

@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use base64::Engine as _;
+use futures::{FutureExt as _, future::BoxFuture};
 use projector::journal::{
     Appended, Expected, Journal, JournalError, NewEvent, Presence, ReadLimit, Standing,
     esdb::{EsdbSettings, EventStore, Importing},
 };
 use uuid::Uuid;
 
-use super::{ALL, event, events, revisions, settings, store};
-use crate::support::node::{
-    Fault, Node,
-    log::{DELETED, Log},
+use super::{ALL, event, events, id, revisions, settings, store};
+use crate::support::{
+    node::{Fault, Node, push},
+    raw::{Expect, Raw, entry, expecting},
 };
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -38,23 +39,21 @@ async fn what_is_appended_is_read_back_as_it_was() {
             positioned: true
         })
     );
-    // A time that whole seconds would lose.
-    node.log(|log| log.records[0].ticks = 17_000_000_001_234_567);
 
     let slice = store.read("a-1", 0, ALL).await.unwrap();
     assert!(slice.end && slice.presence == Presence::Present);
     let [first, second] = &slice.events[..] else {
         panic!("{slice:?}")
     };
-    assert_eq!(
-        (&*first.stream, first.revision, first.id),
-        ("a-1", 0, Uuid::from_u128(1))
-    );
+    assert_eq!((&*first.stream, first.revision, first.id), ("a-1", 0, id(1)));
     assert_eq!(
         (&*first.kind, first.json, &first.data[..]),
         ("Counted", true, &b"{\"n\":1}"[..])
     );
-    assert_eq!(first.created.timestamp_subsec_nanos(), 123_456_700);
+    // Whole seconds would lose some of it.
+    let record = node.record("a-1", 0).await;
+    let ticks: i64 = entry(&record.metadata, "created").parse().unwrap();
+    assert_eq!(first.created.timestamp_nanos_opt(), Some(ticks * 100));
     assert!(first.metadata.is_empty());
     assert_eq!((&*second.kind, second.json), ("Raw", false));
     assert_eq!((&second.data, &second.metadata), (&binary.data, &binary.metadata));
@@ -138,7 +137,7 @@ async fn a_read_ends_at_its_limits_and_knows_the_end() {
     assert_eq!(read(4, 100, 1).await, (vec![4], false));
     assert_eq!(read(4, 0, 100).await, (vec![4], false));
 
-    node.log(|log| log.truncate("a-1", 6));
+    node.truncate("a-1", 6).await;
     assert_eq!(read(0, 2, usize::MAX).await, (vec![6, 7], false));
 }
 
@@ -152,13 +151,11 @@ async fn a_streams_standing_is_told_from_its_absence() {
             .await
             .unwrap();
     }
-    node.log(|log| {
-        log.soft_delete("gone-1");
-        log.truncate("empty-1", 3);
-        log.tombstone("tomb-1");
-        // Metadata without a stream is no deletion.
-        log.push("$$never-1", "$metadata", br#"{"$maxCount":3}"#, true);
-    });
+    node.soft_delete("gone-1").await;
+    node.truncate("empty-1", 3).await;
+    node.tombstone("tomb-1").await;
+    // Metadata without a stream is no deletion.
+    node.push("$$never-1", "$metadata", br#"{"$maxCount":3}"#).await;
     assert_eq!(store.look("nothing-1").await, Ok(Standing::Missing));
     assert_eq!(store.look("never-1").await, Ok(Standing::Missing));
     assert_eq!(store.look("gone-1").await, Ok(Standing::SoftDeleted));
@@ -167,7 +164,7 @@ async fn a_streams_standing_is_told_from_its_absence() {
     let Ok(Standing::Live(Some(newest))) = store.look("live-1").await else {
         panic!("not live")
     };
-    assert_eq!((newest.revision, newest.id), (2, Uuid::from_u128(2)));
+    assert_eq!((newest.revision, newest.id), (2, id(2)));
 
     for (stream, presence) in [
         ("nothing-1", Presence::Absent),
@@ -197,10 +194,18 @@ async fn a_stream_that_is_deleted_and_revived_is_never_missing() {
         .append("a-1", Expected::NoStream, events(0..3), DEADLINE)
         .await
         .unwrap();
-    let revived = |log: &mut Log| log.revive("a-1");
-    let deleted = |log: &mut Log| log.soft_delete("a-1");
-    let look = async |behind_each_read: &[fn(&mut Log)]| {
-        node.log(deleted);
+    fn revived(raw: Raw) -> BoxFuture<'static, ()> {
+        async move { push(&raw, "a-1", "Counted", b"{}").await }.boxed()
+    }
+    fn deleted(raw: Raw) -> BoxFuture<'static, ()> {
+        async move {
+            // It may be deleted already.
+            let _ = raw.delete("Delete", expecting("a-1", Expect::Any)).await;
+        }
+        .boxed()
+    }
+    let look = async |behind_each_read: &[fn(Raw) -> BoxFuture<'static, ()>]| {
+        deleted(node.raw.clone()).await;
         for happen in behind_each_read {
             node.inject("Streams/Read", 1, Fault::Meanwhile(*happen));
         }
@@ -224,7 +229,7 @@ async fn a_repeated_append_to_a_deleted_stream_has_no_position() {
         .append("a-1", Expected::NoStream, events(0..2), DEADLINE)
         .await
         .unwrap();
-    node.log(|log| log.soft_delete("a-1"));
+    node.soft_delete("a-1").await;
     let again = store.append("a-1", Expected::NoStream, events(0..2), DEADLINE).await;
     assert_eq!(
         again,
@@ -238,7 +243,7 @@ async fn a_repeated_append_to_a_deleted_stream_has_no_position() {
     let revived = store.append("a-1", Expected::NoStream, events(5..6), DEADLINE).await;
     assert_eq!(revived.unwrap().revision, Some(2));
     assert_eq!(revisions(&store.read("a-1", 0, ALL).await.unwrap().events), [2]);
-    node.log(|log| assert_ne!(log.truncate_before["a-1"], DELETED));
+    assert!(matches!(store.look("a-1").await, Ok(Standing::Live(Some(_)))));
 }
 
 #[tokio::test]
@@ -289,7 +294,7 @@ async fn an_import_adds_nothing_twice_wherever_it_was_cut() {
     assert_eq!(store.import_append("a-1", &mut again, events(5..7)).await, Ok(1));
     let ids = async || -> Vec<u128> {
         let slice = store.read("a-1", 0, ALL).await.unwrap();
-        slice.events.iter().map(|e| e.id.as_u128()).collect()
+        slice.events.iter().map(|e| e.id.as_u128() - 1).collect()
     };
     assert_eq!(ids().await, [90, 91, 0, 1, 2, 92, 4, 5, 3, 6]);
 
@@ -305,7 +310,7 @@ async fn an_import_into_a_deleted_stream_is_written_and_what_is_there_is_not_cou
     let store = store(&node);
     let ids = async || -> Vec<u128> {
         let slice = store.read("a-1", 0, ALL).await.unwrap();
-        slice.events.iter().map(|e| e.id.as_u128()).collect()
+        slice.events.iter().map(|e| e.id.as_u128() - 1).collect()
     };
     let import = async |numbers| {
         store
@@ -316,11 +321,11 @@ async fn an_import_into_a_deleted_stream_is_written_and_what_is_there_is_not_cou
     assert_eq!(import(0..3).await, Ok(3), "all of it was there already");
 
     // The server answers success to ids of a deleted stream, and writes nothing.
-    node.log(|log| log.soft_delete("a-1"));
+    node.soft_delete("a-1").await;
     assert_eq!(import(0..2).await, Ok(0), "nothing of it was there");
     assert_eq!(ids().await, [0, 1]);
     // Some of it known from before the deletion, some of it new.
-    node.log(|log| log.soft_delete("a-1"));
+    node.soft_delete("a-1").await;
     assert_eq!(import(1..5).await, Ok(0));
     assert_eq!(ids().await, [1, 2, 3, 4]);
 }

@@ -1,47 +1,41 @@
-//! A node that speaks EventStoreDB's protocol and misbehaves on demand: what a healthy server
-//! never does, or only while it is dying, is scripted here call by call.
+//! The embedded EventStoreDB behind a gate. The gate does, call by call, what a server never does, or
+//! only while it dies: it answers nothing, loses an answer, breaks the protocol, is killed and comes
+//! back on the same port. Everything else is the server's own answer.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::{
-    collections::HashMap,
-    convert::Infallible,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use futures::stream;
-use http::{HeaderMap, Request, Response};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{future::BoxFuture, stream};
+use http::{HeaderMap, Request, Response, Uri};
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Frame, Incoming},
+    client::conn::http2::SendRequest,
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use projector::embedded::eventstore::Handle;
 use prost::Message;
 use tokio::{
-    net::TcpListener,
-    sync::{mpsc, watch},
+    net::{TcpListener, TcpStream},
+    sync::watch,
     task::AbortHandle,
 };
 
-use self::{
-    calls::{call, key, parked_stream},
-    log::{Log, position},
-    messages::*,
+use super::{
+    eventstore::empty,
+    raw::{
+        At, Empty, Expect, Raw, RecordedEvent, StreamIdentifier, expecting, groups, of_all, projections, proposed_as,
+    },
 };
 
-mod calls;
-pub(crate) mod log;
-pub(crate) mod messages;
-
-type Body = UnsyncBoxBody<Bytes, Infallible>;
-type Reply = Response<Body>;
+type Reply = Response<UnsyncBoxBody<Bytes, hyper::Error>>;
 
 /// What is done to one call.
 #[derive(Clone, Debug)]
@@ -54,8 +48,8 @@ pub(crate) enum Fault {
     HangAfter,
     /// Done, and every connection is cut before the answer.
     CutAfter,
-    /// Done, and this happens to the log before the answer leaves.
-    Meanwhile(fn(&mut Log)),
+    /// Done, and this happens before the answer leaves.
+    Meanwhile(fn(Raw) -> BoxFuture<'static, ()>),
     /// Answered with a message that has none of its fields.
     Empty,
     /// A subscription that ends in good order, behind its confirmation.
@@ -87,64 +81,39 @@ impl Fault {
 /// The node. Dropped, it is gone like a killed process.
 pub(crate) struct Node {
     pub(crate) address: SocketAddr,
+    /// Past the gate.
+    pub(crate) raw: Raw,
+    /// Stops with the node.
+    _server: Handle,
     shared: Arc<Shared>,
     accepting: Mutex<Option<AbortHandle>>,
-    tls: Option<tokio_rustls::TlsAcceptor>,
 }
 
 struct Shared {
-    log: Mutex<Log>,
+    server: Mutex<SocketAddr>,
     faults: Mutex<Vec<(&'static str, usize, Fault)>>,
+    /// What is answered in the server's place, by the end of the call's path.
+    said: Mutex<Vec<(&'static str, Bytes)>>,
     calls: Mutex<Vec<(String, HeaderMap)>>,
-    /// Raised by whatever may give a consumer something to do.
-    moved: watch::Sender<u64>,
     /// Raised to cut every connection.
     cuts: watch::Sender<u64>,
-    consumers: AtomicU64,
-    members: Mutex<Vec<(SocketAddr, i32)>>,
 }
 
 impl Node {
     pub(crate) async fn start() -> Self {
-        Self::start_with(None).await
-    }
-
-    /// With TLS on, and the certificate (PEM) by which it is known.
-    pub(crate) async fn start_tls() -> (Self, String) {
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let signed = rcgen::generate_simple_self_signed(names).unwrap();
-        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(signed.signing_key.serialize_der());
-        // Its own provider: the process-wide one is the client's to install.
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![signed.cert.der().clone()], key.into())
-            .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let tls = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-        (Self::start_with(Some(tls)).await, signed.cert.pem())
-    }
-
-    async fn start_with(tls: Option<tokio_rustls::TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (server, listener) = (empty().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
         let node = Self {
             address: listener.local_addr().unwrap(),
+            raw: Raw::connect(server.address()).await,
             shared: Arc::new(Shared {
-                log: Mutex::new(Log {
-                    version: "24.10.14".to_owned(),
-                    ..Log::default()
-                }),
+                server: Mutex::new(server.address()),
                 faults: Mutex::default(),
+                said: Mutex::default(),
                 calls: Mutex::default(),
-                moved: watch::Sender::new(0),
                 cuts: watch::Sender::new(0),
-                consumers: AtomicU64::new(1),
-                members: Mutex::default(),
             }),
+            _server: server,
             accepting: Mutex::default(),
-            tls,
         };
         node.listen(listener);
         node
@@ -155,7 +124,7 @@ impl Node {
         if let Some(task) = self.accepting.lock().unwrap().take() {
             task.abort();
         }
-        self.shared.cuts.send_modify(|n| *n += 1);
+        self.cut();
     }
 
     /// Cuts every connection and goes on listening.
@@ -175,14 +144,17 @@ impl Node {
         }
     }
 
-    pub(crate) fn url(&self) -> String {
-        format!("esdb://{}?tls=false", self.address)
+    /// Another server under the same address, with nothing in it.
+    pub(crate) async fn replace(&mut self) {
+        let server = empty().await;
+        self.raw = Raw::connect(server.address()).await;
+        *self.shared.server.lock().unwrap() = server.address();
+        self._server = server;
+        self.cut();
     }
 
-    pub(crate) fn log<T>(&self, with: impl FnOnce(&mut Log) -> T) -> T {
-        let result = with(&mut self.shared.log.lock().unwrap());
-        self.shared.moved.send_modify(|n| *n += 1);
-        result
+    pub(crate) fn url(&self) -> String {
+        format!("esdb://{}?tls=false", self.address)
     }
 
     /// The next `times` calls of a method whose path ends so meet the fault.
@@ -190,8 +162,11 @@ impl Node {
         self.shared.faults.lock().unwrap().push((method, times, fault));
     }
 
-    pub(crate) fn members(&self, members: Vec<(SocketAddr, i32)>) {
-        *self.shared.members.lock().unwrap() = members;
+    /// From now on the calls whose path ends so are answered with this message.
+    pub(crate) fn say(&self, method: &'static str, message: &impl Message) {
+        let mut said = self.shared.said.lock().unwrap();
+        said.retain(|(of, _)| *of != method);
+        said.push((method, message.encode_to_vec().into()));
     }
 
     /// Calls whose path ends so, with their headers.
@@ -204,26 +179,80 @@ impl Node {
             .collect()
     }
 
+    /// Everything that was ever written, links included.
+    pub(crate) async fn log(&self) -> Vec<RecordedEvent> {
+        let (answers, end) = self.raw.read_all(of_all(At::Start)).await;
+        assert!(end.is_none(), "{end:?}");
+        answers.into_iter().filter_map(|answer| answer.event?.event).collect()
+    }
+
+    /// The record of this revision, also when its stream does not show it any more.
+    pub(crate) async fn record(&self, stream: &str, revision: u64) -> RecordedEvent {
+        let log = self.log().await;
+        let mut found = log.into_iter().filter(|record| is_of(record, stream));
+        found.find(|record| record.revision == revision).unwrap()
+    }
+
+    /// The types of what was written to a stream.
+    pub(crate) async fn kinds(&self, stream: &str) -> Vec<String> {
+        let log = self.log().await;
+        let of = log.iter().filter(|record| is_of(record, stream));
+        of.map(|record| super::raw::entry(&record.metadata, "type").to_owned())
+            .collect()
+    }
+
+    /// Writes an event that says it is JSON, whatever it is.
+    pub(crate) async fn push(&self, stream: &str, kind: &str, data: &[u8]) {
+        push(&self.raw, stream, kind, data).await;
+    }
+
+    pub(crate) async fn truncate(&self, stream: &str, before: u64) {
+        let metadata = format!("{{\"$tb\":{before}}}");
+        self.push(&format!("$${stream}"), "$metadata", metadata.as_bytes())
+            .await;
+    }
+
+    pub(crate) async fn soft_delete(&self, stream: &str) {
+        self.raw.delete("Delete", expecting(stream, Expect::Any)).await.unwrap();
+    }
+
+    pub(crate) async fn tombstone(&self, stream: &str) {
+        let options = expecting(stream, Expect::Any);
+        self.raw.delete("Tombstone", options).await.unwrap();
+    }
+
+    /// `$by_category` stands still.
+    pub(crate) async fn stop_links(&self) {
+        let options = projections::SwitchOptions {
+            name: "$by_category".to_owned(),
+            write_checkpoint: true,
+        };
+        let request = projections::SwitchReq { options: Some(options) };
+        let path = "event_store.client.projections.Projections/Disable";
+        let _: Empty = self.raw.ask(path, vec![request]).await.unwrap();
+    }
+
+    /// What the server says of a group.
+    pub(crate) async fn group(&self, stream: &str, group: &str) -> groups::WireInfo {
+        let options = groups::InfoOptions {
+            stream: Some(StreamIdentifier::new(stream)),
+            all: None,
+            group: group.to_owned(),
+        };
+        let request = groups::InfoReq { options: Some(options) };
+        let answer: groups::InfoResp = self.raw.group("GetInfo", request).await.unwrap();
+        answer.info.unwrap()
+    }
+
     fn listen(&self, listener: TcpListener) {
-        let (shared, tls) = (self.shared.clone(), self.tls.clone());
+        let shared = self.shared.clone();
         let task = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                socket.set_nodelay(true).unwrap();
-                let (shared, tls) = (shared.clone(), tls.clone());
+                let shared = shared.clone();
                 tokio::spawn(async move {
                     let mut cut = shared.cuts.subscribe();
-                    let serve = async {
-                        match tls {
-                            None => serve(shared.clone(), socket).await,
-                            Some(tls) => {
-                                if let Ok(socket) = tls.accept(socket).await {
-                                    serve(shared.clone(), socket).await;
-                                }
-                            }
-                        }
-                    };
                     tokio::select! {
-                        () = serve => {}
+                        () = serve(shared, socket) => {}
                         _ = cut.changed() => {}
                     }
                 });
@@ -233,96 +262,151 @@ impl Node {
     }
 }
 
-async fn serve<S>(shared: Arc<Shared>, socket: S)
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let service = service_fn(move |request| answer(shared.clone(), request));
-    // Its end is nobody's concern here.
-    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(socket), service)
-        .await;
-}
-
 impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
-async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Reply, Infallible> {
-    let path = request.uri().path().to_owned();
-    shared
-        .calls
-        .lock()
-        .unwrap()
-        .push((path.clone(), request.headers().clone()));
-    let fault = {
-        let mut faults = shared.faults.lock().unwrap();
-        let at = faults
-            .iter()
-            .position(|(method, times, _)| *times > 0 && path.ends_with(method));
-        at.map(|at| {
-            faults[at].1 -= 1;
-            faults[at].2.clone()
-        })
+fn is_of(record: &RecordedEvent, stream: &str) -> bool {
+    record.stream.as_ref().is_some_and(|of| of.name == stream)
+}
+
+pub(crate) async fn push(raw: &Raw, stream: &str, kind: &str, data: &[u8]) {
+    let event = proposed_as(
+        uuid::Uuid::new_v4().as_u128(),
+        kind,
+        "application/json",
+        Bytes::copy_from_slice(data),
+    );
+    let answer = raw.append(expecting(stream, Expect::Any), vec![event]).await;
+    assert!(answer.unwrap().success.is_some());
+}
+
+/// One connection, and one to the server that lives as long.
+async fn serve(shared: Arc<Shared>, socket: TcpStream) {
+    let server = *shared.server.lock().unwrap();
+    let Ok(behind) = TcpStream::connect(server).await else {
+        return;
     };
-    match &fault {
-        Some(Fault::Status(code, message, headers)) => return Ok(status(*code, message, headers)),
-        Some(Fault::Hang) => std::future::pending().await,
-        Some(Fault::Empty) => return Ok(ok(&[Empty {}])),
-        _ => {}
+    socket.set_nodelay(true).unwrap();
+    behind.set_nodelay(true).unwrap();
+    let Ok((sender, connection)) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(behind)).await
+    else {
+        return;
+    };
+    let service = service_fn(move |request| answer(shared.clone(), sender.clone(), server, request));
+    let serving =
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service);
+    // The end of either is the other's, and nobody's concern here.
+    tokio::select! {
+        _ = serving => {}
+        _ = connection => {}
     }
-    let reply = if path.ends_with("PersistentSubscriptions/Read") {
-        consume(
-            shared.clone(),
-            request.into_body(),
-            matches!(fault, Some(Fault::EndWell)),
-        )
-        .await
-    } else {
-        let body = request
-            .into_body()
-            .collect()
-            .await
-            .map(http_body_util::Collected::to_bytes);
-        let messages = frames(&mut BytesMut::from(body.unwrap_or_default()));
-        call(&shared, &path, &messages)
-    };
-    match fault {
-        Some(Fault::HangAfter) => std::future::pending().await,
+}
+
+async fn answer(
+    shared: Arc<Shared>,
+    sender: SendRequest<Incoming>,
+    server: SocketAddr,
+    request: Request<Incoming>,
+) -> hyper::Result<Reply> {
+    let path = request.uri().path().to_owned();
+    let headers = request.headers().clone();
+    shared.calls.lock().unwrap().push((path.clone(), headers));
+    match shared.fault(&path) {
+        Some(Fault::Status(code, message, headers)) => Ok(reply(None, trailers(code, message, &headers))),
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::Empty) => Ok(reply(Some(Bytes::new()), trailers(0, "", &[]))),
+        Some(Fault::HangAfter) => {
+            whole(pass(sender, server, request).await?).await?;
+            std::future::pending().await
+        }
         Some(Fault::CutAfter) => {
+            whole(pass(sender, server, request).await?).await?;
             shared.cuts.send_modify(|n| *n += 1);
             std::future::pending().await
         }
         Some(Fault::Meanwhile(happen)) => {
-            happen(&mut shared.log.lock().unwrap());
+            let reply = whole(pass(sender, server, request).await?).await?;
+            happen(Raw::connect(server).await).await;
             Ok(reply)
         }
-        _ => Ok(reply),
-    }
-}
-
-/// Whole messages, taken out of `buffer`.
-fn frames(buffer: &mut BytesMut) -> Vec<Bytes> {
-    let mut found = Vec::new();
-    while buffer.len() >= 5 {
-        let length = u32::from_be_bytes(buffer[1..5].try_into().unwrap()) as usize;
-        if buffer.len() < 5 + length {
-            break;
+        Some(Fault::EndWell) => {
+            let mut reply_of_server = pass(sender, server, request).await?;
+            let first = reply_of_server.body_mut().frame().await.unwrap()?;
+            let first = first.into_data().unwrap();
+            let length = u32::from_be_bytes(first[1..HEADER].try_into().unwrap()) as usize;
+            Ok(reply(Some(first.slice(HEADER..HEADER + length)), trailers(0, "", &[])))
         }
-        buffer.advance(5);
-        found.push(buffer.split_to(length).freeze());
+        None => match shared.said(&path) {
+            Some(message) => Ok(reply(Some(message), trailers(0, "", &[]))),
+            None => pass(sender, server, request).await,
+        },
     }
-    found
 }
 
-fn frame(message: &impl Message) -> Frame<Bytes> {
-    let mut bytes = BytesMut::new();
-    bytes.put_u8(0);
-    bytes.put_u32(message.encoded_len() as u32);
-    message.encode(&mut bytes).unwrap();
-    Frame::data(bytes.freeze())
+impl Shared {
+    fn fault(&self, path: &str) -> Option<Fault> {
+        let mut faults = self.faults.lock().unwrap();
+        let (_, times, fault) = faults
+            .iter_mut()
+            .find(|(method, times, _)| *times > 0 && path.ends_with(*method))?;
+        *times -= 1;
+        Some(fault.clone())
+    }
+
+    fn said(&self, path: &str) -> Option<Bytes> {
+        let said = self.said.lock().unwrap();
+        let found = said.iter().find(|(method, _)| path.ends_with(*method));
+        found.map(|(_, message)| message.clone())
+    }
+}
+
+/// The server's own answer.
+async fn pass(
+    mut sender: SendRequest<Incoming>,
+    server: SocketAddr,
+    request: Request<Incoming>,
+) -> hyper::Result<Reply> {
+    let (mut parts, body) = request.into_parts();
+    parts.uri = Uri::try_from(format!("http://{server}{}", parts.uri.path())).unwrap();
+    sender.ready().await?;
+    let reply = sender.send_request(Request::from_parts(parts, body)).await?;
+    Ok(reply.map(BodyExt::boxed_unsync))
+}
+
+/// An answer that has come to its end.
+async fn whole(reply: Reply) -> hyper::Result<Reply> {
+    let (parts, body) = reply.into_parts();
+    let body = body.collect().await?.map_err(|never| match never {});
+    Ok(Response::from_parts(parts, body.boxed_unsync()))
+}
+
+/// Before each message: whether it is compressed, and its length.
+const HEADER: usize = 5;
+
+/// An answer of ours: a message or none, and how it ends.
+fn reply(message: Option<Bytes>, end: HeaderMap) -> Reply {
+    let framed = message.map(|message| {
+        let mut bytes = BytesMut::new();
+        bytes.put_u8(0);
+        bytes.put_u32(message.len() as u32);
+        bytes.put(message);
+        Ok(Frame::data(bytes.freeze()))
+    });
+    // Without a message the headers are the trailers as well.
+    let (headers, end) = match framed {
+        Some(_) => (HeaderMap::new(), Some(Ok(Frame::trailers(end)))),
+        None => (end, None),
+    };
+    let body = StreamBody::new(stream::iter(framed.into_iter().chain(end)));
+    let mut reply = Response::new(body.boxed_unsync());
+    *reply.headers_mut() = headers;
+    let grpc = http::HeaderValue::from_static("application/grpc");
+    reply.headers_mut().insert("content-type", grpc);
+    reply
 }
 
 fn trailers(code: u16, message: &str, headers: &[(&'static str, String)]) -> HeaderMap {
@@ -333,167 +417,6 @@ fn trailers(code: u16, message: &str, headers: &[(&'static str, String)]) -> Hea
         map.insert(*name, value.parse().unwrap());
     }
     map
-}
-
-fn with_headers(body: Body, headers: HeaderMap) -> Reply {
-    let mut reply = Response::new(body);
-    *reply.headers_mut() = headers;
-    reply
-        .headers_mut()
-        .insert("content-type", "application/grpc".parse().unwrap());
-    reply
-}
-
-fn status(code: u16, message: &str, headers: &[(&'static str, String)]) -> Reply {
-    let nothing = StreamBody::new(stream::empty::<Result<Frame<Bytes>, Infallible>>());
-    with_headers(nothing.boxed_unsync(), trailers(code, message, headers))
-}
-
-fn exception(code: u16, name: &str) -> Reply {
-    status(code, name, &[("exception", name.to_owned())])
-}
-
-fn ok<M: Message>(messages: &[M]) -> Reply {
-    let end = Frame::trailers(trailers(0, "", &[]));
-    let all: Vec<_> = messages
-        .iter()
-        .map(frame)
-        .chain([end])
-        .map(Ok::<_, Infallible>)
-        .collect();
-    with_headers(StreamBody::new(stream::iter(all)).boxed_unsync(), HeaderMap::new())
-}
-
-/// One consumer of a group.
-async fn consume(shared: Arc<Shared>, mut body: Incoming, end_well: bool) -> Reply {
-    let mut buffer = BytesMut::new();
-    let options = loop {
-        match body.frame().await {
-            Some(Ok(frame)) => buffer.extend_from_slice(&frame.into_data().unwrap_or_default()),
-            _ => return status(3, "no request", &[]),
-        }
-        if let Some(first) = frames(&mut buffer).first() {
-            break GroupReadReq::decode(first.clone()).unwrap().options.unwrap();
-        }
-    };
-    let key = key(options.stream.as_ref(), options.group);
-    let me = shared.consumers.fetch_add(1, Ordering::SeqCst);
-    let dropped = {
-        let mut log = shared.log.lock().unwrap();
-        let Some(group) = log.groups.get_mut(&key) else {
-            return exception(5, "persistent-subscription-does-not-exist");
-        };
-        group.consumers.insert(me);
-        group.dropped
-    };
-    let (out, replies) = mpsc::unbounded_channel::<Frame<Bytes>>();
-    let confirmation = Confirmation { id: me.to_string() };
-    // Nobody has hung up yet.
-    let _ = out.send(frame(&ReadResp {
-        confirmation: Some(confirmation),
-        ..ReadResp::default()
-    }));
-    tokio::spawn(async move {
-        let mut moved = shared.moved.subscribe();
-        let end = loop {
-            if end_well {
-                break Some(trailers(0, "", &[]));
-            }
-            if !push(&shared, &key, me, options.buffer as usize, dropped, &out) {
-                break Some(trailers(
-                    1,
-                    "dropped",
-                    &[("exception", "persistent-subscription-dropped".to_owned())],
-                ));
-            }
-            tokio::select! {
-                _ = moved.changed() => {}
-                () = out.closed() => break None,
-                frame = body.frame() => {
-                    let Some(Ok(frame)) = frame else { break None };
-                    buffer.extend_from_slice(&frame.into_data().unwrap_or_default());
-                    for message in frames(&mut buffer) {
-                        settle(&mut shared.log.lock().unwrap(), &key, &message);
-                    }
-                }
-            }
-        };
-        if let Some(end) = end {
-            let _ = out.send(Frame::trailers(end));
-        }
-        shared.log.lock().unwrap().leave(&key, me);
-        shared.moved.send_modify(|n| *n += 1);
-    });
-    let frames = stream::unfold(replies, |mut replies| async move {
-        replies.recv().await.map(|frame| (Ok::<_, Infallible>(frame), replies))
-    });
-    with_headers(StreamBody::new(frames).boxed_unsync(), HeaderMap::new())
-}
-
-/// Hands over what there is room for; false when the group is gone or has dropped its consumers.
-fn push(
-    shared: &Shared,
-    key: &(String, String),
-    me: u64,
-    buffer: usize,
-    dropped: u64,
-    out: &mpsc::UnboundedSender<Frame<Bytes>>,
-) -> bool {
-    let mut log = shared.log.lock().unwrap();
-    loop {
-        match log.groups.get(key) {
-            Some(group) if group.dropped == dropped => {
-                if group.in_flight_of(me) >= buffer {
-                    return true;
-                }
-            }
-            _ => return false,
-        }
-        let Some((index, retry, resolve)) = log.take(key, me) else {
-            return true;
-        };
-        let parked = log.records[index].stream == parked_stream(key);
-        let (event, link) = log.resolved(index, resolve || parked);
-        let event = ReadEvent {
-            event,
-            link,
-            commit: Some(position(index)),
-            retry: Some(retry),
-        };
-        let _ = out.send(frame(&ReadResp {
-            event: Some(event),
-            ..ReadResp::default()
-        }));
-    }
-}
-
-fn settle(log: &mut Log, key: &(String, String), message: &Bytes) {
-    let request = GroupReadReq::decode(message.clone()).unwrap();
-    for id in request.ack.iter().flat_map(|ack| &ack.ids) {
-        if let Some(group) = log.groups.get_mut(key) {
-            group.ack(id.uuid());
-        }
-    }
-    let Some(nack) = request.nack else { return };
-    for id in &nack.ids {
-        let given_back = log
-            .groups
-            .get_mut(key)
-            .and_then(|g| g.nack(id.uuid(), nack.action == 1));
-        if let Some(index) = given_back.filter(|_| nack.action == 1) {
-            let record = &log.records[index];
-            let data = if record.kind == "$>" {
-                record.data.clone()
-            } else {
-                format!("{}@{}", record.revision, record.stream).into_bytes()
-            };
-            log.push(&parked_stream(key), "$>", &data, false);
-            let note = HashMap::from([("reason", format!("Client explicitly NAK'ed message.\n{}", nack.reason))]);
-            if let Some(last) = log.records.last_mut() {
-                last.metadata = serde_json::to_vec(&note).unwrap();
-            }
-        }
-    }
 }
 
 /// Until `holds`; whatever takes longer than this, on however busy a machine, has failed.
