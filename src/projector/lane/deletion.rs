@@ -3,41 +3,49 @@
 //! Invariant: I4 hint: that a stream is deleted, lives again or begins later is seen at the leader, and a
 //! leader that may be behind is asked again before it is believed.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use super::{
-    Effect, Hint, Lane, Next, OnDeletion, PutKind, Token, UnderWay,
+    Effect, Hint, Known, Look, Next, OnDeletion, Token, UnderWay,
     gap::{LONGEST_PAUSE, SHOWN_WITHIN},
+    unsaved::{Folded, Write},
 };
 use crate::{
-    event::Revision,
-    journal::{ReadLimit, Slice, Standing},
+    event::{Revision, Version},
+    journal::{Slice, Standing},
 };
 
-impl Lane {
+impl Known {
     pub(super) fn look(&mut self) -> Next {
         // What follows from the look is decided on the store's own word, not on a cached base.
-        if self.has(Hint::Look) && self.mark_read < Some(self.newest) && !self.changed && self.administrative.is_none()
-        {
-            return self.load(true);
+        if self.inbox.has(Hint::Look) && !self.is_fresh() && !self.unsaved.any() {
+            if self.agenda.look != Look::No {
+                self.agenda.look = Look::Now;
+            }
+            return self.load();
         }
-        self.look_wanted = false;
-        let mut looks = self.drain_hints(&[Hint::Look]);
-        let hinted = !looks.is_empty();
-        self.acting.append(&mut looks);
+        let short_since = match mem::take(&mut self.agenda.look) {
+            Look::Again { since, .. } => Some(since),
+            Look::No | Look::Now => None,
+        };
+        let hinted = self.inbox.heed(&[Hint::Look]);
         self.under_way = Some(UnderWay::Look {
-            high: self.newest,
+            high: self.inbox.newest,
             hinted,
+            short_since,
         });
         Next::Do(Effect::Look)
     }
 
-    pub(super) fn looked(&mut self, standing: &Standing, high: Token, hinted: bool, now: Duration) {
-        let fold = self.rules.fold.clone();
-        let (restarts, removes) = (self.rules.restarts(), self.rules.on_deletion == OnDeletion::Remove);
-        let stale = self.mark_read < Some(high);
-        let short = self.short.take();
-        let base = self.known();
+    pub(super) fn looked(
+        &mut self,
+        standing: &Standing,
+        high: Token,
+        hinted: bool,
+        short_since: Option<Duration>,
+        now: Duration,
+    ) {
+        let base = &self.base;
         match standing {
             Standing::Live(newest) => {
                 let newest = newest.as_ref().map(|n| n.revision);
@@ -46,79 +54,85 @@ impl Lane {
                 } else {
                     base.header.version.filter(|_| !base.rebase)
                 };
-                if newest.is_some() && newest < version {
-                    let text = newest.map_or_else(String::new, |n| n.to_string());
-                    let what = format!("the stream ends at revision {text}, before the replica's version");
-                    return self.contradicted(&what, short, now);
-                }
-                if base.header.deleted {
-                    if newest > base.header.version {
-                        self.read_wanted = true;
-                    } else {
-                        // Its old events are readable again.
-                        base.header.deleted = false;
-                        let unreadable = base.unreadable.is_some();
-                        let dropped = base.rebase && !unreadable;
-                        if unreadable && !restarts {
-                            base.refold(&*fold);
-                            self.read_wanted = true;
-                        }
-                        self.administrative = Some(PutKind::Repair);
-                        if restarts || dropped {
-                            self.start_over();
-                        }
+                match newest {
+                    Some(end) if newest < version => {
+                        let what = format!("the stream ends at revision {end}, before the replica's version");
+                        self.contradicted(&what, short_since, now);
                     }
-                } else {
-                    // A deletion and a revival may have gone by unseen.
-                    let marked = base.header.quarantine.is_some();
-                    let known = base.header.version.is_some();
-                    self.probe_wanted = marked || (restarts && known && hinted);
-                    // An item stands against a task that still holds events from before.
-                    self.read_wanted |= restarts && hinted && !known;
+                    _ => self.lives(newest, hinted),
                 }
             }
-            Standing::SoftDeleted | Standing::Tombstoned => {
-                if !base.header.deleted || base.header.quarantine.is_some() {
-                    // A state that cannot be read is kept as it is, like any other.
-                    let kept = base.stored.clone().filter(|_| base.unreadable.is_some());
-                    let keeps = kept.is_some();
-                    if let Some(stored) = kept {
-                        base.header = stored;
-                        base.state = fold.initial();
-                    }
-                    base.header.deleted = true;
-                    base.header.quarantine = None;
-                    if removes {
-                        base.state = fold.initial();
-                    }
-                    if keeps {
-                        self.changed = false;
-                        self.run = None;
-                    }
-                    self.administrative = Some(PutKind::Deletion);
-                } else if stale {
-                    // Another task may have written since: only the store's own word settles.
-                    self.load_wanted = true;
-                }
-                self.read_wanted = false;
-                self.unreadable = Some((high, Revision::MAX));
+            Standing::SoftDeleted | Standing::Tombstoned => self.deleted(high),
+            Standing::Missing if base.durable().is_some() || base.header.version.is_some() => {
+                self.contradicted("the stream is not in the event store", short_since, now);
             }
             Standing::Missing => {
-                if base.durable().is_some() || base.header.version.is_some() {
-                    return self.contradicted("the stream is not in the event store", short, now);
-                }
-                self.read_wanted = false;
+                self.agenda.read = false;
                 self.found_nothing(high, 0, now);
             }
         }
     }
 
+    fn lives(&mut self, newest: Version, hinted: bool) {
+        let restarts = self.rules.restarts();
+        let base = &mut self.base;
+        if !base.header.deleted {
+            // A deletion and a revival may have gone by unseen.
+            let marked = base.header.quarantine.is_some();
+            let known = base.header.version.is_some();
+            self.agenda.probe = marked || (restarts && known && hinted);
+            // An item stands against a task that still holds events from before.
+            self.agenda.read |= restarts && hinted && !known;
+        } else if newest > base.header.version {
+            self.agenda.read = true;
+        } else {
+            // Its old events are readable again.
+            base.header.deleted = false;
+            let unreadable = base.unreadable.is_some();
+            let dropped = base.rebase && !unreadable;
+            if unreadable && !restarts {
+                base.refold(&*self.rules.fold);
+                self.agenda.read = true;
+            }
+            self.unsaved.say(Write::Repair);
+            if restarts || dropped {
+                self.start_over();
+            }
+        }
+    }
+
+    fn deleted(&mut self, high: Token) {
+        let (fold, base) = (&*self.rules.fold, &mut self.base);
+        if !base.header.deleted || base.header.quarantine.is_some() {
+            // A state that cannot be read is kept as it is, like any other.
+            if base.unreadable.is_some()
+                && let Some(stored) = &base.stored
+            {
+                base.header = stored.clone();
+                base.state = fold.initial();
+                self.unsaved.folded = Folded::Nothing;
+            }
+            base.header.deleted = true;
+            base.header.quarantine = None;
+            if self.rules.on_deletion == OnDeletion::Remove {
+                base.state = fold.initial();
+            }
+            self.unsaved.say(Write::Deletion);
+        } else if self.store_read < Some(high) {
+            // Another task may have written since: only the store's own word settles.
+            self.agenda.load = true;
+        }
+        self.agenda.read = false;
+        self.searched.nothing_for(high);
+    }
+
     /// The stream does not have what was folded from it. A new leader may not show it yet, and a
     /// deposed one never will: it is believed when it has stayed so for longer than an election takes.
-    pub(super) fn contradicted(&mut self, what: &str, short: Option<(Duration, Duration)>, now: Duration) {
-        let since = short.map_or(now, |(since, _)| since);
+    fn contradicted(&mut self, what: &str, short_since: Option<Duration>, now: Duration) {
+        let since = short_since.unwrap_or(now);
         if now < since + SHOWN_WITHIN {
-            self.short = Some((since, now + LONGEST_PAUSE));
+            let due = now + LONGEST_PAUSE;
+            self.agenda.look = Look::Again { since, due };
         } else {
             self.diverged(what);
         }
@@ -126,49 +140,39 @@ impl Lane {
 
     pub(super) fn probe(&mut self) -> Next {
         self.under_way = Some(UnderWay::Probe);
-        Next::Do(Effect::Read {
-            from: 0,
-            limit: ReadLimit {
-                events: 1,
-                ..self.rules.read
-            },
-        })
+        self.read_one(0)
     }
 
     pub(super) fn probed(&mut self, slice: &Slice) {
-        self.probe_wanted = false;
-        let restarts = self.rules.restarts();
+        self.agenda.probe = false;
         let first = slice.events.first().map(|event| event.revision);
-        let base = self.known();
-        let mark = base.header.quarantine.as_ref();
-        let outlived = mark.is_some_and(|mark| first.is_none_or(|first| first > mark.at));
-        let starts_over =
-            restarts && base.header.version.is_some() && first.is_none_or(|first| first > base.header.first);
+        let later_than = |revision: Revision| first.is_none_or(|first| first > revision);
+        let header = &mut self.base.header;
+        let outlived = header.quarantine.as_ref().is_some_and(|mark| later_than(mark.at));
+        let starts_over = self.rules.restarts() && header.version.is_some() && later_than(header.first);
         if outlived {
-            base.header.quarantine = None;
-            self.retrying = true;
+            header.quarantine = None;
+            self.unsaved.retry();
         }
         if starts_over {
             self.start_over();
         } else if outlived {
-            self.administrative = Some(PutKind::Repair);
-            self.unreadable = None;
-            self.read_wanted = true;
+            self.searched.gone = None;
+            self.agenda.read = true;
         }
     }
 
     /// Folds from the first readable event; what was folded so far is replaced when that is done. A mark
     /// is tried with it.
     pub(super) fn start_over(&mut self) {
-        let fold = self.rules.fold.clone();
-        let base = self.known();
-        let marked = base.header.quarantine.take().is_some();
-        base.restart(&*fold);
-        self.retrying |= marked;
-        self.administrative = Some(PutKind::Repair);
-        self.run = None;
-        self.unreadable = None;
-        self.read_since_put = false;
-        self.read_wanted = true;
+        if self.base.header.quarantine.take().is_some() {
+            self.unsaved.retry();
+        } else {
+            self.unsaved.say(Write::Repair);
+        }
+        self.base.restart(&*self.rules.fold);
+        self.unsaved.drop_run();
+        self.searched.gone = None;
+        self.agenda.read = true;
     }
 }

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use super::{Base, Effect, Lane, Next, PutKind, Token, UnderWay, settle::other_event_at};
+use super::{Effect, Known, Next, Token, UnderWay, settle::other_event_at, unsaved::Write};
 use crate::{
-    event::Revision,
+    event::{RawEvent, Revision, next_after},
     journal::{Presence, ReadLimit, Slice},
     projection::OnLostHistory,
 };
@@ -17,22 +17,40 @@ use crate::{
 pub(super) const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Between two reads for what a delivery names and no read shows: a commit's time, to begin with.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
 /// An outage of the server's own; asking more often would not end it.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// Events of a read that shows what a base's last event is: that one, and the one that follows it.
+const VERIFIES: usize = 2;
+
+/// What reads have shown the stream not to have.
+#[derive(Debug, Default)]
+pub(super) struct Searched {
+    pub(super) gone: Option<Gone>,
+    pub(super) not_yet: Option<NotYet>,
+}
+
+/// What could not be found in the stream up to this delivery is not there, as far as it stands
+/// below this revision: a read proves nothing of what the stream has not indexed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gone {
+    pub(super) high: Token,
+    pub(super) below: Revision,
+}
+
 /// Deliveries, up to `high`, of revisions that were not yet readable when the stream was read last.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NotYet {
-    pub(super) high: Token,
+    high: Token,
     /// Where the stream ended then: nothing at or above it was readable.
-    pub(super) below: Revision,
+    below: Revision,
     /// Since when it has ended there, and the newest delivery that has waited as long.
-    pub(super) since: Duration,
-    pub(super) waited: Token,
-    pub(super) reads: u32,
-    pub(super) due: Duration,
+    since: Duration,
+    waited: Token,
+    reads: u32,
+    due: Duration,
 }
 
 impl NotYet {
@@ -42,47 +60,50 @@ impl NotYet {
     }
 }
 
-/// Events of a read that shows what a base's last event is: that one, and the one that follows it.
-pub(super) const VERIFIES: usize = 2;
+impl Searched {
+    /// Nothing of what was delivered up to `high` can be read.
+    pub(super) fn nothing_for(&mut self, high: Token) {
+        let below = Revision::MAX;
+        self.gone = Some(Gone { high, below });
+    }
 
-impl Lane {
+    /// Up to which delivery another read would show nothing new.
+    fn up_to(&self, now: Duration) -> Token {
+        let gone = self.gone.map_or(0, |gone| gone.high);
+        let waits = self.not_yet.filter(|n| now < n.due).map_or(0, |n| n.high);
+        gone.max(waits)
+    }
+}
+
+impl Known {
     pub(super) fn wants_read(&self, now: Duration) -> bool {
-        let Some(base) = self.base.as_ref() else {
-            return false;
-        };
+        let base = &self.base;
         // What cannot be read is replaced by all of its history or not at all.
         if base.falls_short() && !base.header.deleted {
             return true;
         }
-        if self.read_since_put && (self.changed || self.administrative.is_some()) {
+        if self.unsaved.read && self.unsaved.any() {
             // A fresh start is put only when it is not behind what it replaces.
-            return base.rebase && self.read_wanted && base.header.version < base.durable();
+            return base.rebase && self.agenda.read && base.header.version < base.durable();
         }
-        let searched = self.unreadable.map_or(0, |(high, _)| high);
-        let waits = self.not_yet.filter(|n| now < n.due).map_or(0, |n| n.high);
-        let searched = searched.max(waits);
-        self.read_wanted
-            || self
-                .waiting
-                .range(base.next()..)
-                .any(|(_, w)| w.tokens.iter().any(|token| *token > searched))
+        let searched = self.searched.up_to(now);
+        let mut missing = self.inbox.waiting.range(base.next()..).flat_map(|(_, w)| &w.tokens);
+        self.agenda.read || missing.any(|token| *token > searched)
     }
 
     pub(super) fn read_on(&mut self) -> Next {
-        let limit = self.rules.read;
-        let high = self.newest;
-        let base = self.known();
+        let (limit, high, base) = (self.rules.read, self.inbox.newest, &self.base);
         // One event more, the first time: it shows whether this is still the stream it was.
         let verifies = !base.verified && !base.rebase && base.header.version.is_some();
         let from = match base.header.version {
             Some(version) if verifies => version,
             _ if base.rebase && base.header.deleted => 0,
-            version => crate::event::next_after(version),
+            version => next_after(version),
         };
-        let next = base.next();
         // What follows is in hand: only what it follows is to be seen.
-        let in_hand = self.waiting.get(&next).is_some_and(|w| w.event.is_some());
-        let only_verifies = verifies && in_hand && !self.read_wanted && !self.behind;
+        let follows = self.inbox.waiting.get(&base.next());
+        let in_hand = follows.is_some_and(|w| w.event.is_some());
+        let only_verifies = verifies && in_hand && !self.agenda.read && !self.inbox.behind;
         let events = if only_verifies {
             VERIFIES
         } else {
@@ -101,119 +122,127 @@ impl Lane {
 
     pub(super) fn read(&mut self, from: Revision, high: Token, only_verifies: bool, mut slice: Slice, now: Duration) {
         if slice.presence != Presence::Present {
-            self.read_wanted = false;
-            self.behind = false;
-            if self.known().header.deleted {
-                self.unreadable = Some((high, Revision::MAX));
+            self.agenda.read = false;
+            self.inbox.behind = false;
+            if self.base.header.deleted {
+                self.searched.nothing_for(high);
             } else {
-                self.look_wanted = true;
+                self.agenda.look.want();
             }
             return;
         }
-        let base = self.known();
-        if slice.ends_before(base.header.version) && !base.rebase {
-            self.look_wanted = true;
-        }
-        let base = self.known();
-        if base.header.version == Some(from) && !base.rebase {
-            match slice.events.first() {
-                Some(first) if first.revision == from => {
-                    if base.header.event.as_ref().is_some_and(|e| e.id != first.id) {
-                        return self.diverged(&other_event_at(from));
-                    }
-                    slice.events.remove(0);
-                }
-                // The replica's last event cannot be read any more; what is above it can.
-                Some(_) => {}
-                None => self.look_wanted = true,
-            }
-            self.known().verified = true;
+        if !self.is_this_stream(from, &mut slice) {
+            return self.diverged(&other_event_at(from));
         }
         if !only_verifies {
             self.tally.gap_reads += 1;
             self.tally.gap_events += slice.events.len() as u64;
         }
-        let (fold, restarts) = (self.rules.fold.clone(), self.rules.restarts());
-        let version = self.known().header.version;
-        // A hole before the first event is minded below; of those between, as the policy has it.
-        let between: Vec<usize> = slice
-            .holes(version)
-            .map(|(index, _)| index)
-            .filter(|at| *at > 0)
-            .collect();
         let below = slice.last.map_or(Revision::MAX, |last| last + 1);
-        let Slice {
-            mut events, mut end, ..
-        } = slice;
-        if let (Some(first), Some(last)) = (between.first(), between.last()) {
-            if self.rules.on_lost_history == OnLostHistory::Partial {
-                events.drain(..*last);
-            } else {
-                events.truncate(*first);
-                end = false;
-                self.read_wanted = true;
+        let (events, end) = self.without_holes(slice);
+        if self.base.header.deleted && !events.is_empty() {
+            self.base.header.deleted = false;
+            if self.rules.restarts() {
+                return self.start_over();
             }
-        }
-        let base = self.known();
-        if base.header.deleted && !events.is_empty() {
-            base.header.deleted = false;
-            if restarts {
-                self.start_over();
-                return;
-            }
-            if base.unreadable.is_some() {
-                base.refold(&*fold);
+            if self.base.unreadable.is_some() {
+                self.base.refold(&*self.rules.fold);
             }
         }
         if self.replaces_another(&events) {
             return;
         }
-        let proven = Some(below) > self.known().durable();
+        let proven = Some(below) > self.base.durable();
         let Some(from_scratch) = self.handle_lost_history(&events, end && proven) else {
             return;
         };
         if !events.is_empty() {
-            self.read_since_put = true;
+            self.unsaved.read = true;
             self.fold(events, from_scratch);
         }
         if !end {
             return;
         }
-        let base = self.known();
-        if base.falls_short() && !matches!(self.administrative, Some(PutKind::Quarantine(_))) {
+        let quarantined = matches!(self.unsaved.write(), Some(Write::Quarantine(_)));
+        if self.base.falls_short() && !quarantined {
             if proven {
-                let next = self.known().next();
-                return self.lost(next, "nothing");
+                return self.lost(self.base.next(), "nothing");
             }
             // Not all of it is readable yet, or it is another stream: a look tells.
-            self.look_wanted = true;
-            return;
+            return self.agenda.look.want();
         }
         self.found_nothing(high, below, now);
-        self.read_wanted = false;
-        self.behind = false;
+        self.agenda.read = false;
+        self.inbox.behind = false;
+    }
+
+    /// Whether the replica's last event is the stream's, as far as the read shows it; takes that one out.
+    fn is_this_stream(&mut self, from: Revision, slice: &mut Slice) -> bool {
+        let base = &mut self.base;
+        if base.rebase {
+            return true;
+        }
+        if slice.ends_before(base.header.version) {
+            self.agenda.look.want();
+        }
+        if base.header.version != Some(from) {
+            return true;
+        }
+        match slice.events.first() {
+            Some(first) if first.revision == from => {
+                if base.header.event.as_ref().is_some_and(|e| e.id != first.id) {
+                    return false;
+                }
+                slice.events.remove(0);
+            }
+            // The replica's last event cannot be read any more; what is above it can.
+            Some(_) => {}
+            None => self.agenda.look.want(),
+        }
+        base.verified = true;
+        true
+    }
+
+    /// The events to fold, and whether the stream ends with them. Of holes between events the policy
+    /// says what becomes; one before the first event is seen to later.
+    fn without_holes(&mut self, slice: Slice) -> (Vec<RawEvent>, bool) {
+        let between: Vec<usize> = slice
+            .holes(self.base.header.version)
+            .map(|(index, _)| index)
+            .filter(|at| *at > 0)
+            .collect();
+        let Slice { mut events, end, .. } = slice;
+        let (Some(first), Some(last)) = (between.first(), between.last()) else {
+            return (events, end);
+        };
+        if self.rules.on_lost_history == OnLostHistory::Partial {
+            events.drain(..*last);
+            return (events, end);
+        }
+        events.truncate(*first);
+        self.agenda.read = true;
+        (events, false)
     }
 
     /// The stream was read, and ends below `below`: deliveries of what stands there or above are
     /// waited for.
     pub(super) fn found_nothing(&mut self, high: Token, below: Revision, now: Duration) {
-        self.unreadable = Some((high, below));
-        let next = self.known().next();
-        let mut above = self.waiting.range(below.max(next)..);
-        if above.all(|(_, w)| w.tokens.iter().all(|token| *token > high)) {
-            self.not_yet = None;
+        self.searched.gone = Some(Gone { high, below });
+        let above = self.inbox.waiting.range(below.max(self.base.next())..);
+        if above.flat_map(|(_, w)| &w.tokens).all(|token| *token > high) {
+            self.searched.not_yet = None;
             return;
         }
         // A stream that grows is on its way to what is waited for; what came after the last wait
         // began waits as long.
-        let (since, waited, reads) = match self.not_yet {
+        let (since, waited, reads) = match self.searched.not_yet {
             Some(n) if below > n.below => (now, high, 0),
             Some(n) if n.hopeless().is_some() => (now, high, n.reads),
             Some(n) => (n.since, n.waited, n.reads + 1),
             None => (now, high, 0),
         };
         let pause = FIRST_PAUSE.saturating_mul(1 << reads.min(10)).min(LONGEST_PAUSE);
-        self.not_yet = Some(NotYet {
+        self.searched.not_yet = Some(NotYet {
             high,
             below,
             since,
@@ -225,8 +254,7 @@ impl Lane {
 
     /// When the stream is read again for what was not readable yet.
     pub(super) fn reads_again_at(&self) -> Option<Duration> {
-        let next = self.base.as_ref().map_or(0, Base::next);
-        let waits = self.waiting.range(next..).next().is_some();
-        self.not_yet.filter(|_| waits).map(|n| n.due)
+        let waits = self.inbox.waiting.range(self.base.next()..).next().is_some();
+        self.searched.not_yet.filter(|_| waits).map(|n| n.due)
     }
 }

@@ -3,17 +3,16 @@
 //! Invariant: I1 prefix: a replica says where it begins, and the last good one is replaced by complete
 //! history or not at all.
 
-use super::{Lane, settle::other_event_at};
+use super::{Known, settle::other_event_at};
 use crate::{
     event::{RawEvent, Revision},
     projection::{FoldError, OnLostHistory},
 };
 
-impl Lane {
+impl Known {
     /// Whether a refold comes upon another event than the one at the version of what it replaces.
     pub(super) fn replaces_another(&mut self, events: &[RawEvent]) -> bool {
-        let base = self.known();
-        let stored = base.stored.as_ref().filter(|_| base.unreadable.is_some());
+        let stored = self.base.stored.as_ref().filter(|_| self.base.unreadable.is_some());
         let last = stored.and_then(|stored| stored.version.zip(stored.event.as_ref()));
         let Some((version, id)) = last.map(|(version, event)| (version, event.id)) else {
             return false;
@@ -28,19 +27,13 @@ impl Lane {
     /// Deals with history that can no longer be read and that the replica does not cover. Says
     /// whether folding starts from nothing; `None` when it does not go on.
     pub(super) fn handle_lost_history(&mut self, events: &[RawEvent], end: bool) -> Option<bool> {
-        let policy = self.rules.on_lost_history;
-        let administrative = self.administrative.is_some();
-        let base = self.known();
-        let on_purpose = administrative && base.rebase && base.unreadable.is_none();
-        let next = base.next();
+        let base = &self.base;
+        let on_purpose = self.unsaved.administrative.is_some() && base.rebase && base.unreadable.is_none();
+        let begins = base.header.version.is_none();
         // A refold in place of a state that cannot be read begins where that one began.
         let replaced = base.stored.as_ref().filter(|_| base.falls_short());
-        let due = match replaced {
-            Some(stored) if base.header.version.is_none() => stored.first,
-            _ => next,
-        };
+        let due = replaced.filter(|_| begins).map_or(base.next(), |stored| stored.first);
         let replaces = replaced.is_some();
-        let begins = base.header.version.is_none();
         let lost = match events.first() {
             // A stream that begins a new life on purpose begins where that can be read.
             Some(first) => first.revision > due && !(on_purpose && begins),
@@ -50,7 +43,7 @@ impl Lane {
         if !lost {
             return Some(false);
         }
-        if policy == OnLostHistory::Partial && !events.is_empty() && !replaces {
+        if self.rules.on_lost_history == OnLostHistory::Partial && !events.is_empty() && !replaces {
             return Some(!begins);
         }
         let readable = events
@@ -61,7 +54,7 @@ impl Lane {
     }
 
     pub(super) fn lost(&mut self, from: Revision, readable: &str) {
-        self.read_wanted = false;
+        self.agenda.read = false;
         let what = format!("revisions from {from} on cannot be read any more, only {readable}");
         self.poisoned(from, &FoldError::Failed(what), "lost_history");
     }

@@ -1,9 +1,11 @@
-//! Deliveries that are not settled: what they ask for, and where they wait.
+//! What a lane is told: deliveries, what they ask for, and where they wait.
 //!
 //! Invariant: I3 settled: a delivery leaves here by a verdict and in no other way.
 
-use super::{Lane, Token, Verdict};
-use crate::event::RawEvent;
+use std::collections::BTreeMap;
+
+use super::{Arrival, Token, Verdict};
+use crate::event::{RawEvent, Revision};
 
 /// Deliveries of one revision that wait.
 #[derive(Debug, Default)]
@@ -23,14 +25,73 @@ pub(super) enum Hint {
     Note,
 }
 
-impl Lane {
+/// Each delivery is in one of four places, and its token in the verdicts when it leaves.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    pub(super) waiting: BTreeMap<Revision, Waiting>,
+    /// Deliveries that only say that something happened to the stream.
+    pub(super) hints: Vec<(Token, Hint)>,
+    /// Deliveries of hints that were heeded; settled with whatever follows from that.
+    acting: Vec<(Token, Hint)>,
+    /// Deliveries at or below the version that do not fit the replica.
+    suspects: Vec<(Revision, Waiting)>,
+    pub(super) newest: Token,
+    /// Reading the stream on will settle deliveries that have not come yet.
+    pub(super) behind: bool,
+    /// The generation of the mark that was seen noted. Where the item was deleted meanwhile, its new
+    /// life's generations begin below.
+    pub(super) note_seen: u64,
+    /// The next put of folded events waits.
+    pub(super) held_back: bool,
+    pub(super) verdicts: Vec<Verdict>,
+}
+
+impl Inbox {
+    pub(super) fn deliver(&mut self, token: Token, arrival: Arrival, behind: bool) {
+        self.newest = self.newest.max(token);
+        self.behind |= behind;
+        let (revision, event) = match arrival {
+            Arrival::Moved => return self.hints.push((token, Hint::Look)),
+            Arrival::Onward => return self.hints.push((token, Hint::Read)),
+            Arrival::Noted { generation } => {
+                self.note_seen = self.note_seen.max(generation);
+                return self.hints.push((token, Hint::Note));
+            }
+            Arrival::Revision(revision) => (revision, None),
+            Arrival::Event(event) => (event.revision, Some(event)),
+        };
+        let waiting = self.waiting.entry(revision).or_default();
+        waiting.tokens.push(token);
+        if event.is_some() {
+            waiting.event = event;
+        }
+    }
+
+    pub(super) fn unsettled(&self) -> usize {
+        let suspects = self.suspects.iter().map(|(_, waiting)| waiting);
+        let waiting = self.waiting.values().chain(suspects).map(|w| w.tokens.len());
+        waiting.sum::<usize>() + self.hints.len() + self.acting.len()
+    }
+
+    pub(super) fn ack(&mut self, tokens: impl IntoIterator<Item = Token>) {
+        self.verdicts.extend(tokens.into_iter().map(Verdict::Ack));
+    }
+
     pub(super) fn has(&self, hint: Hint) -> bool {
         self.hints.iter().any(|(_, of)| *of == hint)
     }
 
-    /// Takes the hints of these kinds out.
-    pub(super) fn drain_hints(&mut self, kinds: &[Hint]) -> Vec<(Token, Hint)> {
-        self.hints.extract_if(.., |(_, of)| kinds.contains(of)).collect()
+    /// Begins to act on the hints of these kinds; whether there are any.
+    pub(super) fn heed(&mut self, kinds: &[Hint]) -> bool {
+        let before = self.acting.len();
+        self.acting
+            .extend(self.hints.extract_if(.., |(_, of)| kinds.contains(of)));
+        self.acting.len() > before
+    }
+
+    pub(super) fn ack_hints(&mut self, kinds: &[Hint]) {
+        let hints = self.hints.extract_if(.., |(_, of)| kinds.contains(of));
+        self.verdicts.extend(hints.map(|(token, _)| Verdict::Ack(token)));
     }
 
     pub(super) fn ack_acting(&mut self) {
@@ -38,21 +99,28 @@ impl Lane {
             .extend(self.acting.drain(..).map(|(token, _)| Verdict::Ack(token)));
     }
 
-    pub(super) fn ack_hints(&mut self, kinds: &[Hint]) {
-        let hints = self.drain_hints(kinds);
-        self.verdicts
-            .extend(hints.into_iter().map(|(token, _)| Verdict::Ack(token)));
-    }
-
-    /// A mark takes the place of what was to be put, and how the stream stands was seen before: what asked
-    /// for that is heeded behind it, for a deletion, or a life that followed one, ends the mark.
+    /// What was heeded came to nothing: it is heeded again.
     pub(super) fn act_again(&mut self) {
         self.hints.append(&mut self.acting);
+    }
+
+    pub(super) fn suspect(&mut self, revision: Revision, waiting: Waiting) {
+        self.suspects.push((revision, waiting));
+    }
+
+    pub(super) fn has_suspects(&self) -> bool {
+        !self.suspects.is_empty()
     }
 
     pub(super) fn clear_suspects(&mut self) {
         let tokens = self.suspects.drain(..).flat_map(|(_, waiting)| waiting.tokens);
         self.verdicts.extend(tokens.map(Verdict::Ack));
+    }
+
+    /// A look is to show what they are.
+    pub(super) fn look_for_suspects(&mut self) {
+        let tokens = self.suspects.drain(..).flat_map(|(_, waiting)| waiting.tokens);
+        self.acting.extend(tokens.map(|token| (token, Hint::Look)));
     }
 
     /// On another base, what did not fit may fit.

@@ -2,46 +2,87 @@
 //!
 //! Invariant: I2 monotonic: a fold's put demands its base, an administrative write exactly what was read.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
-use super::{Effect, Lane, Next, OnDeletion, PutKind, Rules, Token, UnderWay, fold::Run};
+use super::{
+    Effect, Known, Next, Note, OnDeletion, PutKind, Rules, Token, UnderWay,
+    unsaved::{Folded, Run, Write},
+};
 use crate::{
-    event::Revision,
+    event::{Revision, next_after},
     projection::{FoldError, State, run::fold_run},
     replica::{Demand, Header, Put, Quarantine, item::Body},
 };
 
-impl Lane {
+/// When this lane puts, and when it has put.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    last_put: Option<Duration>,
+    /// Since when the version has been ahead of the stored one without a change.
+    pub(super) unflushed_since: Option<Duration>,
+    /// Deliveries up to this one that are settled now were settled by a put.
+    pub(super) written: Option<Token>,
+}
+
+impl Known {
+    /// What a put of folded events waits for, if it does.
+    pub(super) fn waits_to_put(&self, now: Duration) -> Option<Next> {
+        if self.unsaved.administrative.is_some() {
+            return None;
+        }
+        let due = self.pace.last_put.map(|last| last + self.rules.min_write_interval);
+        match due {
+            Some(due) if now < due => Some(Next::WaitUntil(due)),
+            _ if self.inbox.held_back => Some(Next::HeldBack),
+            _ => None,
+        }
+    }
+
     pub(super) fn put(&mut self, now: Duration) -> Next {
         if let Some(next) = self.waits_to_put(now) {
             return next;
         }
-        if self.retrying && self.read_wanted && self.administrative == Some(PutKind::Repair) {
-            let base = self.known();
-            let at = base.next();
-            base.header.quarantine = Some(Quarantine {
+        if self.unsaved.retries() && self.agenda.read && self.unsaved.write() == Some(Write::Repair) {
+            let at = self.base.next();
+            self.base.header.quarantine = Some(Quarantine {
                 at,
                 reason: "It is being folded again.".into(),
                 by: "".into(),
             });
         }
-        let keeps = self.keeps_stored();
-        let body = match self.body() {
-            _ if keeps => Body::Stored,
-            Ok(body) => body,
-            Err(error) => self.back_to_storable(&error),
+        let body = if self.keeps_stored() {
+            Body::Stored
+        } else {
+            let form = form_of(&self.rules, &self.stream, &self.base.header, &self.base.state);
+            form.unwrap_or_else(|error| self.back_to_storable(&error))
         };
-        let keeps = body == Body::Stored;
-        let (rebase, marked) = (self.known().rebase, self.stored_mark().is_some());
-        let kind = match self.administrative {
-            Some(kind) => kind,
-            None if rebase => PutKind::Repair,
+        let write = self.unsaved.write().or(self.base.rebase.then_some(Write::Repair));
+        let kind = match write {
             None => PutKind::Fold,
+            Some(write) if write.is_mark() && self.stored_mark().is_some() => PutKind::Again,
+            Some(write) => write.into(),
         };
-        let base = self.known();
-        let demand = match &base.stored {
+        let demand = self.demand(write);
+        self.under_way = Some(UnderWay::Put {
+            write,
+            adrift: body == Body::Stored && self.base.rebase,
+            high: self.inbox.newest,
+        });
+        let put = Put {
+            stream: self.stream.clone(),
+            header: self.base.header.clone(),
+            body,
+            demand,
+        };
+        Next::Do(Effect::Put(Box::new(put), kind))
+    }
+
+    /// What the put demands of the stored item; an administrative write raises the generation.
+    fn demand(&mut self, write: Option<Write>) -> Demand {
+        let base = &mut self.base;
+        match &base.stored {
             None => Demand::Absent,
-            Some(stored) if kind == PutKind::Fold => Demand::Older {
+            Some(stored) if write.is_none() => Demand::Older {
                 generation: stored.generation,
             },
             Some(_) if base.broken.as_ref().is_some_and(|b| b.demand() == Demand::Broken) => Demand::Broken,
@@ -53,73 +94,35 @@ impl Lane {
                     deleted: stored.deleted,
                 }
             }
-        };
-        let header = base.header.clone();
-        self.under_way = Some(UnderWay::Put {
-            kind,
-            adrift: keeps && rebase,
-            high: self.newest,
-        });
-        let kind = match kind {
-            PutKind::Quarantine(_) | PutKind::Diverged if marked => PutKind::Again,
-            kind => kind,
-        };
-        Next::Do(Effect::Put(
-            Box::new(Put {
-                stream: self.stream.clone(),
-                header,
-                body,
-                demand,
-            }),
-            kind,
-        ))
-    }
-
-    /// What a put of folded events waits for, if it does.
-    pub(super) fn waits_to_put(&self, now: Duration) -> Option<Next> {
-        if self.administrative.is_some() {
-            return None;
-        }
-        let due = self.last_put.map(|last| last + self.rules.min_write_interval);
-        match due {
-            Some(due) if now < due => Some(Next::WaitUntil(due)),
-            _ if self.held_back => Some(Next::HeldBack),
-            _ => None,
         }
     }
 
     /// Whether the put is a mark on what is stored as it is, or says something else of a state that
     /// stays though nobody can read it.
-    pub(super) fn keeps_stored(&self) -> bool {
-        let Some(base) = &self.base else { return false };
-        let Some(stored) = &base.stored else { return false };
-        let same = base.header.version == stored.version && !self.changed;
-        match self.administrative {
-            Some(PutKind::Quarantine(_) | PutKind::Diverged) => same,
-            Some(_) => {
-                let dropped = base.header.deleted && self.rules.on_deletion == OnDeletion::Remove;
-                same && base.unreadable.is_some() && !dropped
-            }
-            None => false,
-        }
-    }
-
-    pub(super) fn body(&self) -> Result<Body, FoldError> {
-        let base = self.base.as_ref().expect("a put has a base");
-        form_of(&self.rules, &self.stream, &base.header, &base.state)
+    fn keeps_stored(&self) -> bool {
+        let base = &self.base;
+        let (Some(stored), Some(write)) = (&base.stored, self.unsaved.write()) else {
+            return false;
+        };
+        let same = base.header.version == stored.version && !self.unsaved.changed();
+        let dropped = base.header.deleted && self.rules.on_deletion == OnDeletion::Remove;
+        same && (write.is_mark() || (base.unreadable.is_some() && !dropped))
     }
 
     /// Folds again from where the run began, up to the last event whose state can be stored, and
     /// quarantines the one after it.
-    pub(super) fn back_to_storable(&mut self, error: &FoldError) -> Body {
-        let Some(run) = self.run.take() else {
-            // Stored before, by other code or under another limit, and not storable now: it stays as it
-            // is, and no event is to blame.
-            if self.administrative.is_some() && self.stays_as_stored() {
-                return Body::Stored;
+    fn back_to_storable(&mut self, error: &FoldError) -> Body {
+        let run = match mem::take(&mut self.unsaved.folded) {
+            Folded::Run(run) => run,
+            other => {
+                self.unsaved.folded = other;
+                // Stored before, by other code or under another limit, and not storable now: it stays
+                // as it is, and no event is to blame.
+                if self.unsaved.administrative.is_some() && self.stays_as_stored() {
+                    return Body::Stored;
+                }
+                return self.marked_as_stored(self.base.next(), error);
             }
-            let next = self.known().next();
-            return self.marked_as_stored(next, error);
         };
         let rules = self.rules.clone();
         let begins = run.begins();
@@ -128,11 +131,9 @@ impl Lane {
         let mut best = begins.clone();
         let Ok(mut body) = form_of(&rules, &self.stream, &best.0, &best.1) else {
             // Not even what it began with, which other code has stored: that stays as it is.
-            let blamed = run
-                .events
-                .first()
-                .map_or(crate::event::next_after(begins.0.version), |event| event.revision);
-            self.run = Some(run);
+            let blamed = run.events.first();
+            let blamed = blamed.map_or(next_after(begins.0.version), |event| event.revision);
+            self.unsaved.folded = Folded::Run(run);
             return self.marked_as_stored(blamed, error);
         };
         while bad - good > 1 {
@@ -147,27 +148,27 @@ impl Lane {
                 Err(_) => bad = middle,
             }
         }
-        let blamed = run.events.get(good).map_or(self.known().next(), |event| event.revision);
-        let base = self.known();
-        (base.header, base.state) = best;
-        self.run = Some(Run {
+        let blamed = run.events.get(good).map_or(self.base.next(), |event| event.revision);
+        (self.base.header, self.base.state) = best;
+        self.unsaved.folded = Folded::Run(Box::new(Run {
             events: run.events.into_iter().take(good).collect(),
-            ..run
-        });
-        self.read_wanted = false;
-        self.act_again();
+            ..*run
+        }));
+        self.agenda.read = false;
+        self.inbox.act_again();
         // What is folded in place of a state that cannot be read does not replace it half done.
-        let keeps = self.known().falls_short();
+        let keeps = self.base.falls_short();
         self.poisoned(blamed, error, error.class());
         if keeps { Body::Stored } else { body }
     }
 
-    /// Quarantines an event, on what is stored as it is.
-    pub(super) fn marked_as_stored(&mut self, at: Revision, error: &FoldError) -> Body {
-        self.act_again();
+    /// Quarantines an event, on what is stored as it is. How the stream stands was seen before: what
+    /// asked for that is heeded behind the mark, for a deletion, or a life that followed one, ends it.
+    fn marked_as_stored(&mut self, at: Revision, error: &FoldError) -> Body {
+        self.inbox.act_again();
         self.back_to_stored();
         self.poisoned(at, error, error.class());
-        if self.known().stored.is_some() {
+        if self.base.stored.is_some() {
             Body::Stored
         } else {
             Body::Nothing
@@ -175,65 +176,61 @@ impl Lane {
     }
 
     /// Whether what an administrative put says leaves the stored state and its version as they are.
-    pub(super) fn stays_as_stored(&self) -> bool {
-        let base = self.base.as_ref().filter(|base| !base.rebase);
+    fn stays_as_stored(&self) -> bool {
+        let base = &self.base;
         // A version that moved without a change would be read again and again.
-        base.is_some_and(|base| base.stored.is_some() && base.header.version == base.durable())
+        !base.rebase && base.stored.is_some() && base.header.version == base.durable()
     }
 
-    /// Nothing is left to do but to store, in time, a version that moved without a change.
-    pub(super) fn flush_or_idle(&mut self, now: Duration) -> Next {
-        let base = self.known();
-        if base.rebase || base.header.version == base.durable() {
-            self.run = None;
-            return Next::Idle;
+    pub(super) fn stored(&mut self, write: Option<Write>, adrift: bool, high: Token, now: Duration) {
+        if write.is_some_and(Write::is_mark) {
+            self.agenda.read = false;
+            self.note.see();
         }
-        let due = *self.dirty_since.get_or_insert(now) + self.rules.keep_flush;
-        if now < due {
-            return Next::WaitUntil(due);
-        }
-        self.put(now)
-    }
-
-    pub(super) fn stored(&mut self, kind: PutKind, adrift: bool, high: Token, now: Duration) {
-        let removes = self.rules.on_deletion == OnDeletion::Remove;
-        if matches!(kind, PutKind::Quarantine(_) | PutKind::Diverged) {
-            self.read_wanted = false;
-            self.noted = true;
-        }
-        if let Some(mut run) = self.run.take() {
-            run.let_go(self.known().durable());
+        let goes_on = self.unsaved.retries() && self.agenda.read;
+        if let Folded::Run(mut run) = mem::take(&mut self.unsaved).folded {
+            run.let_go(self.base.durable());
             self.tally.durable.append(&mut run.created);
         }
-        self.changed = false;
-        self.administrative = None;
-        self.read_since_put = false;
-        self.last_put = Some(now);
-        self.dirty_since = None;
+        self.pace = Pace {
+            last_put: Some(now),
+            unflushed_since: None,
+            written: Some(high),
+        };
         // What is stored is not what is in hand: whatever comes next begins with reading it.
-        self.mark_read = Some(high).filter(|_| !adrift);
-        self.written = Some(high);
-        let goes_on = self.retrying && self.read_wanted;
-        let cleared = self.stored_mark().is_some() && self.known().header.quarantine.is_none();
-        let base = self.known();
+        self.store_read = Some(high).filter(|_| !adrift);
+        let cleared = self.stored_mark().is_some() && self.base.header.quarantine.is_none();
+        let base = &mut self.base;
         base.stored = Some(base.header.clone());
         if !adrift {
             // A state that was dropped is not one to fold on.
+            let removes = self.rules.on_deletion == OnDeletion::Remove;
             base.rebase = base.header.deleted && removes && base.header.version.is_some();
             base.unreadable = None;
         }
         if goes_on {
             base.header.quarantine = None;
-            self.administrative = Some(PutKind::Repair);
+            self.unsaved.retry();
         } else if cleared {
             // Another task may have settled a delivery by the mark after the stream was read and
             // before the mark was cleared: what came in between is read now.
-            self.read_wanted = true;
-            self.owing = true;
-        } else if !self.read_wanted {
-            self.owing = false;
+            self.agenda.read = true;
+            self.note = Note::Owing;
+        } else if !self.agenda.read {
+            self.note.pay();
         }
-        self.retrying = goes_on;
+    }
+
+    /// Nothing is left to do but to store, in time, a version that moved without a change.
+    pub(super) fn flush_or_idle(&mut self, now: Duration) -> Next {
+        if self.base.rebase || self.base.header.version == self.base.durable() {
+            return Next::Idle;
+        }
+        let due = *self.pace.unflushed_since.get_or_insert(now) + self.rules.keep_flush;
+        if now < due {
+            return Next::WaitUntil(due);
+        }
+        self.put(now)
     }
 }
 

@@ -5,116 +5,122 @@
 
 use std::mem;
 
-use super::{Hint, Lane, Verdict, gap::NotYet};
+use super::{
+    Base, Effect, Known, Next, UnderWay,
+    gap::{Gone, NotYet},
+};
 use crate::{
     event::{RawEvent, Revision},
-    journal::Slice,
+    journal::{ReadLimit, Slice},
     replica::Header,
 };
 
-impl Lane {
+impl Known {
     /// Settles deliveries that what is durable covers, and those that the stream no longer has.
     pub(super) fn settle(&mut self) {
-        let unreadable = self.unreadable.take();
-        if self.base.as_ref().is_some_and(|base| base.header.version.is_none()) {
-            self.reconsider_suspects();
+        if self.base.header.version.is_none() {
+            self.inbox.reconsider_suspects();
         }
-        let Some(base) = self.base.as_ref() else {
+        let unsaved = self.unsaved.any();
+        self.settle_covered(unsaved);
+        // What was folded before it comes first.
+        if !unsaved && let Some(gone) = self.searched.gone.take() {
+            self.settle_gone(gone);
+        }
+    }
+
+    fn settle_covered(&mut self, unsaved: bool) {
+        let Some((header, covered)) = covers(&self.base, unsaved) else {
             return;
         };
-        let replaces = base.rebase && !base.header.deleted;
-        let unsaved = self.changed || self.administrative.is_some();
-        let header = if unsaved {
-            base.stored.as_ref().unwrap_or(&base.header)
-        } else {
-            &base.header
-        };
-        let covered = match (replaces || base.broken.is_some(), unsaved) {
-            // What is stored is about to be replaced, or is no replica: it covers nothing.
-            (true, _) => None,
-            (false, true) => base.durable(),
-            // All that is folded and not stored changed nothing.
-            (false, false) => base.header.version,
-        };
-        let seen = self.waiting.get(&covered.unwrap_or(Revision::MAX));
-        let last = header.event.as_ref().filter(|_| header.version == covered);
-        let same = seen.and_then(|w| w.event.as_ref()).zip(last);
+        let seen = self.inbox.waiting.get(&covered).and_then(|w| w.event.as_ref());
+        let same = seen.zip(header.event.as_ref());
         let verified = same.is_some_and(|(event, last)| event.id == last.id);
-        if let Some(covered) = covered {
-            let above = self.waiting.split_off(&(covered + 1));
-            for (revision, waiting) in mem::replace(&mut self.waiting, above) {
-                if suspicious(header, revision, waiting.event.as_ref()) {
-                    self.suspects.push((revision, waiting));
-                } else {
-                    let unwritten = waiting
-                        .tokens
-                        .iter()
-                        .filter(|token| Some(**token) > self.written)
-                        .count();
-                    self.tally.settled_without_write += unwritten as u64;
-                    self.verdicts.extend(waiting.tokens.into_iter().map(Verdict::Ack));
-                }
+        let above = self.inbox.waiting.split_off(&(covered + 1));
+        for (revision, waiting) in mem::replace(&mut self.inbox.waiting, above) {
+            if suspicious(header, revision, waiting.event.as_ref()) {
+                self.inbox.suspect(revision, waiting);
+            } else {
+                let unwritten = waiting.tokens.iter().filter(|token| Some(**token) > self.pace.written);
+                self.tally.settled_without_write += unwritten.count() as u64;
+                self.inbox.ack(waiting.tokens);
             }
         }
-        let version = base.header.version;
-        if verified && let Some(base) = self.base.as_mut() {
-            base.verified = true;
-        }
-        let Some((high, below)) = unreadable else { return };
-        // What was folded before it comes first.
-        if unsaved {
-            self.unreadable = Some((high, below));
-            return;
-        }
-        let hopeless = self.not_yet.as_ref().and_then(NotYet::hopeless);
-        for (revision, waiting) in self.waiting.range_mut(crate::event::next_after(version)..) {
+        self.base.verified |= verified;
+    }
+
+    fn settle_gone(&mut self, gone: Gone) {
+        let hopeless = self.searched.not_yet.as_ref().and_then(NotYet::hopeless);
+        let next = self.base.next();
+        let mut settled = Vec::new();
+        for (revision, waiting) in self.inbox.waiting.range_mut(next..) {
             let high = match hopeless {
-                _ if *revision < below => high,
+                _ if *revision < gone.below => gone.high,
                 Some(waited) if waiting.event.is_none() => waited,
                 _ => continue,
             };
-            let (gone, newer): (Vec<_>, Vec<_>) = waiting.tokens.drain(..).partition(|token| *token <= high);
-            waiting.tokens = newer;
-            self.tally.settled_without_write += gone.len() as u64;
-            self.verdicts.extend(gone.into_iter().map(Verdict::Ack));
+            settled.extend(waiting.tokens.extract_if(.., |token| *token <= high));
         }
-        self.waiting.retain(|_, waiting| !waiting.tokens.is_empty());
-        if self.waiting.range(crate::event::next_after(version)..).next().is_none() {
-            self.not_yet = None;
+        self.tally.settled_without_write += settled.len() as u64;
+        self.inbox.ack(settled);
+        self.inbox.waiting.retain(|_, waiting| !waiting.tokens.is_empty());
+        if self.inbox.waiting.range(next..).next().is_none() {
+            self.searched.not_yet = None;
         }
     }
 
     /// The version to compare with the stream, when deliveries do not fit the replica.
     pub(super) fn suspicion(&self) -> Option<Revision> {
-        if self.suspects.is_empty() || self.administrative.is_some() {
-            return None;
-        }
-        self.base.as_ref().and_then(|base| base.header.version)
+        let suspects = self.inbox.has_suspects() && self.unsaved.administrative.is_none();
+        self.base.header.version.filter(|_| suspects)
+    }
+
+    pub(super) fn check(&mut self, at: Revision) -> Next {
+        self.under_way = Some(UnderWay::Check { at });
+        self.read_one(at)
+    }
+
+    pub(super) fn read_one(&self, from: Revision) -> Next {
+        Next::Do(Effect::Read {
+            from,
+            limit: ReadLimit {
+                events: 1,
+                ..self.rules.read
+            },
+        })
     }
 
     pub(super) fn checked(&mut self, at: Revision, slice: &Slice) {
         match slice.events.first() {
             Some(event) if event.revision == at => {
-                let same = self.known().header.event.as_ref().is_none_or(|e| e.id == event.id);
-                if same {
-                    self.known().verified = true;
-                    self.clear_suspects();
-                } else {
-                    self.diverged(&other_event_at(at));
+                if self.base.header.event.as_ref().is_some_and(|e| e.id != event.id) {
+                    return self.diverged(&other_event_at(at));
                 }
+                self.base.verified = true;
+                self.inbox.clear_suspects();
             }
             // Truncated, or the stream is shorter than the replica: the look tells which.
             _ => {
-                let suspects = self.suspects.drain(..).flat_map(|(_, waiting)| waiting.tokens);
-                self.acting.extend(suspects.map(|token| (token, Hint::Look)));
-                self.look_wanted = true;
+                self.inbox.look_for_suspects();
+                self.agenda.look.want();
             }
         }
     }
 }
 
+/// The header that covers deliveries, and the version that it covers them to.
+fn covers(base: &Base, unsaved: bool) -> Option<(&Header, Revision)> {
+    // What is stored is about to be replaced, or is no replica: it covers nothing.
+    if (base.rebase && !base.header.deleted) || base.broken.is_some() {
+        return None;
+    }
+    // All that is folded and not stored changed nothing.
+    let header = if unsaved { base.stored.as_ref()? } else { &base.header };
+    Some((header, header.version?))
+}
+
 /// Whether a delivery at or below the version does not look like one of the events folded in.
-pub(super) fn suspicious(header: &Header, revision: Revision, event: Option<&RawEvent>) -> bool {
+fn suspicious(header: &Header, revision: Revision, event: Option<&RawEvent>) -> bool {
     let (Some(event), Some(last)) = (event, header.event.as_ref()) else {
         return false;
     };

@@ -15,11 +15,11 @@ use chrono::{DateTime, Utc};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::{gap::SHOWN_WITHIN, *};
+use super::{gap::SHOWN_WITHIN, unsaved::Folded, *};
 use crate::{
     document::Document,
     event::RawEvent,
-    journal::{Newest, Presence, Slice, Standing},
+    journal::{Newest, Presence, ReadLimit, Slice, Standing},
     projection::{Change, Encoded, Fold, FoldError, OnLostHistory, Source, State, StateError, StoredState},
     replica::{
         Broken, Demand, Header, LastEvent, Put, Replica,
@@ -195,13 +195,15 @@ impl Driven {
 
     /// Those that a step would tell now, too: the model looks at each when it is made.
     fn verdicts(&mut self) -> Vec<Verdict> {
-        self.verdicts.append(&mut self.lane.verdicts);
+        self.verdicts.append(&mut self.lane.inbox_mut().verdicts);
         mem::take(&mut self.verdicts)
     }
 
     fn tally(&mut self) -> Tally {
-        let now = mem::take(&mut self.lane.tally);
-        self.adds(now);
+        if let At::Known(known) = &mut self.lane.at {
+            let now = mem::take(&mut known.tally);
+            self.adds(now);
+        }
         mem::take(&mut self.tally)
     }
 }
@@ -1316,7 +1318,7 @@ fn what_is_delivered_late_is_waited_for_from_then_on() {
     let mut given_up = [None, None];
     while let (Some(at), _) = run(&mut lane, now, &[0], 0) {
         now = at;
-        if now > SHOWN_WITHIN / 2 && lane.unsettled() == 1 && lane.newest == 1 {
+        if now > SHOWN_WITHIN / 2 && lane.unsettled() == 1 && lane.inbox_mut().newest == 1 {
             lane.deliver(2, Arrival::Revision(3), false);
         }
         for verdict in lane.verdicts() {
@@ -1371,7 +1373,10 @@ fn what_a_fold_anew_replaces_does_not_become_durable_again() {
     let rules = world.tasks[0].rules.clone();
     while world.stored.as_ref().unwrap().header.version != Some(19) {
         assert!(world.step(0, false, false).unwrap());
-        let kept = world.tasks[0].lane.run.as_ref().map_or(0, |run| run.created.len());
+        let kept = match world.tasks[0].lane.known().map(|known| &known.unsaved.folded) {
+            Some(Folded::Run(run)) => run.created.len(),
+            _ => 0,
+        };
         assert!(kept <= rules.read.events, "{kept} of one page");
     }
     assert_eq!(world.tasks[0].lane.tally().durable, [time(19)]);
