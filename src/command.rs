@@ -36,6 +36,8 @@ pub mod attempt;
 #[doc(hidden)]
 pub mod base;
 mod cache;
+#[doc(hidden)]
+pub mod catch_up;
 mod context;
 mod error;
 mod executor;
@@ -48,15 +50,16 @@ pub mod snapshots;
 mod traced;
 
 pub use attempt::{Committed, OnDeleted};
-pub use base::CatchUpError;
+pub use catch_up::CatchUpError;
 pub use context::{Context, Freshness};
 pub use error::CommandError;
 pub use executor::{Executing, Executor};
 pub use snapshots::{NoSnapshots, Replicas, SnapshotError, SnapshotEvents};
 
 use attempt::{Action, Append, Attempt, AttemptRules, Finished, Identity, Reply, longest_wait};
-use base::{Base, CatchUp, CatchUpRules, Fed, Lineage};
+use base::{Base, Lineage};
 use cache::{Cache, Lead};
+use catch_up::{CatchUp, CatchUpRules, Fed};
 use observe::{Discard, Observation, Observer, Origin, Unobserved};
 use queue::{Full, Queue, Turn};
 use recent::{Recent, Search};

@@ -19,7 +19,8 @@ use crate::{
     command::{
         after,
         attempt::longest_wait,
-        base::{Base, CatchUp, CatchUpError, CatchUpRules, Fed, Lineage},
+        base::{Base, Lineage},
+        catch_up::{CatchUp, CatchUpError, CatchUpRules, Fed},
         observe::{Discard, Observation, Observer, Unobserved},
         snapshots::base_of,
     },

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{base::CatchUpError, snapshots::SnapshotError};
+use super::{catch_up::CatchUpError, snapshots::SnapshotError};
 use crate::{
     event::{Revision, Version},
     journal::JournalError,

@@ -8,7 +8,8 @@ use crate::{
     aggregate::{Aggregate, Command},
     command::{
         CommandSettings, NoSnapshots, Replicas, Repository,
-        base::{CatchUp, CatchUpRules, Fed, Lineage},
+        base::{Base, Lineage},
+        catch_up::{CatchUp, CatchUpRules, Fed},
         snapshots::{Snapshot, Snapshots},
     },
     event::{Event, RawEvent},
@@ -154,11 +155,11 @@ impl World {
         let replicas = Replicas::new(self.store.clone()).write_through(Rules::new("account"));
         let base = match replicas.load(&fold, stream, true).await.unwrap() {
             Snapshot::Base(base) => base,
-            Snapshot::Nothing(_) => crate::command::base::Base::initial(&fold, Lineage::Absent),
+            Snapshot::Nothing(_) => Base::initial(&fold, Lineage::Absent),
             // An operator's part: a replica that nobody can read is taken away.
             Snapshot::Unusable(..) => {
                 self.store.remove(stream);
-                crate::command::base::Base::initial(&fold, Lineage::Absent)
+                Base::initial(&fold, Lineage::Absent)
             }
         };
         let rules = CatchUpRules {

@@ -8,7 +8,8 @@ use crate::{
     command::{
         CommandSettings, Context, OnDeleted,
         attempt::{Action, Attempt, AttemptRules, Identity, Reply},
-        base::{Base, CatchUpRules, Lineage},
+        base::{Base, Lineage},
+        catch_up::CatchUpRules,
     },
     event::{Metadata, RawEvent},
     journal::{Appended, JournalError, Presence, Slice, Standing},

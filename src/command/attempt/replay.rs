@@ -1,8 +1,20 @@
 //! A command that landed before: found again, and answered with what was committed then.
 
-use super::{
-    Aggregate, Attempt, CatchUp, CatchUpError, Command, CommandError, Committed, Decision, Discard, Fed, Found, Header,
-    Landed, Observation, Phase, Presence, RawEvent, Revision, Slice, State, codec, command_of, fold_run, origin_of,
+use super::{Attempt, Committed, Phase};
+use crate::{
+    aggregate::{Aggregate, Command, Decision},
+    command::{
+        catch_up::{CatchUp, CatchUpError, Fed, Found},
+        error::CommandError,
+        observe::{Discard, Observation},
+    },
+    event::{RawEvent, Revision, codec},
+    journal::{Presence, Slice},
+    projection::{
+        State,
+        run::{command_of, fold_run, origin_of},
+    },
+    replica::{Header, Landed},
 };
 
 impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_, A, C, D> {

@@ -7,10 +7,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::{
-    command::{
-        base::{Base, CatchUpRules},
-        error::CommandError,
-    },
+    command::{base::Base, catch_up::CatchUpRules, error::CommandError},
     event::{
         Event, Metadata, Revision,
         metadata::{COMMAND, COMMAND_ID, EXECUTION_ID, FINGERPRINT, NEW_LIFE, SCHEMA},

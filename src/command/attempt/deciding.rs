@@ -1,0 +1,244 @@
+//! From a base to events: has the command landed, may it be decided here, what does it come to.
+//!
+//! I6 pure: the caller's `decide` is asked with a state and answers with events. A rejection and an
+//! empty decision leave only on a state that the leader confirmed in this attempt.
+
+use chrono::{DateTime, Utc};
+use tracing::debug_span;
+
+use super::{Attempt, Committed, Phase, Searched, appending::Pending, event_id, types::metadata};
+use crate::{
+    aggregate::{Aggregate, Command, Decision, Existence},
+    command::{
+        base::{Base, Lineage},
+        catch_up::CatchUp,
+        error::CommandError,
+        observe::{Discard, Observation},
+    },
+    event::{RawEvent, Revision, codec, metadata::SPANS, next_after},
+    journal::NewEvent,
+    projection::run::fold_run,
+    replica::Sort,
+};
+
+/// Events that are folded from a stream's first on to answer a repetition with the state as it was
+/// then: a read of so many costs a round trip, not much more.
+const WORTH_FOLDING: Revision = 1_000;
+
+impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_, A, C, D> {
+    /// Has the command landed already, as far as the base knows? Else it is decided.
+    pub(super) fn look_up(&mut self) {
+        let command = self.identity.command;
+        let known = self.base.landed(command).cloned();
+        match known {
+            Some(landed) if self.reused(&landed.sort) => {}
+            // Its state is behind the base: fold the stream again, up to it, where one read does that.
+            // Further on its events are read where they stand, and the state in hand goes with them.
+            Some(landed) if self.base.header.version > Some(landed.last) && landed.last < WORTH_FOLDING => {
+                let start = Base::initial(self.fold, Lineage::Foreign);
+                let reading = CatchUp::new(start, Some(command), self.rules.catch_up);
+                self.phase = Phase::Replay(Box::new(reading), landed);
+            }
+            Some(landed) => self.phase = Phase::Recall(landed, Vec::new()),
+            // The base does not remember as much as was promised.
+            None if !self.searched
+                && self
+                    .rules
+                    .known_from
+                    .is_some_and(|from| self.base.header.commands_since > from) =>
+            {
+                self.phase = Phase::Search;
+            }
+            None => self.decide(),
+        }
+    }
+
+    /// Another command landed with this one's id: ends with that.
+    pub(super) fn reused(&mut self, landed: &Sort) -> bool {
+        let reused = landed.differs(&self.identity.sort);
+        if reused {
+            let named = landed
+                .name
+                .as_ref()
+                .filter(|name| self.identity.sort.name.as_ref() != Some(name));
+            let landed = named.map_or("with another fingerprint".to_owned(), |name| format!("`{name}`"));
+            self.done(Err(CommandError::KeyReused {
+                command_id: self.identity.command,
+                landed,
+            }));
+        }
+        reused
+    }
+
+    pub(super) fn searched(&mut self, searched: Searched) {
+        match searched {
+            Searched::Found(landed) if landed.first > next_after(self.base.header.version) => {
+                // Beyond the base: on the way there it is found.
+                self.searched = true;
+                self.phase = self.catch_up();
+            }
+            Searched::Found(landed) => {
+                self.base.older = Some(Box::new(landed));
+                self.look_up();
+            }
+            Searched::NotThere => {
+                self.searched = true;
+                self.decide();
+            }
+            Searched::OutOfReach(_) if self.in_doubt() => self.lost_track(),
+            Searched::OutOfReach(since) => {
+                self.confirmed = false;
+                self.done(Err(CommandError::OutOfReach {
+                    command_id: self.identity.command,
+                    stream: self.stream.to_string(),
+                    since,
+                }));
+            }
+        }
+    }
+
+    /// Why the command has no place where the stream stands, as far as the base knows.
+    pub(super) fn misplaced(&self) -> Option<CommandError<C::Error>> {
+        let (place, stream) = (self.place(), || self.stream.to_string());
+        let expected = self.rules.expected.filter(|_| self.callers_place().is_none());
+        match (expected, self.command.existence(), place) {
+            (Some(expected), _, actual) if actual != Some(expected) => Some(CommandError::Conflict {
+                stream: stream(),
+                expected,
+                actual,
+            }),
+            (_, Existence::New, Some(revision)) => Some(CommandError::AlreadyExists {
+                stream: stream(),
+                revision,
+            }),
+            (_, Existence::Existing, None) => Some(CommandError::NotFound { stream: stream() }),
+            _ => None,
+        }
+    }
+
+    /// Reads on from a base that nobody confirmed in this attempt: a stale state must never turn a
+    /// valid command away.
+    pub(super) fn confirm(&mut self) {
+        self.observed.push(Observation::Confirming);
+        self.phase = self.catch_up();
+    }
+
+    pub(super) fn decide(&mut self) {
+        let misplaced = self.misplaced();
+        if !self.confirmed && (misplaced.is_some() || self.rules.confirmed) {
+            return self.confirm();
+        }
+        match misplaced {
+            // What was appended before may be where nothing can be seen any more.
+            Some(_) if self.in_doubt() => return self.give_up(),
+            Some(error) => return self.done(Err(error)),
+            None => {}
+        }
+        let Some(state) = self.base.state.get::<A>() else {
+            // States come from the aggregate's own fold; another type is a snapshot source's defect.
+            return self.discard(Discard::Undecodable);
+        };
+        let decided = debug_span!(target: SPANS, "decide").in_scope(|| self.command.decide(state));
+        let decided = decided.map(D::into_parts);
+        let appends = decided.as_ref().is_ok_and(|(events, _)| !events.is_empty());
+        if !appends && !self.confirmed {
+            return self.confirm();
+        }
+        if !appends && self.callers_place().is_some_and(|at| Some(at) != self.place()) {
+            // No append asks the server whether the stream ended at the caller's version.
+            return self.deleted(false);
+        }
+        match decided {
+            Err(rejection) => self.done(Err(CommandError::Rejected(rejection))),
+            Ok((events, reply)) if events.is_empty() => {
+                let answer = Committed {
+                    reply: Some(reply),
+                    command: self.identity.command,
+                    stream: self.stream.clone(),
+                    state: state.clone(),
+                    version: self.base.header.version,
+                    revision: self.base.header.version,
+                    event_id: self.base.header.event.as_ref().map(|event| event.id),
+                    events,
+                    attempts: self.attempts,
+                    repeated: false,
+                    first: self.base.header.first,
+                    revived: self.revived,
+                };
+                self.done(Ok(answer));
+            }
+            Ok((events, reply)) => self.prepare(&events, reply),
+        }
+    }
+
+    /// Encodes what was decided, and makes sure that everybody will be able to read it.
+    pub(super) fn prepare(&mut self, events: &[A::Event], reply: D::Reply) {
+        let unwritable = |problem: String| CommandError::Unwritable {
+            stream: self.stream.to_string(),
+            problem,
+        };
+        for (name, value) in self.appending.take().map(|ask| ask()).unwrap_or_default() {
+            self.identity.metadata.trace(name, value);
+        }
+        let mut new = Vec::with_capacity(events.len());
+        let plain = metadata::<A::Event>(&self.identity, false);
+        for (index, event) in events.iter().enumerate() {
+            let metadata = if self.reviving && index == 0 {
+                // What the server takes then proves that the stream was still deleted.
+                metadata::<A::Event>(&self.identity, true)
+            } else {
+                plain.clone()
+            };
+            match codec::encode(event) {
+                Ok(body) => new.push(NewEvent {
+                    id: event_id(
+                        self.identity.command,
+                        &self.stream,
+                        index,
+                        &body.kind,
+                        &body.data,
+                        &metadata,
+                    ),
+                    kind: body.kind,
+                    json: true,
+                    data: body.data,
+                    metadata,
+                }),
+                Err(error) => {
+                    let error = unwritable(error.to_string());
+                    return self.done(Err(error));
+                }
+            }
+        }
+        let version = self.base.header.version;
+        let pending = Pending {
+            expected: self.expected(),
+            base: version,
+            events: new,
+        };
+        let raw = self.raw(&pending, next_after(self.place()), self.identity.at);
+        let folded = fold_run(self.fold, (self.base.header.clone(), self.base.state.clone()), &raw, 0);
+        if let Some((index, error)) = folded.stopped {
+            let error = unwritable(format!("event {index} (`{}`): {error}", raw[index].kind));
+            return self.done(Err(error));
+        }
+        self.reply = pending.events.first().map(|first| (first.id, reply));
+        self.pending = Some(pending);
+        self.phase = Phase::Append;
+    }
+
+    /// The pending events as a read would give them, the first at `first`, written at `at`.
+    pub(super) fn raw(&self, pending: &Pending, first: Revision, at: DateTime<Utc>) -> Vec<RawEvent> {
+        let raw = |(event, revision): (&NewEvent, Revision)| RawEvent {
+            stream: self.stream.clone(),
+            revision,
+            id: event.id,
+            kind: event.kind.clone(),
+            json: event.json,
+            data: event.data.clone(),
+            metadata: event.metadata.clone(),
+            created: at,
+        };
+        pending.events.iter().zip(first..).map(raw).collect()
+    }
+}
