@@ -131,7 +131,7 @@ impl Known {
             }
             return;
         }
-        if !self.is_this_stream(from, &mut slice) {
+        if !self.verify(from, &mut slice) {
             return self.diverged(&other_event_at(from));
         }
         if !only_verifies {
@@ -177,7 +177,7 @@ impl Known {
     }
 
     /// Whether the replica's last event is the stream's, as far as the read shows it; takes that one out.
-    fn is_this_stream(&mut self, from: Revision, slice: &mut Slice) -> bool {
+    fn verify(&mut self, from: Revision, slice: &mut Slice) -> bool {
         let base = &mut self.base;
         if base.rebase {
             return true;

@@ -7,7 +7,7 @@
 use std::mem;
 
 use super::{
-    Effect, Hint, Known, Next, UnderWay, Verdict,
+    Agenda, Effect, Hint, Known, Next, Searched, UnderWay, Verdict,
     unsaved::{Folded, Write},
 };
 use crate::{
@@ -126,8 +126,8 @@ impl Known {
             base.header = Header::new();
             base.state = self.rules.fold.initial();
         }
-        self.agenda = super::Agenda::default();
-        self.searched = super::Searched::default();
+        self.agenda = Agenda::default();
+        self.searched = Searched::default();
     }
 
     /// A stored mark settles what stands behind it, unless other code left it: then this code tries.
@@ -157,7 +157,7 @@ impl Known {
             self.unsaved.retry();
             return None;
         }
-        self.settle_behind(mark);
+        self.settle_behind(&mark);
         if self.inbox.hints.is_empty() {
             return Some(Next::Idle);
         }
@@ -175,7 +175,7 @@ impl Known {
         }
     }
 
-    fn settle_behind(&mut self, mark: Quarantine) {
+    fn settle_behind(&mut self, mark: &Quarantine) {
         let kind = mark.kind();
         for (revision, waiting) in mem::take(&mut self.inbox.waiting) {
             if revision == mark.at && kind == MarkKind::Quarantined {

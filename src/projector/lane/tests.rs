@@ -1,4 +1,5 @@
-//! The lane against a model of everything around it: two tasks with their own caches, a group
+//! The lane's specification: named examples of its rules, a file for each concern, and here the lane
+//! against a model of everything around it: two tasks with their own caches, a group
 //! that shuffles, repeats and loses deliveries, a store that refuses and loses replies, other
 //! writers, truncation, deletion and revival. After every step I1 to I3 are checked
 //! against the stream itself; at the end everything must be settled and the replica right.
@@ -26,6 +27,11 @@ use crate::{
         item::{Body, Promotions},
     },
 };
+
+mod deletion;
+mod gap;
+mod put;
+mod quarantine;
 
 /// What an event of the model does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,6 +250,8 @@ struct World {
     /// Entries of the feed: an event's revision, or a deletion.
     entries: Vec<Option<u64>>,
     unsettled: BTreeSet<usize>,
+    /// Revisions whose deliveries were parked.
+    parked: Vec<u64>,
     stored: Option<Replica>,
     tasks: Vec<Task>,
     next_token: Token,
@@ -351,6 +359,7 @@ impl World {
             deleted: false,
             entries: Vec::new(),
             unsettled: BTreeSet::new(),
+            parked: Vec::new(),
             stored: None,
             tasks,
             next_token: 1,
@@ -703,7 +712,10 @@ impl World {
 
     fn verdicts(&mut self, index: usize) -> Result<(), TestCaseError> {
         for verdict in self.tasks[index].lane.verdicts() {
-            let (Verdict::Ack(token) | Verdict::Park(token, _)) = verdict;
+            let (token, parked) = match verdict {
+                Verdict::Ack(token) => (token, false),
+                Verdict::Park(token, _) => (token, true),
+            };
             let Some(entry) = self.tasks[index].tokens.get(&token).copied() else {
                 // That it was told of the note.
                 continue;
@@ -713,6 +725,7 @@ impl World {
                 prop_assert!(settled, "revision {} was acknowledged before it was settled", revision);
             }
             self.unsettled.remove(&entry);
+            self.parked.extend(self.entries[entry].filter(|_| parked));
         }
         Ok(())
     }
@@ -931,67 +944,6 @@ fn cases() -> u32 {
         .unwrap_or(2_000)
 }
 
-/// One task acknowledges by a mark that it has read; another clears the mark, reads on, and its put
-/// is refused for somebody else's (`bump`), or the clearing one for its own, whose reply was lost.
-#[test]
-fn what_a_cleared_mark_had_settled_outlives_a_refused_put() {
-    for bump in [true, false] {
-        what_was_settled_by_a_mark(bump);
-    }
-}
-
-fn what_was_settled_by_a_mark(bump: bool) {
-    let deliver = |task, pick| Op::Deliver { task, pick };
-    let step = |task| Op::Step {
-        task,
-        lose_reply: false,
-    };
-    let mut ops = vec![Op::Append(Kind::Put), Op::Append(Kind::New)];
-    // The old code marks revision 1; the new one reads on to its end behind the mark.
-    ops.extend([deliver(1, 0), deliver(1, 1)]);
-    ops.extend([1, 1, 1, 1].map(step));
-    ops.push(deliver(0, 0));
-    ops.extend([0, 0, 0].map(step));
-    // More events; the old code takes one, and reads the mark for it just before it is cleared.
-    ops.extend([Kind::Put; 4].map(Op::Append));
-    ops.push(deliver(1, 0));
-    ops.extend([1, 1].map(step));
-    if bump {
-        ops.extend([step(0), step(0), Op::Bump]);
-    } else {
-        let (task, lose_reply) = (0, true);
-        ops.push(Op::Step { task, lose_reply });
-    }
-    ops.extend([0, 0, 1].map(step));
-    scenario(&ops, OnDeletion::Keep, OnRevival::Continue, false).unwrap();
-}
-
-/// In a table that was emptied a deletion marker has come to the generation and version of what one
-/// task still remembers; its mark, which keeps what is stored, used to make it a state that is not there.
-#[test]
-fn a_mark_on_what_was_wiped_leaves_a_deletion_marker_alone() {
-    let deliver = |task, pick| Op::Deliver { task, pick };
-    let steps = |task| {
-        let step = Op::Step {
-            task,
-            lose_reply: false,
-        };
-        vec![step; 6]
-    };
-    let mut ops = vec![Op::Append(Kind::Put), deliver(0, 0)];
-    ops.extend(steps(0));
-    // The old code remembers version 0 at generation 1.
-    ops.extend([Op::Bump, Op::Crash { task: 0 }, deliver(1, 0)]);
-    ops.extend(steps(1));
-    // Made again, the replica is deleted at version 0, which is its first administrative write.
-    ops.extend([Op::Wipe, deliver(0, 0)]);
-    ops.extend(steps(0));
-    ops.extend([Op::Append(Kind::New), deliver(1, 0), Op::Delete, deliver(0, 1)]);
-    ops.extend(steps(0));
-    ops.extend(steps(1));
-    scenario(&ops, OnDeletion::Remove, OnRevival::Continue, false).unwrap();
-}
-
 /// Steps a task until its lane rests.
 fn rest(world: &mut World, task: usize) {
     let mut steps = 0;
@@ -1020,368 +972,6 @@ fn refuses(world: &mut World, task: usize, refused: fn(&Document) -> bool) {
     task.lane = Driven::new(task.rules.clone());
 }
 
-/// The event whose state cannot be stored and the deletion behind it came together: the mark takes the
-/// deletion's place in the put, and used to settle its notice, too.
-#[test]
-fn a_deletion_that_came_with_an_event_that_cannot_be_stored_is_not_lost() {
-    let mut world = World::new(OnDeletion::Keep, OnRevival::Continue, true);
-    world.run(&Op::Append(Kind::Put)).unwrap();
-    world.deliver(0, 0);
-    rest(&mut world, 0);
-    // What the next lane stands on is this task's own.
-    world.tasks[0].cache.as_mut().unwrap().verified = true;
-    world.run(&Op::Append(Kind::Heavy)).unwrap();
-    // The event was delivered when it could still be read.
-    world.deliver(0, 1);
-    world.run(&Op::Delete).unwrap();
-    world.deliver(0, 2);
-    rest(&mut world, 0);
-    assert!(world.unsettled.is_empty(), "{:?}", world.unsettled);
-    let header = world.stored.unwrap().header;
-    assert_eq!(
-        (header.deleted, header.quarantine, header.version),
-        (true, None, Some(0))
-    );
-}
-
-/// A deletion says nothing of the state that other code has stored, and need not be able to store it: it
-/// used to become a mark on an event that was not there, which settled the deletion's notice; under
-/// `restart` the next life was then folded onto the last.
-#[test]
-fn a_deletion_is_stored_by_code_that_cannot_store_the_state() {
-    for with_an_event in [false, true] {
-        let mut world = World::new(OnDeletion::Keep, OnRevival::Restart, true);
-        refuses(&mut world, 0, |view| numbers(view).unwrap().len() > 1);
-        for entry in 0..2 {
-            world.run(&Op::Append(Kind::Put)).unwrap();
-            world.deliver(1, entry);
-        }
-        rest(&mut world, 1);
-        if with_an_event {
-            world.run(&Op::Append(Kind::Put)).unwrap();
-            let mut verified = Base::from_stored(&*world.tasks[0].rules.fold, world.stored.clone());
-            verified.verified = true;
-            world.tasks[0].cache = Some(verified);
-            world.deliver(0, 2);
-        }
-        world.run(&Op::Delete).unwrap();
-        world.deliver(0, world.entries.len() - 1);
-        rest(&mut world, 0);
-        let header = world.stored.as_ref().unwrap().header.clone();
-        assert_eq!(
-            (header.deleted, header.quarantine, header.version),
-            (true, None, Some(1)),
-            "with an event behind the version: {with_an_event}"
-        );
-        world.run(&Op::Revive).unwrap();
-        world.deliver(0, world.entries.len() - 1);
-        rest(&mut world, 0);
-        let (header, began) = (
-            world.stored.as_ref().unwrap().header.clone(),
-            world.log.len() as u64 - 1,
-        );
-        assert_eq!(
-            (header.deleted, header.quarantine, header.first, header.version),
-            (false, None, began, Some(began))
-        );
-    }
-}
-
-/// Another's mark is tried by code that cannot store the state either; what is read behind it changes
-/// nothing and takes more than one page. It was read from the beginning after each put, without an end.
-#[test]
-fn a_mark_on_what_cannot_be_stored_is_tried_once() {
-    let mut world = World::new(OnDeletion::Keep, OnRevival::Continue, false);
-    for task in 0..2 {
-        refuses(&mut world, task, |view| numbers(view).unwrap().len() > 1);
-    }
-    world.append(Kind::Put);
-    world.append(Kind::Put);
-    let list = [0, 1].map(|n: u64| Document::Number(n.to_string().into()));
-    let view = StoredState::Document(Document::List(list.into()));
-    world.stored = Some(replica(ends_with(&world.log[1]), Some(view)));
-    for entry in 2..9 {
-        world.append(Kind::Keep);
-        world.deliver(1, entry);
-    }
-    rest(&mut world, 1);
-    let marked = world.stored.as_ref().unwrap().header.quarantine.clone();
-    assert!(marked.is_some_and(|mark| mark.by.contains("old")));
-    world.deliver(0, 8);
-    rest(&mut world, 0);
-    let header = &world.stored.as_ref().unwrap().header;
-    let mark = header.quarantine.as_ref();
-    assert_eq!(
-        (header.version, mark.map(|mark| mark.by.contains("new"))),
-        (Some(1), Some(true))
-    );
-}
-
-/// Events that change nothing, on a base that is not what is stored: they were settled by that, and the put
-/// of their version was refused. The replica stayed behind, or deleted, until the next event.
-#[test]
-fn a_version_without_a_change_that_the_store_refuses_is_read_on_to() {
-    for deleted in [false, true] {
-        let mut world = World::new(OnDeletion::Keep, OnRevival::Continue, true);
-        world.run(&Op::Append(Kind::Put)).unwrap();
-        world.deliver(0, 0);
-        if deleted {
-            world.run(&Op::Delete).unwrap();
-            world.deliver(0, 1);
-        }
-        rest(&mut world, 0);
-        assert_eq!(world.stored.as_ref().unwrap().header.deleted, deleted);
-        world.run(&Op::Append(Kind::Keep)).unwrap();
-        world.deliver(1, world.entries.len() - 1);
-        // An eventually consistent load misses the marker, or the cache an administrative write.
-        let stored = world.stored.clone();
-        if deleted {
-            world.stored = None;
-        } else {
-            let mut verified = Base::from_stored(&*world.tasks[1].rules.fold, stored.clone());
-            verified.verified = true;
-            world.tasks[1].cache = Some(verified);
-        }
-        assert!(world.step(1, false, false).unwrap(), "it loads");
-        world.stored = stored;
-        if !deleted {
-            world.run(&Op::Bump).unwrap();
-        }
-        rest(&mut world, 1);
-        let header = world.stored.as_ref().unwrap().header.clone();
-        assert_eq!((header.deleted, header.version), (false, Some(1)), "deleted: {deleted}");
-    }
-}
-
-/// The deletion and the life after it were looked at between the fold and its put, which marked an event
-/// of the life before: nothing was left that could have ended the mark.
-#[test]
-fn a_mark_that_is_made_after_a_look_does_not_outlive_its_life() {
-    let step = Op::Step {
-        task: 0,
-        lose_reply: false,
-    };
-    let mut ops = vec![Op::Append(Kind::Put), Op::Append(Kind::Put), Op::Truncate(1)];
-    ops.extend([
-        Op::Append(Kind::Heavy),
-        Op::Deliver { task: 0, pick: 0 },
-        step.clone(),
-        step,
-    ]);
-    ops.extend([Op::Append(Kind::Put), Op::Delete, Op::Append(Kind::Put)]);
-    scenario(&ops, OnDeletion::Keep, OnRevival::Continue, true).unwrap();
-}
-
-/// Under `restart` a marked stream that was found to begin later is folded again: beyond the mark, which
-/// used to stay and to settle whatever came from then on.
-#[test]
-fn a_mark_ends_with_the_life_that_is_folded_anew() {
-    let mut world = World::new(OnDeletion::Keep, OnRevival::Restart, true);
-    for (entry, kind) in [Kind::Put, Kind::Put, Kind::Heavy].into_iter().enumerate() {
-        world.append(kind);
-        world.deliver(0, entry);
-        rest(&mut world, 0);
-    }
-    let mark = world.stored.as_ref().unwrap().header.quarantine.clone();
-    assert_eq!(mark.map(|mark| mark.at), Some(2));
-    world.run(&Op::Truncate(1)).unwrap();
-    world.append(Kind::Put);
-    let token = world.next_token;
-    world.tasks[0].lane.deliver(token, Arrival::Moved, false);
-    rest(&mut world, 0);
-    let header = &world.stored.as_ref().unwrap().header;
-    assert_eq!(
-        (header.first, header.version, header.quarantine.clone()),
-        (1, Some(3), None)
-    );
-}
-
-fn raw(revision: Revision) -> RawEvent {
-    RawEvent {
-        stream: "s-1".into(),
-        revision,
-        id: Uuid::from_u128(u128::from(revision) + 1),
-        kind: "Put".into(),
-        json: true,
-        data: Bytes::new(),
-        metadata: Bytes::new(),
-        created: time(revision),
-    }
-}
-
-/// Runs a lane whose stream shows `readable` and has indexed up to `last`, until it rests or waits.
-fn run(lane: &mut Driven, now: Duration, readable: &[Revision], last: Revision) -> (Option<Duration>, Option<Header>) {
-    let mut stored = None;
-    loop {
-        let outcome = match lane.next(now) {
-            Next::Idle => return (None, stored),
-            Next::WaitUntil(at) => return (Some(at), stored),
-            Next::Busy | Next::HeldBack => unreachable!("each effect is run to its end, and none is held back"),
-            Next::Do(Effect::Load { .. }) => Outcome::Loaded(None),
-            Next::Do(Effect::Forget { .. }) => Outcome::Forgotten,
-            Next::Do(Effect::Look) => unreachable!("nothing to look at"),
-            Next::Do(Effect::Read { from, .. }) => Outcome::Read(Slice {
-                events: readable.iter().filter(|r| **r >= from).map(|r| raw(*r)).collect(),
-                end: true,
-                presence: Presence::Present,
-                first: None,
-                last: Some(last),
-            }),
-            Next::Do(Effect::Put(put, _)) => {
-                stored = Some(put.header.clone());
-                Outcome::Put(PutOutcome::Done)
-            }
-        };
-        lane.apply(outcome, now);
-    }
-}
-
-#[test]
-fn what_a_delivery_names_and_no_read_shows_is_waited_for() {
-    for event in [None, Some(raw(2))] {
-        let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
-            .rules
-            .clone();
-        let mut lane = Driven::new(rules);
-        let named = event.clone().map_or(Arrival::Revision(2), Arrival::Event);
-        lane.deliver(1, named, false);
-        let (wait, stored) = run(&mut lane, Duration::ZERO, &[0], 0);
-        assert_eq!(stored.unwrap().version, Some(0));
-        assert!(
-            !lane.verdicts().contains(&Verdict::Ack(1)),
-            "it was there for whoever named it"
-        );
-        let due = wait.unwrap();
-        assert!(due > Duration::ZERO && lane.unsettled() == 1);
-        let (_, stored) = run(&mut lane, due, &[0, 1, 2], 2);
-        assert_eq!(stored.unwrap().version, Some(2));
-        assert_eq!(lane.verdicts(), [Verdict::Ack(1)]);
-    }
-    // A link may name what will never be: it is not waited for for good. An event in hand is.
-    for (named, given_up) in [(Arrival::Revision(2), true), (Arrival::Event(raw(2)), false)] {
-        let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
-            .rules
-            .clone();
-        let mut lane = Driven::new(rules);
-        lane.deliver(1, named, false);
-        let mut now = Duration::ZERO;
-        while let (Some(at), _) = run(&mut lane, now, &[0], 0) {
-            now = at;
-            if now > 2 * SHOWN_WITHIN {
-                break;
-            }
-        }
-        assert_eq!(lane.verdicts() == [Verdict::Ack(1)], given_up);
-        assert!(now > SHOWN_WITHIN / 2, "{now:?}");
-    }
-    // What is indexed and not shown is gone, and settled at once.
-    let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
-        .rules
-        .clone();
-    let mut lane = Driven::new(rules);
-    lane.deliver(1, Arrival::Revision(2), false);
-    assert_eq!(run(&mut lane, Duration::ZERO, &[0], 2).0, None);
-    assert_eq!(lane.verdicts(), [Verdict::Ack(1)]);
-}
-
-/// The wait used to be counted from the first read that fell short, whatever later reads showed.
-#[test]
-fn a_stream_that_becomes_readable_bit_by_bit_is_waited_for() {
-    let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
-        .rules
-        .clone();
-    let mut lane = Driven::new(rules);
-    let (mut now, mut shown) = (Duration::ZERO, 0);
-    lane.deliver(1, Arrival::Revision(100), false);
-    while now < 3 * SHOWN_WITHIN {
-        let readable: Vec<_> = (0..=shown).collect();
-        let (wait, _) = run(&mut lane, now, &readable, shown);
-        assert_eq!((lane.unsettled(), lane.verdicts()), (1, vec![]), "at {now:?}");
-        now = wait.unwrap().max(now + SHOWN_WITHIN / 4);
-        shown += 1;
-    }
-    let readable: Vec<_> = (0..=100).collect();
-    let (_, stored) = run(&mut lane, now, &readable, 100);
-    assert_eq!(stored.unwrap().version, Some(100));
-    assert_eq!(lane.verdicts(), [Verdict::Ack(1)]);
-}
-
-/// Each delivery waits for as long; none is given up with one that came long before it.
-#[test]
-fn what_is_delivered_late_is_waited_for_from_then_on() {
-    let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
-        .rules
-        .clone();
-    let mut lane = Driven::new(rules);
-    lane.deliver(1, Arrival::Revision(2), false);
-    let mut now = Duration::ZERO;
-    let mut given_up = [None, None];
-    while let (Some(at), _) = run(&mut lane, now, &[0], 0) {
-        now = at;
-        if now > SHOWN_WITHIN / 2 && lane.unsettled() == 1 && lane.inbox_mut().newest == 1 {
-            lane.deliver(2, Arrival::Revision(3), false);
-        }
-        for verdict in lane.verdicts() {
-            let Verdict::Ack(token) = verdict else { unreachable!() };
-            given_up[usize::try_from(token).unwrap() - 1] = Some(now);
-        }
-    }
-    lane.verdicts().iter().for_each(|v| match v {
-        Verdict::Ack(2) => given_up[1] = Some(now),
-        other => panic!("{other:?}"),
-    });
-    let [Some(first), Some(second)] = given_up else {
-        panic!("{given_up:?}")
-    };
-    assert!(first < 2 * SHOWN_WITHIN, "{first:?}");
-    assert!(second > first + SHOWN_WITHIN / 2, "{first:?}, {second:?}");
-}
-
-#[test]
-fn a_hole_between_two_events_is_crossed_as_one_before_them() {
-    for policy in [OnLostHistory::Partial, OnLostHistory::Quarantine] {
-        let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
-            .rules
-            .clone();
-        let rules = Rules {
-            on_lost_history: policy,
-            ..(*rules).clone()
-        };
-        let mut lane = Driven::new(Arc::new(rules));
-        lane.deliver(1, Arrival::Revision(5), false);
-        let (_, stored) = run(&mut lane, Duration::ZERO, &[0, 1, 4, 5], 5);
-        let header = stored.unwrap();
-        let seen = (header.first, header.version, header.quarantine.map(|mark| mark.at));
-        match policy {
-            OnLostHistory::Partial => assert_eq!(seen, (4, Some(5), None)),
-            OnLostHistory::Quarantine => assert_eq!(seen, (0, Some(1), Some(2))),
-        }
-    }
-}
-
-/// The ages of a whole stream used to be kept, and counted as though it had become durable now.
-#[test]
-fn what_a_fold_anew_replaces_does_not_become_durable_again() {
-    let mut world = World::new(OnDeletion::Keep, OnRevival::Continue, true);
-    for _ in 0..20 {
-        world.append(Kind::Put);
-    }
-    let unreadable = StoredState::Json(Vec::new());
-    world.stored = Some(replica(ends_with(&world.log[18]), Some(unreadable)));
-    world.garbled = true;
-    world.deliver(0, 19);
-    let rules = world.tasks[0].rules.clone();
-    while world.stored.as_ref().unwrap().header.version != Some(19) {
-        assert!(world.step(0, false, false).unwrap());
-        let kept = match world.tasks[0].lane.known().map(|known| &known.unsaved.folded) {
-            Some(Folded::Run(run)) => run.created.len(),
-            _ => 0,
-        };
-        assert!(kept <= rules.read.events, "{kept} of one page");
-    }
-    assert_eq!(world.tasks[0].lane.tally().durable, [time(19)]);
-}
-
 /// A lane of the code `new` on a stored replica at revision 1, with the event after it in hand.
 fn loaded_and_delivered() -> (World, Driven) {
     let mut world = World::new(OnDeletion::Keep, OnRevival::Continue, true);
@@ -1400,198 +990,4 @@ fn loaded_and_delivered() -> (World, Driven) {
     ));
     lane.apply(Outcome::Loaded(Some(Box::new(replica))), Duration::ZERO);
     (world, lane)
-}
-
-/// The event in hand follows the version, and the stream that it comes from is another one.
-#[test]
-fn the_first_fold_on_a_loaded_base_sees_what_it_follows() {
-    for same in [true, false] {
-        let (mut world, mut lane) = loaded_and_delivered();
-        if !same {
-            world.log[1].id = Uuid::from_u128(99);
-        }
-        let Next::Do(Effect::Read { from, limit }) = lane.next(Duration::ZERO) else {
-            panic!("it is folded unseen")
-        };
-        assert_eq!((from, limit.events), (1, 2));
-        lane.apply(Outcome::Read(world.read(from, limit)), Duration::ZERO);
-        let Next::Do(Effect::Put(put, kind)) = lane.next(Duration::ZERO) else {
-            panic!("nothing is put")
-        };
-        if same {
-            assert_eq!((kind, put.header.version), (PutKind::Fold, Some(2)));
-            assert_eq!(lane.tally().gap_reads, 0, "a look at what is followed fills no gap");
-        } else {
-            assert_eq!(
-                (kind, put.header.version, &put.body),
-                (PutKind::Diverged, Some(1), &Body::Stored)
-            );
-        }
-    }
-}
-
-/// A new leader may not show all of a stream yet, and a deposed one shows what it had: neither used to
-/// be given the time, and the mark stayed until an operator came.
-#[test]
-fn a_stream_that_looks_short_is_looked_at_again_before_it_is_marked() {
-    for (standing, stays) in [(0, false), (0, true), (1, false), (1, true)] {
-        let (_, mut lane) = loaded_and_delivered();
-        assert!(matches!(lane.next(Duration::ZERO), Next::Do(Effect::Read { .. })));
-        lane.apply(Outcome::Read(Slice::nothing(Presence::Absent)), Duration::ZERO);
-        let short = [
-            Standing::Missing,
-            Standing::Live(Some(Newest {
-                revision: 0,
-                id: Uuid::from_u128(1),
-                created: time(0),
-            })),
-        ];
-        let mut now = Duration::ZERO;
-        let marked = loop {
-            match lane.next(now) {
-                Next::Do(Effect::Look) if stays || now < SHOWN_WITHIN / 2 => {
-                    lane.apply(Outcome::Looked(short[standing].clone()), now);
-                }
-                Next::Do(Effect::Put(_, kind)) => break kind == PutKind::Diverged && now >= SHOWN_WITHIN,
-                Next::WaitUntil(at) => now = at,
-                Next::Do(_) => break false,
-                other => panic!("{other:?}"),
-            }
-            assert_eq!(lane.verdicts(), [], "at {now:?}");
-        };
-        assert_eq!(marked, stays);
-    }
-}
-
-/// A category's link says that the stream goes on, not where: it is settled when all is folded.
-#[test]
-fn a_stream_that_goes_on_somewhere_is_read_to_its_end() {
-    let (world, mut lane) = loaded_and_delivered();
-    lane.deliver(2, Arrival::Onward, false);
-    let mut reads = 0;
-    let put = loop {
-        match lane.next(Duration::ZERO) {
-            Next::Do(Effect::Read { from, limit }) => {
-                reads += 1;
-                lane.apply(Outcome::Read(world.read(from, limit)), Duration::ZERO);
-            }
-            Next::Do(Effect::Put(put, _)) => break put,
-            other => panic!("{other:?}"),
-        }
-        assert_eq!(lane.verdicts(), [], "nothing is stored yet");
-    };
-    assert!(reads > 0);
-    assert_eq!(put.header.version, Some(3));
-    lane.apply(Outcome::Put(PutOutcome::Done), Duration::ZERO);
-    while let Next::Do(Effect::Read { from, limit }) = lane.next(Duration::ZERO) {
-        lane.apply(Outcome::Read(world.read(from, limit)), Duration::ZERO);
-    }
-    assert_eq!(lane.verdicts().len(), 2);
-}
-
-/// Whatever came while its put waited for its turn used to be folded at once, on one more copy of the
-/// state each time.
-#[test]
-fn what_waits_for_its_turn_gathers_what_comes_and_folds_it_once() {
-    let (mut world, mut lane) = loaded_and_delivered();
-    lane.hold_back(true);
-    let Next::Do(Effect::Read { from, limit }) = lane.next(Duration::ZERO) else {
-        panic!("it is folded unseen")
-    };
-    let slice = Slice {
-        events: world.log[1..3].to_vec(),
-        last: Some(2),
-        ..world.read(from, limit)
-    };
-    lane.apply(Outcome::Read(slice), Duration::ZERO);
-    assert!(matches!(lane.next(Duration::ZERO), Next::HeldBack));
-    assert_eq!(lane.tally().applied, 1);
-    for revision in 3..5 {
-        if revision == 4 {
-            world.append(Kind::Put);
-        }
-        lane.deliver(revision, Arrival::Event(world.log[revision as usize].clone()), false);
-        assert!(matches!(lane.next(Duration::ZERO), Next::HeldBack));
-        assert_eq!(lane.tally().applied, 0, "at revision {revision}");
-    }
-    // So much is in hand that a put would not take more.
-    world.append(Kind::Put);
-    lane.deliver(5, Arrival::Event(world.log[5].clone()), false);
-    assert!(matches!(lane.next(Duration::ZERO), Next::HeldBack));
-    assert_eq!(lane.tally().applied, 3);
-    world.append(Kind::Put);
-    lane.deliver(6, Arrival::Event(world.log[6].clone()), false);
-    assert!(matches!(lane.next(Duration::ZERO), Next::HeldBack));
-    lane.hold_back(false);
-    let Next::Do(Effect::Put(put, PutKind::Fold)) = lane.next(Duration::ZERO) else {
-        panic!("its turn has come")
-    };
-    assert_eq!((put.header.version, lane.tally().applied), (Some(6), 1));
-    lane.apply(Outcome::Put(PutOutcome::Done), Duration::ZERO);
-    assert!(matches!(lane.next(Duration::ZERO), Next::Idle));
-    assert_eq!(lane.verdicts().len(), 5);
-}
-
-/// How its stream stands is seen without waiting for a turn to put.
-#[test]
-fn what_waits_for_its_turn_looks_first() {
-    let (world, mut lane) = loaded_and_delivered();
-    lane.hold_back(true);
-    let Next::Do(Effect::Read { from, limit }) = lane.next(Duration::ZERO) else {
-        panic!("it is folded unseen")
-    };
-    lane.apply(Outcome::Read(world.read(from, limit)), Duration::ZERO);
-    assert!(matches!(lane.next(Duration::ZERO), Next::HeldBack));
-    lane.deliver(2, Arrival::Moved, false);
-    assert!(matches!(lane.next(Duration::ZERO), Next::Do(Effect::Look)));
-    lane.apply(Outcome::Looked(Standing::SoftDeleted), Duration::ZERO);
-    assert!(matches!(
-        lane.next(Duration::ZERO),
-        Next::Do(Effect::Put(_, PutKind::Deletion))
-    ));
-}
-
-/// A stream that may not be read is marked once, and looked at again when its note says so.
-#[test]
-fn a_denied_stream_is_marked_and_tried_again() {
-    let (world, mut lane) = loaded_and_delivered();
-    assert!(matches!(lane.next(Duration::ZERO), Next::Do(Effect::Read { .. })));
-    lane.apply(Outcome::Denied("read stream `s-1`".into()), Duration::ZERO);
-    let Next::Do(Effect::Put(put, PutKind::Quarantine("denied"))) = lane.next(Duration::ZERO) else {
-        panic!("it is not marked")
-    };
-    let mark = put.header.quarantine.clone().unwrap();
-    assert_eq!(
-        (mark.kind(), &put.body, put.header.version),
-        (MarkKind::Denied, &Body::Stored, Some(1))
-    );
-    lane.apply(Outcome::Put(PutOutcome::Done), Duration::ZERO);
-    assert!(matches!(lane.next(Duration::ZERO), Next::Idle));
-    assert_eq!(lane.verdicts(), [Verdict::Ack(1)]);
-    assert!(lane.is_denied());
-
-    let list = [0, 1].map(|n: u64| Document::Number(n.to_string().into()));
-    let view = StoredState::Document(Document::List(list.into()));
-    let replica = replica(put.header.clone(), Some(view));
-    for (token, denied) in [(2, true), (3, false)] {
-        lane.deliver(token, Arrival::Noted { generation: 1 }, false);
-        assert!(matches!(
-            lane.next(Duration::ZERO),
-            Next::Do(Effect::Load { fresh: true })
-        ));
-        lane.apply(Outcome::Loaded(Some(Box::new(replica.clone()))), Duration::ZERO);
-        let Next::Do(Effect::Read { from, limit }) = lane.next(Duration::ZERO) else {
-            panic!("it is not tried")
-        };
-        if denied {
-            lane.apply(Outcome::Denied("read stream `s-1`".into()), Duration::ZERO);
-            assert!(matches!(lane.next(Duration::ZERO), Next::Idle), "nothing is written");
-        } else {
-            lane.apply(Outcome::Read(world.read(from, limit)), Duration::ZERO);
-            let Next::Do(Effect::Put(put, PutKind::Repair)) = lane.next(Duration::ZERO) else {
-                panic!("the mark stays")
-            };
-            assert_eq!((put.header.version, put.header.quarantine), (Some(3), None));
-        }
-    }
 }
