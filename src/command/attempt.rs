@@ -32,33 +32,76 @@ mod answer;
 mod appending;
 mod catching_up;
 mod deciding;
-mod replay;
+mod repeated;
 mod revival;
+mod sent;
 mod types;
 mod waiting;
 
 pub use answer::Committed;
 pub use types::{Action, Append, AttemptRules, Identity, OnDeleted, Pause, Reply, Searched, event_id, longest_wait};
 
-use appending::{Doubt, Pending};
+use revival::Lives;
+use sent::{Doubt, Open, Sent};
 
+/// Where an attempt is, and all that this takes. Every phase past [`Phase::Load`] knows what is still
+/// open of an append of before; [`Attempt::apply`] has which reply leads where.
 enum Phase<A: Aggregate, E, R> {
     Load,
-    CatchUp(Box<CatchUp>),
+    CatchUp(Box<CatchUp>, Open<R>),
     /// There is more than one read to catch up with: a fresher snapshot may spare it.
-    Refresh(Box<CatchUp>),
-    /// Replaying from the start up to a command that landed before the base's version.
-    Replay(Box<CatchUp>, Landed),
-    /// Reading a landed command's events.
-    Recall(Landed, Vec<RawEvent>),
-    Look,
+    Refresh(Box<CatchUp>, Open<R>),
     /// Caught up, with an event of before gone: did the stream begin again behind it?
-    Begins(Box<CatchUp>, Revision),
+    Begins(Box<CatchUp>, Revision, Open<R>),
+    /// Nothing readable: is the stream deleted, or was it never written?
+    Look(Open<R>),
     /// Looking for the command further back than the base remembers.
-    Search,
-    Append,
+    Search(Open<R>),
+    /// Folding from the start up to a command that landed before the base's version.
+    Replay(Box<CatchUp>, Landed, Open<R>),
+    /// Reading a landed command's events.
+    Reread(Landed, Vec<RawEvent>, Open<R>),
+    Append(Box<Sent<R>>),
     Wait(Pause, Box<Phase<A, E, R>>),
-    Done(Box<Result<Committed<A, R>, CommandError<E>>>),
+    Done(Box<Done<A, E, R>>),
+}
+
+/// The phase that follows, in terms of an [`Attempt`]'s own parameters.
+type Next<A, C, D> = Phase<A, <C as Command<A, D>>::Error, <D as Decision<<A as Aggregate>::Event>>::Reply>;
+
+/// How an attempt ended.
+struct Done<A: Aggregate, E, R> {
+    answer: Result<Committed<A, R>, CommandError<E>>,
+    part: Option<Base>,
+    parent: Option<(Revision, Uuid)>,
+}
+
+impl<A: Aggregate, E, R> Done<A, E, R> {
+    fn with(answer: Result<Committed<A, R>, CommandError<E>>) -> Box<Self> {
+        Box::new(Self {
+            answer,
+            part: None,
+            parent: None,
+        })
+    }
+}
+
+impl<A: Aggregate, E, R> Phase<A, E, R> {
+    /// What is open of an append of before, whatever the phase is about.
+    fn into_open(self) -> Open<R> {
+        match self {
+            Self::Load | Self::Done(_) => Open::NOTHING,
+            Self::CatchUp(_, open)
+            | Self::Refresh(_, open)
+            | Self::Begins(_, _, open)
+            | Self::Look(open)
+            | Self::Search(open)
+            | Self::Replay(_, _, open)
+            | Self::Reread(_, _, open) => open,
+            Self::Append(sent) => sent.into(),
+            Self::Wait(_, next) => next.into_open(),
+        }
+    }
 }
 
 /// What is left of an attempt.
@@ -78,50 +121,28 @@ pub struct Finished<A: Aggregate, E, R> {
 }
 
 /// The machine.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each says one thing of its own, and they come in every combination"
-)]
 pub struct Attempt<'a, A: Aggregate, C: Command<A, D> + ?Sized, D: Decision<A::Event> = Vec<<A as Aggregate>::Event>> {
     fold: &'a dyn Fold,
     command: &'a C,
     stream: Arc<str>,
     identity: Identity,
     rules: AttemptRules,
-    phase: Phase<A, C::Error, D::Reply>,
-    /// What the pending events' decision replies, and the first of them.
-    reply: Option<(Uuid, D::Reply)>,
+    phase: Next<A, C, D>,
     base: Base,
     /// Which events the base held when it was loaded.
     loaded: (Version, Revision),
     /// The leader had nothing beyond `base` after this attempt began.
     confirmed: bool,
+    /// What stands behind the base and was proved to be never readable.
+    hole: Option<Hole>,
     /// The command was looked for back to the retry horizon, and not found up to the base.
     searched: bool,
     /// The snapshots were asked for their freshest: once is enough.
     refreshed: bool,
-    /// The stream is deleted, and the append is to revive it.
-    reviving: bool,
-    /// A deleted stream does not end where the base does: what lies between cannot be known.
-    unknown_end: bool,
-    /// What stands behind the base and was proved to be never readable.
-    hole: Option<Hole>,
-    /// Where the last conflict of the pending append said that the stream stands.
-    hint: Option<Version>,
-    /// Times that the pending append was sent since nothing explains its conflict.
-    rounds: u32,
-    /// An event that was known to be there cannot be read any more, though the stream goes on.
-    gone: Option<Revision>,
-    /// The stream was deleted and lives again: by this attempt's append, or another's.
-    revived: bool,
-    /// The life before, of a deleted stream that starts over.
-    former: Option<Base>,
-    pending: Option<Pending>,
-    doubt: Doubt,
-    part: Option<Base>,
-    parent: Option<(Revision, Uuid)>,
+    lives: Lives,
     attempts: u32,
     waits: u32,
+    /// What keeps the event store from answering.
     trouble: Option<JournalError>,
     observed: Vec<Observation>,
     appending: Option<Appending<'a>>,
@@ -147,24 +168,13 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
             identity,
             rules,
             phase: Phase::Load,
-            reply: None,
             base: Base::initial(fold, Lineage::Foreign),
             loaded: (None, 0),
             confirmed: false,
+            hole: None,
             searched: false,
             refreshed: false,
-            reviving: false,
-            unknown_end: false,
-            hole: None,
-            hint: None,
-            rounds: 0,
-            gone: None,
-            revived: false,
-            former: None,
-            pending: None,
-            doubt: Doubt::None,
-            part: None,
-            parent: None,
+            lives: Lives::default(),
             attempts: 0,
             waits: 0,
             trouble: None,
@@ -184,22 +194,13 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
     pub fn select(&self) -> Action {
         match &self.phase {
             Phase::Load => Action::Load,
-            Phase::CatchUp(reading) | Phase::Replay(reading, _) => Action::Read(reading.from()),
-            Phase::Recall(landed, events) => Action::Read(landed.first + events.len() as u64),
-            Phase::Refresh(_) => Action::Refresh,
-            Phase::Look => Action::Look,
+            Phase::CatchUp(reading, _) | Phase::Replay(reading, ..) => Action::Read(reading.from()),
+            Phase::Refresh(..) => Action::Refresh,
             Phase::Begins(..) => Action::Begins,
-            Phase::Search => Action::Search(self.base.header.version.unwrap_or_default()),
-            Phase::Append => match &self.pending {
-                Some(pending) => Action::Append(Append {
-                    expected: pending.expected,
-                    events: pending.events.clone(),
-                    verify: self.to_verify(),
-                    look: self.in_doubt().then(|| self.reading().from()),
-                }),
-                // Events to append are set with the phase.
-                None => Action::Load,
-            },
+            Phase::Look(_) => Action::Look,
+            Phase::Search(_) => Action::Search(self.base.header.version.unwrap_or_default()),
+            Phase::Reread(landed, events, _) => Action::Read(landed.first + events.len() as u64),
+            Phase::Append(sent) => Action::Append(self.append(sent)),
             Phase::Wait(pause, _) => Action::Wait(*pause),
             Phase::Done(_) => Action::Done,
         }
@@ -213,91 +214,92 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
         ) {
             self.trouble = None;
         }
-        let phase = std::mem::replace(&mut self.phase, Phase::Load);
-        match (phase, reply) {
+        self.phase = match (self.take(), reply) {
             (Phase::Load, Reply::Loaded(base, confirmed)) => self.loaded(base, confirmed),
-            (_, Reply::NotLoaded(error)) => self.done(Err(error)),
-            (Phase::Wait(_, next), Reply::Waited) => self.phase = *next,
-            (Phase::CatchUp(reading), Reply::Read(Ok(slice))) => self.read(reading, slice),
-            (Phase::Replay(reading, landed), Reply::Read(Ok(slice))) => self.replayed(reading, landed, slice),
-            (Phase::Recall(landed, events), Reply::Read(Ok(slice))) => self.recalled(landed, events, slice),
-            (Phase::Refresh(reading), Reply::Refreshed(base)) => self.refreshed(reading, base),
-            (Phase::Look, Reply::Stands(Ok(standing))) => self.stands(&standing),
-            (Phase::Begins(reading, gone), Reply::Begins(begins)) => {
+            (Phase::Load, Reply::NotLoaded(error)) => self.refused(Open::NOTHING, error),
+            (Phase::CatchUp(reading, open), Reply::Read(Ok(slice))) => self.read(reading, open, slice),
+            (Phase::Refresh(reading, open), Reply::Refreshed(base)) => self.refreshed(reading, open, base),
+            (Phase::Begins(reading, gone, open), Reply::Begins(begins)) => {
                 // What cannot be told is not: it decides nothing.
-                self.revived |= begins.is_ok_and(|begins| begins > Some(gone));
-                self.caught_up(*reading);
+                self.lives.revived |= begins.is_ok_and(|begins| begins > Some(gone));
+                self.caught_up(*reading, open)
             }
-            (Phase::Search, Reply::Searched(Ok(searched))) => self.searched(searched),
-            (Phase::Append, Reply::Appended(outcome, beside, at)) => self.appended(outcome, beside, at),
+            (Phase::Look(open), Reply::Stands(Ok(standing))) => self.stands(open, &standing),
+            (Phase::Search(open), Reply::Searched(Ok(searched))) => self.searched(open, searched),
+            (Phase::Replay(reading, landed, open), Reply::Read(Ok(slice))) => {
+                self.replayed(reading, landed, open, slice)
+            }
+            (Phase::Reread(landed, events, open), Reply::Read(Ok(slice))) => self.reread(landed, events, open, slice),
+            (Phase::Append(sent), Reply::Appended(outcome, beside, at)) => self.appended(sent, outcome, beside, at),
             // The answer was not waited for any longer.
-            (Phase::Append, Reply::Read(Ok(slice))) => {
-                self.doubt = self.doubt.max(Doubt::Lost);
-                self.read(Box::new(self.reading()), slice);
+            (Phase::Append(sent), Reply::Read(Ok(slice))) => {
+                let reading = Box::new(self.reading());
+                self.read(reading, sent.doubted(Doubt::Lost).into(), slice)
             }
+            (Phase::Wait(_, next), Reply::Waited) => *next,
             (phase, Reply::Read(Err(error)) | Reply::Stands(Err(error)) | Reply::Searched(Err(error))) => {
-                self.failed(phase, error);
+                self.failed(phase, error)
             }
             // A reply to something that was not asked changes nothing.
-            (phase, _) => self.phase = phase,
-        }
+            (phase, _) => phase,
+        };
     }
 
     /// The deadline is over.
     pub fn expire(&mut self) {
-        // What a command came to that was found does not hang on what else was asked.
-        if matches!(&self.phase, Phase::Begins(reading, _) if reading.found.is_some())
-            && let Phase::Begins(reading, _) = std::mem::replace(&mut self.phase, Phase::Load)
-        {
-            self.caught_up(*reading);
-        }
-        match &self.phase {
-            Phase::Done(_) => return,
-            Phase::CatchUp(reading) => self.part = reading.part().cloned(),
-            _ => {}
-        }
-        let error = if self.in_doubt() {
-            CommandError::OutcomeUnknown {
-                command_id: self.identity.command,
+        let phase = self.take();
+        self.phase = Phase::Done(self.expired(phase));
+    }
+
+    fn expired(&mut self, phase: Next<A, C, D>) -> Box<Done<A, C::Error, D::Reply>> {
+        let part = match phase {
+            Phase::Done(done) => return done,
+            // What a command came to that was found does not hang on what else was asked.
+            Phase::Begins(reading, _, open) if reading.found.is_some() => {
+                let next = self.caught_up(*reading, open);
+                return self.expired(next);
             }
+            Phase::CatchUp(ref reading, _) => reading.part().cloned(),
+            _ => None,
+        };
+        let open = phase.into_open();
+        let error = if open.in_doubt() {
+            self.unknown()
         } else if let Some(trouble) = self.trouble.take() {
             CommandError::Journal(trouble)
-        } else if self.attempts > 0 || self.hint.is_some() {
-            self.contended()
+        } else if self.attempts > 0 || open.hint().is_some() {
+            self.contended(&open)
         } else {
             CommandError::Journal(JournalError::Unavailable(
                 "no answer before the command's deadline".to_owned(),
             ))
         };
-        self.done(Err(error));
+        let mut done = self.ended(open, Err(error));
+        done.part = part;
+        done
     }
 
     /// The answer, and what the next command may start from. Before [`Action::Done`]: as if the
     /// deadline were over.
     pub fn finish(mut self) -> Finished<A, C::Error, D::Reply> {
-        self.expire();
-        let answer = match self.phase {
-            Phase::Done(answer) => *answer,
-            // `expire` ends every other phase.
-            _ => Err(CommandError::OutcomeUnknown {
-                command_id: self.identity.command,
-            }),
-        };
-        // Nothing came of the new life: what the former one knew of commands still holds.
-        if let (true, Some(former)) = (self.base.header.deleted, self.former) {
-            self.base = former;
-            self.base.header.deleted = true;
-        }
+        let phase = self.take();
+        let Done { answer, part, parent } = *self.expired(phase);
         let told = matches!(&answer, Ok(done) if done.revived);
-        self.base.untold = self.revived && !told;
-        let header = &self.base.header;
+        let mut base = self.base;
+        // Nothing came of the new life: what the former one knew of commands still holds.
+        if let (true, Some(former)) = (base.header.deleted, self.lives.former) {
+            base = former;
+            base.header.deleted = true;
+        }
+        base.untold = self.lives.revived && !told;
+        let header = &base.header;
         let (version, first) = self.loaded;
         Finished {
             answer,
             begun_anew: version.is_some() && (header.version < version || header.first != first),
-            base: self.confirmed.then_some(self.base),
-            part: self.part,
-            parent: self.parent,
+            base: self.confirmed.then_some(base),
+            part,
+            parent,
             attempts: self.attempts,
         }
     }
@@ -307,23 +309,37 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
         std::mem::take(&mut self.observed)
     }
 
-    fn done(&mut self, answer: Result<Committed<A, D::Reply>, CommandError<C::Error>>) {
-        self.settled();
-        self.phase = Phase::Done(Box::new(answer));
+    /// The phase, to be followed by another at once.
+    fn take(&mut self) -> Next<A, C, D> {
+        std::mem::replace(&mut self.phase, Phase::Load)
     }
 
-    fn loaded(&mut self, base: Base, confirmed: bool) {
+    fn loaded(&mut self, base: Base, confirmed: bool) -> Next<A, C, D> {
         let deleted = base.header.deleted;
         self.loaded = (base.header.version, base.header.first);
         self.base = base;
-        self.revived |= std::mem::take(&mut self.base.untold);
+        self.lives.revived |= std::mem::take(&mut self.base.untold);
         self.confirmed = confirmed;
         if deleted || (confirmed && self.base.header.version.is_none()) {
             // Nothing there: never written, or deleted? The policy needs to know which.
             self.confirmed = false;
-            self.phase = Phase::Look;
-        } else {
-            self.look_up();
+            return Phase::Look(Open::NOTHING);
         }
+        self.look_up(Open::NOTHING)
+    }
+
+    /// Ends with `answer`: nothing that is open is sent again.
+    fn ended(
+        &mut self,
+        open: Open<D::Reply>,
+        answer: Result<Committed<A, D::Reply>, CommandError<C::Error>>,
+    ) -> Box<Done<A, C::Error, D::Reply>> {
+        let Open(sent) = open;
+        self.settled(sent.as_deref());
+        Done::with(answer)
+    }
+
+    fn refused(&mut self, open: Open<D::Reply>, error: CommandError<C::Error>) -> Next<A, C, D> {
+        Phase::Done(self.ended(open, Err(error)))
     }
 }

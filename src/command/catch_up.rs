@@ -92,6 +92,8 @@ pub enum CatchUpError {
 pub struct Found {
     /// Its events, in order.
     pub events: Vec<RawEvent>,
+    /// The revision of the last of them.
+    pub last: Revision,
     /// Header and state right after them.
     pub after: (Header, State),
 }
@@ -246,18 +248,19 @@ impl CatchUp {
             let cut = rest.iter().position(|e| ours(e) != own).unwrap_or(rest.len());
             let (run, later) = rest.split_at(cut);
             self.fold(fold, run)?;
-            if own {
+            if let (true, Some(last)) = (own, run.last()) {
                 let after = (self.base.header.clone(), self.base.state.clone());
                 match &mut self.found {
                     // The same command twice: the window was left between them. The first counts.
-                    Some(found) if found.after.0.version.map(|v| v + 1) != Some(run[0].revision) => {}
+                    Some(found) if found.last + 1 != run[0].revision => {}
                     Some(found) => {
                         found.events.extend_from_slice(run);
-                        found.after = after;
+                        (found.last, found.after) = (last.revision, after);
                     }
                     None => {
                         self.found = Some(Found {
                             events: run.to_vec(),
+                            last: last.revision,
                             after,
                         });
                     }

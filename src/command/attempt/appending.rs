@@ -4,47 +4,39 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Attempt, Pause, Phase};
+use super::{
+    Append, Attempt, Next, Pause, Phase,
+    sent::{Doubt, Sent},
+};
 use crate::{
     aggregate::{Aggregate, Command, Decision},
     command::{
         base::{Base, Lineage},
         observe::{Discard, Observation},
     },
-    event::{Revision, Version, next_after},
-    journal::{Appended, Expected, JournalError, NewEvent, Presence, Slice},
+    event::{Revision, next_after},
+    journal::{Appended, Expected, JournalError, Presence, Slice},
     projection::run::fold_run,
 };
-
-/// Events on their way to the stream.
-#[derive(Clone, Debug)]
-pub(super) struct Pending {
-    pub(super) expected: Expected,
-    /// The version that they were decided on.
-    pub(super) base: Version,
-    pub(super) events: Vec<NewEvent>,
-}
-
-/// What is not known of an append that was tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Doubt {
-    /// Everything is known.
-    None,
-    /// Its reply was lost.
-    Lost,
-    /// It was answered with ids that were written before, and not with where they are.
-    WrittenBefore,
-}
 
 /// Events of one process in a row, no read of the stream between, after which one is read beside an
 /// append: a revival is not overlooked for longer, and an append in a hundred costs a read more.
 const UNREAD: Revision = 100;
 
 impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_, A, C, D> {
+    pub(super) fn append(&self, sent: &Sent<D::Reply>) -> Append {
+        Append {
+            expected: sent.expected,
+            events: sent.events.clone(),
+            verify: self.to_verify(),
+            look: (sent.doubt != Doubt::None).then(|| self.reading().from()),
+        }
+    }
+
     /// The base's event, when nobody in this process has seen that it is the stream's; and where a
     /// stream's new life starts over, or many were appended since, the last event that was seen of
     /// it, which a deletion since would have taken. Of a deleted stream nothing can be seen.
-    pub(super) fn to_verify(&self) -> Option<Revision> {
+    fn to_verify(&self) -> Option<Revision> {
         let version = self.base.header.version;
         let unread = self
             .base
@@ -52,65 +44,52 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
             .zip(version)
             .is_some_and(|(seen, version)| version - seen >= UNREAD);
         let unseen = !self.base.verified || self.rules.catch_up.restarts || unread;
-        let version = version.filter(|_| unseen && !self.reviving && self.hole.is_none());
+        let version = version.filter(|_| unseen && !self.lives.reviving && self.hole.is_none());
         version.map(|version| self.base.seen.unwrap_or(version))
     }
 
     pub(super) fn appended(
         &mut self,
+        mut sent: Box<Sent<D::Reply>>,
         outcome: Result<Appended, JournalError>,
         beside: Option<Result<Slice, JournalError>>,
         at: DateTime<Utc>,
-    ) {
-        let to_verify = self.to_verify();
-        let Some(pending) = self.pending.take() else {
-            return self.expire();
-        };
+    ) -> Next<A, C, D> {
         match outcome {
-            Ok(appended) => match to_verify {
-                Some(_) if self.verifies(beside) => self.landed(pending, appended, at),
-                Some(_) => {
-                    // It landed, on a state that is not known to be the stream's: what it came to
-                    // is read from the stream.
-                    self.attempts += 1;
-                    self.doubt = self.doubt.max(Doubt::Lost);
-                    self.pending = Some(pending);
-                    self.phase = self.catch_up();
-                }
-                None => self.landed(pending, appended, at),
-            },
+            Ok(_) if self.to_verify().is_some() && !self.verifies(beside) => {
+                // It landed, on a state that is not known to be the stream's: what it came to
+                // is read from the stream.
+                self.attempts += 1;
+                self.catch_up(sent.doubted(Doubt::Lost).into())
+            }
+            Ok(appended) => self.landed(sent, appended, at),
             Err(JournalError::WrongExpected { current }) => {
-                self.observed.push(if self.rounds == 0 {
+                let rounds = sent.rounds;
+                self.observed.push(if rounds == 0 {
                     Observation::Conflict
                 } else {
                     Observation::Awaited
                 });
-                self.hint = Some(current);
-                self.unknown_end |= self.reviving && current > pending.base;
-                self.pending = Some(pending);
-                let next = self.catch_up();
-                if self.rounds == 0 {
-                    self.wait_then(next);
+                sent.hint = Some(current);
+                self.lives.unknown_end |= self.lives.reviving && current > sent.base;
+                let next = self.catch_up(sent.into());
+                if rounds == 0 {
+                    self.wait_then(next)
                 } else {
-                    self.phase = Phase::Wait(Pause::Round(self.rounds), Box::new(next));
+                    Phase::Wait(Pause::Round(rounds), Box::new(next))
                 }
             }
             Err(JournalError::OutcomeUnknown(_)) => {
                 self.observed.push(Observation::OutcomeLost);
-                self.doubt = self.doubt.max(Doubt::Lost);
-                self.pending = Some(pending);
-                let next = self.catch_up();
-                self.wait_then(next);
+                let next = self.catch_up(sent.doubted(Doubt::Lost).into());
+                self.wait_then(next)
             }
-            Err(error) => {
-                self.pending = Some(pending);
-                self.failed(Phase::Append, error);
-            }
+            Err(error) => self.failed(Phase::Append(sent), error),
         }
     }
 
     /// Whether what was read beside an append says that the base is the stream's.
-    pub(super) fn verifies(&mut self, beside: Option<Result<Slice, JournalError>>) -> bool {
+    fn verifies(&mut self, beside: Option<Result<Slice, JournalError>>) -> bool {
         let Some(Ok(slice)) = beside else {
             // Of a state that is known to be the stream's it was to tell a revival, and no more: an
             // append that was acknowledged is not in doubt for that. The next one asks again.
@@ -132,7 +111,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
             Some(first) if Some(first.revision) == self.base.seen => self.base.seen = None,
             // Deleted, truncated, gone: read on, by the rules for that.
             _ => {
-                self.revived |= slice.presence == Presence::Absent;
+                self.lives.revived |= slice.presence == Presence::Absent;
                 if self.rules.catch_up.restarts {
                     self.base = Base::initial(self.fold, Lineage::Foreign);
                 }
@@ -142,9 +121,10 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         self.base.verified && self.base.header.version.is_some()
     }
 
-    pub(super) fn landed(&mut self, pending: Pending, appended: Appended, at: DateTime<Utc>) {
-        let count = pending.events.len() as u64;
-        let place = match pending.expected {
+    fn landed(&mut self, mut sent: Box<Sent<D::Reply>>, appended: Appended, at: DateTime<Utc>) -> Next<A, C, D> {
+        self.attempts += 1;
+        let count = sent.events.len() as u64;
+        let place = match sent.expected {
             Expected::Exact(at) => Some(at + count),
             Expected::NoStream => appended.revision,
         };
@@ -152,42 +132,39 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         let first = last.and_then(|last| (last + 1).checked_sub(count));
         let (Some(first), Some(last), true) = (first, last, appended.positioned && last == place) else {
             // These ids were written before. Whether they can still be read is for a read to say.
-            self.attempts += 1;
-            self.doubt = Doubt::WrittenBefore;
-            self.pending = Some(pending);
-            let next = self.catch_up();
+            sent.doubt = Doubt::WrittenBefore;
+            let next = self.catch_up(sent.into());
             return self.wait_then(next);
         };
-        self.attempts += 1;
         self.observed.push(Observation::Appended);
         // Written before it was answered: a window that forgets it says so no earlier than it was.
-        let raw = self.raw(&pending, first, at);
-        self.parent = self
-            .base
-            .header
-            .version
-            .zip(self.base.header.event.as_ref().map(|e| e.id));
-        if first > next_after(self.base.header.version) {
+        let raw = sent.raw(&self.stream, first, at);
+        let header = &self.base.header;
+        let parent = header.version.zip(header.event.as_ref().map(|event| event.id));
+        if first > next_after(header.version) {
             // What lies between is gone: as everybody will read it from now on, from here.
             self.base = Base::initial(self.fold, Lineage::Foreign);
         }
         let base = (self.base.header.clone(), self.base.state.clone());
         let folded = fold_run(self.fold, base, &raw, self.rules.catch_up.keep_commands);
+        let reviving = self.lives.reviving;
         self.base.weight.grew(&raw);
         // What went with the deletion, or a truncation, is known to be gone.
-        let gone = (self.reviving || self.hole.is_some()) && !self.rules.catch_up.restarts;
+        let gone = (reviving || self.hole.is_some()) && !self.rules.catch_up.restarts;
         self.base.seen = self.base.seen.or(self.base.header.version).filter(|_| !gone);
         self.base.header = folded.header;
         self.base.state = folded.state;
-        if self.reviving || self.hole.is_some() {
+        if reviving || self.hole.is_some() {
             // What the table has to say about deletions and lost history is the daemon's to write.
             self.base.lineage = Lineage::Foreign;
             self.base.header.deleted = false;
         }
         // A stream that was taken to be new had a life before.
-        self.revived |= self.reviving || (pending.expected == Expected::NoStream && first > 0);
+        self.lives.revived |= reviving || (sent.expected == Expected::NoStream && first > 0);
         self.confirmed = folded.stopped.is_none();
         let after = (self.base.header.clone(), self.base.state.clone());
-        self.answer(&raw, after, last, false);
+        let mut done = self.answer(sent.into(), &raw, after, last, false);
+        done.parent = parent;
+        Phase::Done(done)
     }
 }

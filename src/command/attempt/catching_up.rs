@@ -2,17 +2,16 @@
 //!
 //! I1 prefix: nothing is folded across a doubt; a base that the stream does not bear out is thrown away.
 
-use super::{Attempt, Phase, appending::Pending};
+use super::{Attempt, Next, Phase, sent::Open};
 use crate::{
     aggregate::{Aggregate, Command, Decision},
     command::{
         base::{Base, Lineage},
         catch_up::{CatchUp, CatchUpError, Fed, Found},
-        error::CommandError,
         observe::{Discard, Observation},
     },
-    event::{Revision, next_after},
-    journal::{Expected, Hole, Presence, Slice},
+    event::Revision,
+    journal::{Hole, Presence, Slice},
     projection::OnLostHistory,
 };
 
@@ -21,124 +20,118 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         CatchUp::new(self.base.clone(), Some(self.identity.command), self.rules.catch_up)
     }
 
-    pub(super) fn catch_up(&self) -> Phase<A, C::Error, D::Reply> {
-        Phase::CatchUp(Box::new(self.reading()))
+    pub(super) fn catch_up(&self, open: Open<D::Reply>) -> Next<A, C, D> {
+        Phase::CatchUp(Box::new(self.reading()), open)
     }
 
-    /// Goes on from the fresher base when it spares reading. It is checked as every snapshot is,
-    /// by the event at its version.
-    pub(super) fn refreshed(&mut self, reading: Box<CatchUp>, base: Option<Box<Base>>) {
-        let reached = reading.base.header.version;
-        match base.filter(|base| base.header.version > reached && !base.header.deleted) {
-            None => self.phase = Phase::CatchUp(reading),
-            Some(base) => {
-                self.base = *base;
-                self.confirmed = false;
-                self.searched = false;
-                if self.knows_command() {
-                    self.look_up();
-                } else {
-                    self.phase = self.catch_up();
-                }
-            }
-        }
-    }
-
-    pub(super) fn read(&mut self, mut reading: Box<CatchUp>, slice: Slice) {
+    pub(super) fn read(&mut self, mut reading: Box<CatchUp>, open: Open<D::Reply>, slice: Slice) -> Next<A, C, D> {
         let before = reading.folded;
         let fed = reading.feed(self.fold, slice);
         self.observed.push(Observation::Replayed(reading.folded - before));
-        self.gone = self.gone.or(reading.gone.take());
+        self.lives.gone = self.lives.gone.or(reading.gone.take());
         match fed {
-            Err(error) => self.unfoldable(reading.found.take(), error),
+            Err(error) => self.unfoldable(reading.found.take(), open, error),
             // Not while an append is looked for: a fresher state would step over it.
-            Ok(Fed::More) if !self.refreshed && !self.in_doubt() && reading.found.is_none() => {
+            Ok(Fed::More) if !self.refreshed && !open.in_doubt() && reading.found.is_none() => {
                 self.refreshed = true;
-                self.phase = Phase::Refresh(reading);
+                Phase::Refresh(reading, open)
             }
-            Ok(Fed::More) => self.phase = Phase::CatchUp(reading),
-            Ok(Fed::Diverged) => self.discard(Discard::Diverged),
-            Ok(Fed::Shorter) => self.discard(Discard::WentBackwards),
-            Ok(Fed::Nothing(Presence::Tombstoned)) => self.deleted(true),
-            Ok(Fed::Nothing(_)) => self.phase = Phase::Look,
-            Ok(Fed::UpToDate) => match self.gone.take() {
-                Some(gone) if !self.revived => self.phase = Phase::Begins(reading, gone),
-                _ => self.caught_up(*reading),
+            Ok(Fed::More) => Phase::CatchUp(reading, open),
+            Ok(Fed::Diverged) => self.discard(open, Discard::Diverged),
+            Ok(Fed::Shorter) => self.discard(open, Discard::WentBackwards),
+            Ok(Fed::Nothing(Presence::Tombstoned)) => self.deleted(open, true),
+            Ok(Fed::Nothing(_)) => Phase::Look(open),
+            Ok(Fed::UpToDate) => match self.lives.gone.take() {
+                Some(gone) if !self.lives.revived => Phase::Begins(reading, gone, open),
+                _ => self.caught_up(*reading, open),
             },
         }
     }
 
-    pub(super) fn caught_up(&mut self, reading: CatchUp) {
+    /// Goes on from the fresher base when it spares reading. It is checked as every snapshot is,
+    /// by the event at its version.
+    pub(super) fn refreshed(
+        &mut self,
+        reading: Box<CatchUp>,
+        open: Open<D::Reply>,
+        base: Option<Box<Base>>,
+    ) -> Next<A, C, D> {
+        let reached = reading.base.header.version;
+        let Some(base) = base.filter(|base| base.header.version > reached && !base.header.deleted) else {
+            return Phase::CatchUp(reading, open);
+        };
+        self.base = *base;
+        self.confirmed = false;
+        self.searched = false;
+        if self.knows_command() {
+            self.look_up(open)
+        } else {
+            self.catch_up(open)
+        }
+    }
+
+    pub(super) fn caught_up(&mut self, reading: CatchUp, open: Open<D::Reply>) -> Next<A, C, D> {
         let CatchUp { base, found, hole, .. } = reading;
         self.base = base;
         self.hole = hole;
         self.alive();
         self.confirmed = true;
-        match found {
-            Some(found) => self.answer_found(found),
-            None if self.out_of_sight() => self.lost_track(),
-            None => match hole.filter(|_| self.rules.catch_up.on_lost_history == OnLostHistory::Quarantine) {
-                Some(hole) if !self.answer_from_memory() => self.lost_history(hole),
-                Some(_) => {}
-                None if hole.is_some() && self.answer_from_memory() => {}
-                None => self.resume(),
-            },
+        if let Some(found) = found {
+            return self.answer_found(found, open);
+        }
+        if self.out_of_sight(&open) {
+            return self.lost_track(open);
+        }
+        let Some(hole) = hole else { return self.resume(open) };
+        match self.known() {
+            Some(landed) => self.answer_from_memory(&landed, open),
+            None if self.rules.catch_up.on_lost_history == OnLostHistory::Quarantine => self.lost_history(hole, open),
+            None => self.resume(open),
         }
     }
 
     /// The stream does not fold to its end. A command that was found before is answered all the
     /// same, and one that may stand behind is not known to have failed.
-    pub(super) fn unfoldable(&mut self, found: Option<Found>, error: CatchUpError) {
+    fn unfoldable(&mut self, found: Option<Found>, open: Open<D::Reply>, error: CatchUpError) -> Next<A, C, D> {
         self.confirmed = false;
         match found {
-            Some(found) => self.answer_found(found),
-            None if self.in_doubt() => self.give_up(),
-            None => self.done(Err(error.into())),
+            Some(found) => self.answer_found(found, open),
+            None if open.in_doubt() => self.give_up(open),
+            None => self.refused(open, error.into()),
         }
     }
 
     /// Where an append in doubt may stand nothing can be read: the base was started over beyond
     /// it, or it would stand in a hole.
-    pub(super) fn out_of_sight(&self) -> bool {
-        let place = |p: &Pending| match p.expected {
-            Expected::Exact(at) => at + 1,
-            Expected::NoStream => next_after(p.base),
-        };
+    fn out_of_sight(&self, open: &Open<D::Reply>) -> bool {
+        let header = &self.base.header;
         let gone = |at: Revision| {
-            (self.base.header.version.is_some() && self.base.header.first > at)
+            (header.version.is_some() && header.first > at)
                 || self.hole.is_some_and(|hole| (hole.first()..=hole.last()).contains(&at))
         };
-        self.in_doubt() && self.pending.as_ref().is_some_and(|p| gone(place(p)))
+        open.in_doubt() && open.0.as_ref().is_some_and(|sent| gone(sent.place()))
     }
 
-    pub(super) fn lost_history(&mut self, hole: Hole) {
+    fn lost_history(&mut self, hole: Hole, open: Open<D::Reply>) -> Next<A, C, D> {
         self.confirmed = false;
-        if self.in_doubt() {
-            return self.give_up();
+        if open.in_doubt() {
+            return self.give_up(open);
         }
-        self.done(Err(CommandError::State(CatchUpError::LostHistory {
+        let error = CatchUpError::LostHistory {
             stream: self.stream.to_string(),
             first: hole.first(),
             last: hole.last(),
-        })));
-    }
-
-    /// An append may have landed where nothing can be read any more: looking finds nothing, and
-    /// that says nothing. Deciding again could contradict it or do it twice.
-    pub(super) fn lost_track(&mut self) {
-        self.confirmed = false;
-        self.done(Err(CommandError::OutcomeUnknown {
-            command_id: self.identity.command,
-        }));
+        };
+        self.refused(open, error.into())
     }
 
     /// Throws the base away and begins with the stream's first event.
-    pub(super) fn discard(&mut self, why: Discard) {
+    pub(super) fn discard(&mut self, open: Open<D::Reply>, why: Discard) -> Next<A, C, D> {
         self.observed.push(Observation::Discarded(why));
         self.base = Base::initial(self.fold, Lineage::Foreign);
         self.confirmed = false;
         self.hole = None;
         self.searched = false;
-        self.phase = self.catch_up();
+        self.catch_up(open)
     }
 }

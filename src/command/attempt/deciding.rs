@@ -3,10 +3,13 @@
 //! I6 pure: the caller's `decide` is asked with a state and answers with events. A rejection and an
 //! empty decision leave only on a state that the leader confirmed in this attempt.
 
-use chrono::{DateTime, Utc};
 use tracing::debug_span;
 
-use super::{Attempt, Committed, Phase, Searched, appending::Pending, event_id, types::metadata};
+use super::{
+    Attempt, Committed, Next, Phase, Searched, event_id,
+    sent::{Doubt, Open, Sent},
+    types::metadata,
+};
 use crate::{
     aggregate::{Aggregate, Command, Decision, Existence},
     command::{
@@ -15,10 +18,10 @@ use crate::{
         error::CommandError,
         observe::{Discard, Observation},
     },
-    event::{RawEvent, Revision, codec, metadata::SPANS, next_after},
+    event::{Revision, codec, metadata::SPANS, next_after},
     journal::NewEvent,
     projection::run::fold_run,
-    replica::Sort,
+    replica::{Landed, Sort},
 };
 
 /// Events that are folded from a stream's first on to answer a repetition with the state as it was
@@ -26,73 +29,75 @@ use crate::{
 const WORTH_FOLDING: Revision = 1_000;
 
 impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_, A, C, D> {
+    /// Where the command landed, as far as the base knows.
+    pub(super) fn known(&self) -> Option<Landed> {
+        self.base.landed(self.identity.command).cloned()
+    }
+
     /// Has the command landed already, as far as the base knows? Else it is decided.
-    pub(super) fn look_up(&mut self) {
-        let command = self.identity.command;
-        let known = self.base.landed(command).cloned();
-        match known {
-            Some(landed) if self.reused(&landed.sort) => {}
-            // Its state is behind the base: fold the stream again, up to it, where one read does that.
-            // Further on its events are read where they stand, and the state in hand goes with them.
-            Some(landed) if self.base.header.version > Some(landed.last) && landed.last < WORTH_FOLDING => {
-                let start = Base::initial(self.fold, Lineage::Foreign);
-                let reading = CatchUp::new(start, Some(command), self.rules.catch_up);
-                self.phase = Phase::Replay(Box::new(reading), landed);
-            }
-            Some(landed) => self.phase = Phase::Recall(landed, Vec::new()),
+    pub(super) fn look_up(&mut self, open: Open<D::Reply>) -> Next<A, C, D> {
+        let header = &self.base.header;
+        let Some(landed) = self.known() else {
+            let forgotten = self.rules.known_from.is_some_and(|from| header.commands_since > from);
             // The base does not remember as much as was promised.
-            None if !self.searched
-                && self
-                    .rules
-                    .known_from
-                    .is_some_and(|from| self.base.header.commands_since > from) =>
-            {
-                self.phase = Phase::Search;
-            }
-            None => self.decide(),
+            return if forgotten && !self.searched {
+                Phase::Search(open)
+            } else {
+                self.decide(open)
+            };
+        };
+        if let Some(error) = self.reused(&landed.sort) {
+            return self.refused(open, error);
         }
+        // Its state is behind the base: fold the stream again, up to it, where one read does that.
+        // Further on its events are read where they stand, and the state in hand goes with them.
+        if header.version > Some(landed.last) && landed.last < WORTH_FOLDING {
+            let start = Base::initial(self.fold, Lineage::Foreign);
+            let reading = CatchUp::new(start, Some(landed.command), self.rules.catch_up);
+            return Phase::Replay(Box::new(reading), landed, open);
+        }
+        Phase::Reread(landed, Vec::new(), open)
     }
 
-    /// Another command landed with this one's id: ends with that.
-    pub(super) fn reused(&mut self, landed: &Sort) -> bool {
-        let reused = landed.differs(&self.identity.sort);
-        if reused {
-            let named = landed
-                .name
-                .as_ref()
-                .filter(|name| self.identity.sort.name.as_ref() != Some(name));
-            let landed = named.map_or("with another fingerprint".to_owned(), |name| format!("`{name}`"));
-            self.done(Err(CommandError::KeyReused {
-                command_id: self.identity.command,
-                landed,
-            }));
+    /// What ends it when another command landed with this one's id.
+    pub(super) fn reused(&self, landed: &Sort) -> Option<CommandError<C::Error>> {
+        if !landed.differs(&self.identity.sort) {
+            return None;
         }
-        reused
+        let named = landed
+            .name
+            .as_ref()
+            .filter(|name| self.identity.sort.name.as_ref() != Some(name));
+        Some(CommandError::KeyReused {
+            command_id: self.identity.command,
+            landed: named.map_or("with another fingerprint".to_owned(), |name| format!("`{name}`")),
+        })
     }
 
-    pub(super) fn searched(&mut self, searched: Searched) {
+    pub(super) fn searched(&mut self, open: Open<D::Reply>, searched: Searched) -> Next<A, C, D> {
         match searched {
             Searched::Found(landed) if landed.first > next_after(self.base.header.version) => {
                 // Beyond the base: on the way there it is found.
                 self.searched = true;
-                self.phase = self.catch_up();
+                self.catch_up(open)
             }
             Searched::Found(landed) => {
                 self.base.older = Some(Box::new(landed));
-                self.look_up();
+                self.look_up(open)
             }
             Searched::NotThere => {
                 self.searched = true;
-                self.decide();
+                self.decide(open)
             }
-            Searched::OutOfReach(_) if self.in_doubt() => self.lost_track(),
+            Searched::OutOfReach(_) if open.in_doubt() => self.lost_track(open),
             Searched::OutOfReach(since) => {
                 self.confirmed = false;
-                self.done(Err(CommandError::OutOfReach {
+                let error = CommandError::OutOfReach {
                     command_id: self.identity.command,
                     stream: self.stream.to_string(),
                     since,
-                }));
+                };
+                self.refused(open, error)
             }
         }
     }
@@ -118,38 +123,38 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
 
     /// Reads on from a base that nobody confirmed in this attempt: a stale state must never turn a
     /// valid command away.
-    pub(super) fn confirm(&mut self) {
+    fn confirm(&mut self, open: Open<D::Reply>) -> Next<A, C, D> {
         self.observed.push(Observation::Confirming);
-        self.phase = self.catch_up();
+        self.catch_up(open)
     }
 
-    pub(super) fn decide(&mut self) {
+    fn decide(&mut self, open: Open<D::Reply>) -> Next<A, C, D> {
         let misplaced = self.misplaced();
         if !self.confirmed && (misplaced.is_some() || self.rules.confirmed) {
-            return self.confirm();
+            return self.confirm(open);
         }
         match misplaced {
             // What was appended before may be where nothing can be seen any more.
-            Some(_) if self.in_doubt() => return self.give_up(),
-            Some(error) => return self.done(Err(error)),
+            Some(_) if open.in_doubt() => return self.give_up(open),
+            Some(error) => return self.refused(open, error),
             None => {}
         }
         let Some(state) = self.base.state.get::<A>() else {
             // States come from the aggregate's own fold; another type is a snapshot source's defect.
-            return self.discard(Discard::Undecodable);
+            return self.discard(open, Discard::Undecodable);
         };
         let decided = debug_span!(target: SPANS, "decide").in_scope(|| self.command.decide(state));
         let decided = decided.map(D::into_parts);
         let appends = decided.as_ref().is_ok_and(|(events, _)| !events.is_empty());
         if !appends && !self.confirmed {
-            return self.confirm();
+            return self.confirm(open);
         }
         if !appends && self.callers_place().is_some_and(|at| Some(at) != self.place()) {
             // No append asks the server whether the stream ended at the caller's version.
-            return self.deleted(false);
+            return self.deleted(open, false);
         }
         match decided {
-            Err(rejection) => self.done(Err(CommandError::Rejected(rejection))),
+            Err(rejection) => self.refused(open, CommandError::Rejected(rejection)),
             Ok((events, reply)) if events.is_empty() => {
                 let answer = Committed {
                     reply: Some(reply),
@@ -163,16 +168,16 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
                     attempts: self.attempts,
                     repeated: false,
                     first: self.base.header.first,
-                    revived: self.revived,
+                    revived: self.lives.revived,
                 };
-                self.done(Ok(answer));
+                Phase::Done(self.ended(open, Ok(answer)))
             }
-            Ok((events, reply)) => self.prepare(&events, reply),
+            Ok((events, reply)) => self.prepare(&events, reply, open.doubt()),
         }
     }
 
     /// Encodes what was decided, and makes sure that everybody will be able to read it.
-    pub(super) fn prepare(&mut self, events: &[A::Event], reply: D::Reply) {
+    fn prepare(&mut self, events: &[A::Event], reply: D::Reply, doubt: Doubt) -> Next<A, C, D> {
         let unwritable = |problem: String| CommandError::Unwritable {
             stream: self.stream.to_string(),
             problem,
@@ -183,7 +188,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         let mut new = Vec::with_capacity(events.len());
         let plain = metadata::<A::Event>(&self.identity, false);
         for (index, event) in events.iter().enumerate() {
-            let metadata = if self.reviving && index == 0 {
+            let metadata = if self.lives.reviving && index == 0 {
                 // What the server takes then proves that the stream was still deleted.
                 metadata::<A::Event>(&self.identity, true)
             } else {
@@ -206,39 +211,25 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
                 }),
                 Err(error) => {
                     let error = unwritable(error.to_string());
-                    return self.done(Err(error));
+                    return self.refused(Open::NOTHING, error);
                 }
             }
         }
-        let version = self.base.header.version;
-        let pending = Pending {
+        let sent = Box::new(Sent {
             expected: self.expected(),
-            base: version,
+            base: self.base.header.version,
             events: new,
-        };
-        let raw = self.raw(&pending, next_after(self.place()), self.identity.at);
+            reply,
+            doubt,
+            hint: None,
+            rounds: 0,
+        });
+        let raw = sent.raw(&self.stream, next_after(self.place()), self.identity.at);
         let folded = fold_run(self.fold, (self.base.header.clone(), self.base.state.clone()), &raw, 0);
         if let Some((index, error)) = folded.stopped {
             let error = unwritable(format!("event {index} (`{}`): {error}", raw[index].kind));
-            return self.done(Err(error));
+            return self.refused(Open::NOTHING, error);
         }
-        self.reply = pending.events.first().map(|first| (first.id, reply));
-        self.pending = Some(pending);
-        self.phase = Phase::Append;
-    }
-
-    /// The pending events as a read would give them, the first at `first`, written at `at`.
-    pub(super) fn raw(&self, pending: &Pending, first: Revision, at: DateTime<Utc>) -> Vec<RawEvent> {
-        let raw = |(event, revision): (&NewEvent, Revision)| RawEvent {
-            stream: self.stream.clone(),
-            revision,
-            id: event.id,
-            kind: event.kind.clone(),
-            json: event.json,
-            data: event.data.clone(),
-            metadata: event.metadata.clone(),
-            created: at,
-        };
-        pending.events.iter().zip(first..).map(raw).collect()
+        Phase::Append(sent)
     }
 }
