@@ -148,11 +148,7 @@ fn stands(header: &Header) -> Stands {
 /// An item that cannot be read is replaced by what can be: where its generation is lost, the clock's
 /// milliseconds stand above any count of administrative writes.
 async fn empty<S: ReplicaStore>(table: &S, stream: &Arc<str>, mut stands: Stands) -> Result<(), Failure> {
-    let mark = Quarantine {
-        at: 0,
-        reason: "It is being folded again from the start.".into(),
-        by: "".into(),
-    };
+    let mark = Quarantine::emptied();
     for _ in 0..ATTEMPTS {
         let (demand, generation) = stands;
         let generation = generation.unwrap_or_else(|| chrono::Utc::now().timestamp_millis().unsigned_abs()) + 1;

@@ -10,8 +10,8 @@ use projector::{
     event::Version,
     projection::{Encoded, StoredState},
     replica::{
-        Demand, Header, Landed, LastEvent, MarkKind, Put, PutOutcome, Quarantine, Replica, ReplicaStore, Sort,
-        StoreError,
+        Demand, Divergence, Header, Landed, LastEvent, MarkKind, Put, PutOutcome, Quarantine, Replica, ReplicaStore,
+        Sort, StoreError,
         dynamodb::{AttemptOutcome, DynamoTable, Operation, Tables},
         item::{self, Body, KeyKind, Promoted, Rules, attribute},
     },
@@ -493,7 +493,7 @@ async fn marks_are_noted_once_a_stream_and_forgotten() {
         reason: "failed to fold".into(),
         by: "v1".into(),
     };
-    let diverged = Quarantine::diverged("the stream ends at revision 2", "loan.2", "v 2".into());
+    let diverged = Quarantine::diverged(Divergence::Shorter(2), "loan.2", "v 2".into());
     for _ in 0..2 {
         table.note_mark("loan-1", &poison, 1).await.unwrap();
         table.note_mark("loan.2", &diverged, 7).await.unwrap();

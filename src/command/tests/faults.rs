@@ -6,7 +6,7 @@ use super::kit::*;
 use crate::{
     command::{CommandError, CommandSettings, Context, OnDeleted},
     journal::JournalError,
-    replica::{StoreError, Throttle},
+    replica::{Divergence, StoreError, Throttle},
     testing::{AppendFault, PutFault},
 };
 
@@ -128,7 +128,7 @@ async fn snapshots_that_cannot_be_used_are_not() {
         },
         |w| {
             w.store.change(STREAM, |replica| {
-                let mark = crate::replica::Quarantine::diverged("scripted", STREAM, "x".into());
+                let mark = crate::replica::Quarantine::diverged(Divergence::Missing, STREAM, "x".into());
                 replica.header.quarantine = Some(mark);
             });
         },

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     event::{Revision, Version},
     journal::{Slice, Standing},
+    replica::Divergence,
 };
 
 impl Known {
@@ -56,15 +57,14 @@ impl Known {
                 };
                 match newest {
                     Some(end) if newest < version => {
-                        let what = format!("the stream ends at revision {end}, before the replica's version");
-                        self.contradicted(&what, short_since, now);
+                        self.contradicted(Divergence::Shorter(end), short_since, now);
                     }
                     _ => self.lives(newest, hinted),
                 }
             }
             Standing::SoftDeleted | Standing::Tombstoned => self.deleted(high),
             Standing::Missing if base.durable().is_some() || base.header.version.is_some() => {
-                self.contradicted("the stream is not in the event store", short_since, now);
+                self.contradicted(Divergence::Missing, short_since, now);
             }
             Standing::Missing => {
                 self.agenda.read = false;
@@ -128,7 +128,7 @@ impl Known {
 
     /// The stream does not have what was folded from it. A new leader may not show it yet, and a
     /// deposed one never will: it is believed when it has stayed so for longer than an election takes.
-    fn contradicted(&mut self, what: &str, short_since: Option<Duration>, now: Duration) {
+    fn contradicted(&mut self, what: Divergence, short_since: Option<Duration>, now: Duration) {
         let since = short_since.unwrap_or(now);
         if now < since + SHOWN_WITHIN {
             let due = now + LONGEST_PAUSE;

@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use super::{Effect, Known, Next, Token, UnderWay, settle::other_event_at, unsaved::Write};
+use super::{Effect, Known, Next, Token, UnderWay, unsaved::Write};
 use crate::{
     event::{RawEvent, Revision, next_after},
     journal::{Presence, ReadLimit, Slice},
     projection::OnLostHistory,
+    replica::Divergence,
 };
 
 /// How long a revision that a delivery names, its event not in hand, is waited for while no read
@@ -132,7 +133,7 @@ impl Known {
             return;
         }
         if !self.verify(from, &mut slice) {
-            return self.diverged(&other_event_at(from));
+            return self.diverged(Divergence::OtherEvent(from));
         }
         if !only_verifies {
             self.tally.gap_reads += 1;

@@ -3,10 +3,11 @@
 //! Invariant: I1 prefix: a replica says where it begins, and the last good one is replaced by complete
 //! history or not at all.
 
-use super::{Known, settle::other_event_at};
+use super::Known;
 use crate::{
     event::{RawEvent, Revision},
     projection::{FoldError, OnLostHistory},
+    replica::Divergence,
 };
 
 impl Known {
@@ -19,7 +20,7 @@ impl Known {
         };
         let other = events.iter().any(|e| e.revision == version && e.id != id);
         if other {
-            self.diverged(&other_event_at(version));
+            self.diverged(Divergence::OtherEvent(version));
         }
         other
     }

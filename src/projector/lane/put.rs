@@ -43,12 +43,7 @@ impl Known {
             return next;
         }
         if self.unsaved.retries() && self.agenda.read && self.unsaved.write() == Some(Write::Repair) {
-            let at = self.base.next();
-            self.base.header.quarantine = Some(Quarantine {
-                at,
-                reason: "It is being folded again.".into(),
-                by: "".into(),
-            });
+            self.base.header.quarantine = Some(Quarantine::folded_again(self.base.next()));
         }
         let body = if self.keeps_stored() {
             Body::Stored

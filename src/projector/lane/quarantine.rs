@@ -13,7 +13,7 @@ use super::{
 use crate::{
     event::Revision,
     projection::FoldError,
-    replica::{Fingerprints, Header, MarkKind, Quarantine},
+    replica::{Divergence, Fingerprints, Header, MarkKind, Quarantine},
 };
 
 /// Whether the stream is noted as marked; the note goes when nothing is owed.
@@ -67,7 +67,7 @@ impl Known {
         self.mark(mark, Write::Quarantine("denied"));
     }
 
-    pub(super) fn diverged(&mut self, what: &str) {
+    pub(super) fn diverged(&mut self, what: Divergence) {
         // What was folded ahead of the store was folded on something that is not this stream.
         self.back_to_stored();
         let mark = Quarantine::diverged(what, &self.stream, self.rules.fold.fingerprint().into());
@@ -76,20 +76,15 @@ impl Known {
 
     pub(super) fn poisoned(&mut self, at: Revision, error: &FoldError, class: &'static str) {
         if !self.base.falls_short() {
-            let (reason, by) = (format!("Failed to {error} (revision {at})."), self.failed_by(at));
-            return self.mark(Quarantine { at, reason, by }, Write::Quarantine(class));
+            let mark = Quarantine::poisoned(at, error, self.failed_by(at));
+            return self.mark(mark, Write::Quarantine(class));
         }
         // The last good replica stays as it is, for code that can read it.
         let unread = self.base.unreadable.clone().unwrap_or_default();
         self.back_to_stored();
-        let reason = format!(
-            "Failed to read the stored state ({unread}), which stays as it is, for folding it again failed to {error} \
-             (revision {at}); deploy code that reads it, or run `projector redrive --from-start {}`.",
-            self.stream
-        );
-        let at = self.base.next();
-        let by = self.failed_by(at);
-        self.mark(Quarantine { at, reason, by }, Write::Quarantine("unreadable_state"));
+        let next = self.base.next();
+        let mark = Quarantine::unreadable_state(next, &unread, (error, at), &self.stream, self.failed_by(next));
+        self.mark(mark, Write::Quarantine("unreadable_state"));
     }
 
     fn mark(&mut self, mark: Quarantine, write: Write) {

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     event::{RawEvent, Revision},
     journal::{ReadLimit, Slice},
-    replica::Header,
+    replica::{Divergence, Header},
 };
 
 impl Known {
@@ -94,7 +94,7 @@ impl Known {
         match slice.events.first() {
             Some(event) if event.revision == at => {
                 if self.base.header.event.as_ref().is_some_and(|e| e.id != event.id) {
-                    return self.diverged(&other_event_at(at));
+                    return self.diverged(Divergence::OtherEvent(at));
                 }
                 self.base.verified = true;
                 self.inbox.clear_suspects();
@@ -129,8 +129,4 @@ fn suspicious(header: &Header, revision: Revision, event: Option<&RawEvent>) -> 
     } else {
         event.created > last.at
     }
-}
-
-pub(super) fn other_event_at(revision: Revision) -> String {
-    format!("the stream has another event at revision {revision} than the replica was folded from")
 }

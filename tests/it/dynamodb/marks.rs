@@ -36,7 +36,7 @@ async fn marks_are_noted_and_cleared_and_every_task_sees_them() {
     let longest = "x".repeat(2048);
     let odd = "loan-ü.#:[0] \"x\"";
     table.note_mark("loan-1", &quarantine("v1"), 1).await.unwrap();
-    let diverged = Quarantine::diverged("the stream is shorter", odd, "v2".into());
+    let diverged = Quarantine::diverged(Divergence::Missing, odd, "v2".into());
     table.note_mark(odd, &diverged, 4).await.unwrap();
     table.note_mark(&longest, &quarantine("v1"), 1).await.unwrap();
     // Again, by other code: the newer stands, and says who else has failed.

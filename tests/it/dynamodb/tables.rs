@@ -248,7 +248,7 @@ async fn no_operation_is_sent_that_is_not_declared() {
     table.get("loan-1", false).await.unwrap();
     let asked = ["loan-1".into(), "loan-2".into()];
     assert!(table.get_many(&asked, false).await.unwrap().iter().all(Result::is_ok));
-    let mark = Quarantine::diverged("the stream is shorter", "loan-1", "v1".into());
+    let mark = Quarantine::diverged(Divergence::Missing, "loan-1", "v1".into());
     table.note_mark("loan-1", &mark, 1).await.unwrap();
     table.marks().await.unwrap();
     assert_eq!(proxy.operations_sent(), running);
