@@ -21,11 +21,12 @@ use std::{mem, sync::Arc, time::Duration};
 
 use self::{
     agenda::{Agenda, Look},
-    gap::Searched,
+    deletion::Looking,
+    gap::{ReadOn, Searched},
     inbox::{Hint, Inbox},
-    put::Pace,
+    put::{Pace, Putting},
     quarantine::Note,
-    unsaved::{Unsaved, Write},
+    unsaved::Unsaved,
 };
 use super::meter::LaneState;
 use crate::{
@@ -96,31 +97,15 @@ enum UnderWay {
     Load {
         high: Token,
     },
-    ReadOn {
-        from: Revision,
-        high: Token,
-        /// It is to show what the event in hand follows, and nothing more.
-        only_verifies: bool,
-    },
+    Read(ReadOn),
     /// Is the replica's last event still the stream's event at that revision?
     Check {
         at: Revision,
     },
     /// Which revision is the first that can be read?
     Probe,
-    Look {
-        high: Token,
-        hinted: bool,
-        /// Since when the stream has looked shorter than the replica.
-        short_since: Option<Duration>,
-    },
-    Put {
-        /// `None`: a fold's put.
-        write: Option<Write>,
-        /// What is stored stays, and the state in hand may not be its.
-        adrift: bool,
-        high: Token,
-    },
+    Look(Looking),
+    Put(Putting),
     Forget,
 }
 
@@ -181,7 +166,7 @@ impl Lane {
         match under_way {
             None => LaneState::Waiting,
             Some(UnderWay::Load { .. }) => LaneState::Loading,
-            Some(UnderWay::Put { .. } | UnderWay::Forget) => LaneState::Writing,
+            Some(UnderWay::Put(_) | UnderWay::Forget) => LaneState::Writing,
             Some(_) => LaneState::Reading,
         }
     }
@@ -344,13 +329,13 @@ impl Known {
             .take()
             .expect("an outcome belongs to an effect under way");
         match (under_way, outcome) {
-            (UnderWay::Load { high } | UnderWay::Put { high, .. }, Outcome::Corrupt { problem, found }) => {
+            (UnderWay::Load { high } | UnderWay::Put(Putting { high, .. }), Outcome::Corrupt { problem, found }) => {
                 self.rebase_on(Base::from_broken(&*self.rules.fold, found));
                 self.mark_broken(&problem);
                 self.store_read = Some(high);
             }
             (
-                UnderWay::ReadOn { .. } | UnderWay::Check { .. } | UnderWay::Probe | UnderWay::Look { .. },
+                UnderWay::Read(_) | UnderWay::Check { .. } | UnderWay::Probe | UnderWay::Look(_),
                 Outcome::Denied(why),
             ) => self.denied(&why),
             (UnderWay::Forget, Outcome::Forgotten) => {}
@@ -358,28 +343,12 @@ impl Known {
                 self.rebase_on(Base::from_stored(&*self.rules.fold, replica.map(|r| *r)));
                 self.store_read = Some(high);
             }
-            (
-                UnderWay::ReadOn {
-                    from,
-                    high,
-                    only_verifies,
-                },
-                Outcome::Read(slice),
-            ) => self.read(from, high, only_verifies, slice, now),
+            (UnderWay::Read(asked), Outcome::Read(slice)) => self.read(asked, slice, now),
             (UnderWay::Check { at }, Outcome::Read(slice)) => self.checked(at, &slice),
             (UnderWay::Probe, Outcome::Read(slice)) => self.probed(&slice),
-            (
-                UnderWay::Look {
-                    high,
-                    hinted,
-                    short_since,
-                },
-                Outcome::Looked(standing),
-            ) => self.looked(&standing, high, hinted, short_since, now),
-            (UnderWay::Put { write, adrift, high }, Outcome::Put(PutOutcome::Done)) => {
-                self.stored(write, adrift, high, now);
-            }
-            (UnderWay::Put { high, .. }, Outcome::Put(PutOutcome::Refused(stored))) => {
+            (UnderWay::Look(looking), Outcome::Looked(standing)) => self.looked(&standing, looking, now),
+            (UnderWay::Put(put), Outcome::Put(PutOutcome::Done)) => self.stored(put, now),
+            (UnderWay::Put(Putting { high, .. }), Outcome::Put(PutOutcome::Refused(stored))) => {
                 // An earlier try of this put may have landed, and cleared the mark.
                 if self.unsaved.retries() {
                     self.note = Note::Owing;

@@ -16,6 +16,16 @@ use crate::{
     replica::Divergence,
 };
 
+/// A look that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Looking {
+    high: Token,
+    /// A delivery asked for it.
+    hinted: bool,
+    /// Since when the stream has looked shorter than the replica.
+    short_since: Option<Duration>,
+}
+
 impl Known {
     pub(super) fn look(&mut self) -> Next {
         // What follows from the look is decided on the store's own word, not on a cached base.
@@ -30,23 +40,16 @@ impl Known {
             Look::No | Look::Now => None,
         };
         let hinted = self.inbox.heed(&[Hint::Look]);
-        self.under_way = Some(UnderWay::Look {
+        self.under_way = Some(UnderWay::Look(Looking {
             high: self.inbox.newest,
             hinted,
             short_since,
-        });
+        }));
         Next::Do(Effect::Look)
     }
 
-    pub(super) fn looked(
-        &mut self,
-        standing: &Standing,
-        high: Token,
-        hinted: bool,
-        short_since: Option<Duration>,
-        now: Duration,
-    ) {
-        let base = &self.base;
+    pub(super) fn looked(&mut self, standing: &Standing, looking: Looking, now: Duration) {
+        let (base, short_since) = (&self.base, looking.short_since);
         match standing {
             Standing::Live(newest) => {
                 let newest = newest.as_ref().map(|n| n.revision);
@@ -59,16 +62,16 @@ impl Known {
                     Some(end) if newest < version => {
                         self.contradicted(Divergence::Shorter(end), short_since, now);
                     }
-                    _ => self.lives(newest, hinted),
+                    _ => self.lives(newest, looking.hinted),
                 }
             }
-            Standing::SoftDeleted | Standing::Tombstoned => self.deleted(high),
+            Standing::SoftDeleted | Standing::Tombstoned => self.deleted(looking.high),
             Standing::Missing if base.durable().is_some() || base.header.version.is_some() => {
                 self.contradicted(Divergence::Missing, short_since, now);
             }
             Standing::Missing => {
                 self.agenda.read = false;
-                self.found_nothing(high, 0, now);
+                self.found_nothing(looking.high, 0, now);
             }
         }
     }

@@ -26,6 +26,15 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Events of a read that shows what a base's last event is: that one, and the one that follows it.
 const VERIFIES: usize = 2;
 
+/// A read that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadOn {
+    from: Revision,
+    high: Token,
+    /// It is to show what the event in hand follows, and nothing more.
+    only_verifies: bool,
+}
+
 /// What reads have shown the stream not to have.
 #[derive(Debug, Default)]
 pub(super) struct Searched {
@@ -110,18 +119,19 @@ impl Known {
         } else {
             limit.events.max(VERIFIES)
         };
-        self.under_way = Some(UnderWay::ReadOn {
+        self.under_way = Some(UnderWay::Read(ReadOn {
             from,
             high,
             only_verifies,
-        });
+        }));
         Next::Do(Effect::Read {
             from,
             limit: ReadLimit { events, ..limit },
         })
     }
 
-    pub(super) fn read(&mut self, from: Revision, high: Token, only_verifies: bool, mut slice: Slice, now: Duration) {
+    pub(super) fn read(&mut self, asked: ReadOn, mut slice: Slice, now: Duration) {
+        let ReadOn { from, high, .. } = asked;
         if slice.presence != Presence::Present {
             self.agenda.read = false;
             self.inbox.behind = false;
@@ -135,7 +145,7 @@ impl Known {
         if !self.verify(from, &mut slice) {
             return self.diverged(Divergence::OtherEvent(from));
         }
-        if !only_verifies {
+        if !asked.only_verifies {
             self.tally.gap_reads += 1;
             self.tally.gap_events += slice.events.len() as u64;
         }

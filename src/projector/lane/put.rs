@@ -24,6 +24,16 @@ pub(super) struct Pace {
     pub(super) written: Option<Token>,
 }
 
+/// A put that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Putting {
+    /// `None`: a fold's put.
+    write: Option<Write>,
+    /// What is stored stays, and the state in hand may not be its.
+    adrift: bool,
+    pub(super) high: Token,
+}
+
 impl Known {
     /// What a put of folded events waits for, if it does.
     pub(super) fn waits_to_put(&self, now: Duration) -> Option<Next> {
@@ -58,11 +68,11 @@ impl Known {
             Some(write) => write.into(),
         };
         let demand = self.demand(write);
-        self.under_way = Some(UnderWay::Put {
+        self.under_way = Some(UnderWay::Put(Putting {
             write,
             adrift: body == Body::Stored && self.base.rebase,
             high: self.inbox.newest,
-        });
+        }));
         let put = Put {
             stream: self.stream.clone(),
             header: self.base.header.clone(),
@@ -177,7 +187,8 @@ impl Known {
         !base.rebase && base.stored.is_some() && base.header.version == base.durable()
     }
 
-    pub(super) fn stored(&mut self, write: Option<Write>, adrift: bool, high: Token, now: Duration) {
+    pub(super) fn stored(&mut self, put: Putting, now: Duration) {
+        let Putting { write, adrift, high } = put;
         if write.is_some_and(Write::is_mark) {
             self.agenda.read = false;
             self.note.see();
