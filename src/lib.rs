@@ -3,6 +3,7 @@
 pub mod aggregate;
 #[cfg(feature = "daemon")]
 pub mod app;
+mod backoff;
 #[cfg(feature = "daemon")]
 pub mod cli;
 #[cfg(any(feature = "daemon", feature = "testing", test))]

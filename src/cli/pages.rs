@@ -1,11 +1,12 @@
-//! Asks a running daemon for a page: one HTTP/1.1 request, no more than that needs.
+//! Asks a running daemon for a page: one request over HTTP/1.1.
 
 use std::{net::SocketAddr, time::Duration};
 
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{Request, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 
 use super::{Exit, Failure};
 
@@ -41,8 +42,7 @@ impl Where {
         };
         match tokio::time::timeout(limit, get(&address, path)).await {
             Err(_) => Err(unreachable(&format!("no answer within {limit:?}"))),
-            Ok(Err(error)) => Err(unreachable(&error.to_string())),
-            Ok(Ok(page)) => page.ok_or_else(|| unreachable("what answers there does not speak HTTP")),
+            Ok(answered) => answered.map_err(|why| unreachable(&why)),
         }
     }
 }
@@ -58,36 +58,61 @@ fn reachable(mut listen: SocketAddr) -> SocketAddr {
     listen
 }
 
-async fn get(address: &str, path: &str) -> std::io::Result<Option<Page>> {
-    let mut stream = TcpStream::connect(address).await?;
-    // HTTP/1.0: the answer ends with the connection, in one piece.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
-    Ok(parse(&String::from_utf8_lossy(&answer)))
-}
-
-fn parse(answer: &str) -> Option<Page> {
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let mut first = head.lines().next()?.split_whitespace();
-    first.next().filter(|word| word.starts_with("HTTP/1."))?;
-    Some(Page {
-        status: first.next()?.parse().ok()?,
-        body: body.to_owned(),
+/// The page, or why there is none.
+async fn get(address: &str, path: &str) -> Result<Page, String> {
+    let failed = |error: hyper::Error| {
+        if error.is_parse() {
+            "what answers there does not speak HTTP".to_owned()
+        } else {
+            error.to_string()
+        }
+    };
+    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    // It ends with the request, whose answer says what went wrong.
+    tokio::spawn(connection);
+    let request = Request::get(path).header(header::HOST, address);
+    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+    let answer = sender.send_request(request).await.map_err(failed)?;
+    let status = answer.status().as_u16();
+    let body = answer.into_body().collect().await.map_err(failed)?.to_bytes();
+    Ok(Page {
+        status,
+        body: String::from_utf8_lossy(&body).into_owned(),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
     use super::*;
 
-    #[test]
-    fn answers_are_taken_apart() {
-        let page = parse("HTTP/1.0 503 Service Unavailable\r\na: b\r\n\r\nnot ready\n").unwrap();
-        assert_eq!((page.status, page.body.as_str()), (503, "not ready\n"));
-        assert!(parse("SSH-2.0-x\r\n\r\n").is_none());
-        assert!(parse("").is_none());
+    #[tokio::test]
+    async fn what_answers_is_shown_if_it_speaks_http() {
+        for (answer, shown) in [
+            (
+                "HTTP/1.0 503 Service Unavailable\r\na: b\r\n\r\nnot ready\n",
+                Ok((503, "not ready\n")),
+            ),
+            ("SSH-2.0-x\r\n\r\n", Err("what answers there does not speak HTTP")),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let answering = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                // Closed with the request unread, the connection would be reset.
+                let mut request = [0; 1024];
+                assert!(stream.read(&mut request).await.unwrap() > 0);
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            };
+            let (page, ()) = tokio::join!(get(&address, "/"), answering);
+            let page = page.as_ref().map(|page| (page.status, page.body.as_str()));
+            assert_eq!(page.map_err(String::as_str), shown);
+        }
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! Where settings come from: built in, files, a whole file in a variable, single variables, flags,
 //! each over the ones before it. Every value remembers its origin, so that an error can name it.
+//!
+//! Parsing, origins and typing are `config`'s. Merging is ours: its own source for variables takes
+//! every name that begins right, and a name that means no setting is to be an error that says what is
+//! allowed; and a variable means the key that a file has already written with hyphens or capitals.
 
 use std::{
     collections::BTreeMap,

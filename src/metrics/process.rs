@@ -1,5 +1,6 @@
 //! The process itself: build, memory, processor time, open files. Looked at in the background, so
-//! that a scrape never touches the file system.
+//! that a scrape never touches the file system; the collector that comes with `prometheus` reads
+//! `/proc` within the scrape.
 
 use std::{fs, time::Duration};
 

@@ -20,7 +20,6 @@ use aws_sdk_dynamodb::{
         ReturnValuesOnConditionCheckFailure,
     },
 };
-use backon::{BackoffBuilder, ExponentialBuilder};
 use chrono::{DateTime, SubsecRound, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
@@ -29,7 +28,7 @@ use super::{
     Demand, Got, Marked, Put, PutOutcome, Quarantine, Replica, ReplicaStore, StoreError,
     item::{self, Body, attribute as a},
 };
-use crate::projection::Projection;
+use crate::{backoff::doubled, projection::Projection};
 
 mod attributes;
 mod connect;
@@ -122,13 +121,8 @@ impl ReplicaStore for DynamoTable {
             // Nothing can be stored under it.
             return Ok(None);
         }
-        let mut retry = Retry::new(self.inner.operation_timeout);
-        loop {
-            match self.inner.get_once(stream, consistent).await {
-                Ok(item) => return item.map(|i| self.inner.replica(stream, i)).transpose(),
-                Err(failure) => retry.wait(failure, &self.inner.name).await?,
-            }
-        }
+        let item = self.inner.get(stream, consistent).await?;
+        item.map(|item| self.inner.replica(stream, item)).transpose()
     }
 
     async fn get_many(&self, streams: &[Arc<str>], consistent: bool) -> Result<Vec<Got>, StoreError> {
@@ -232,6 +226,17 @@ impl Inner {
             capacity: capacity.and_then(ConsumedCapacity::capacity_units).unwrap_or_default(),
             latency: began.elapsed(),
         });
+    }
+
+    /// An item, asked for again until the time of one call is over.
+    async fn get(&self, key: &str, consistent: bool) -> Result<Option<Item>, StoreError> {
+        let mut retry = Retry::new(self.operation_timeout);
+        loop {
+            match self.get_once(key, consistent).await {
+                Ok(item) => return Ok(item),
+                Err(failure) => retry.wait(failure, &self.name).await?,
+            }
+        }
     }
 
     async fn get_once(&self, stream: &str, consistent: bool) -> Result<Option<Item>, Failure> {
@@ -553,7 +558,7 @@ fn is_ours(stored: &Replica, put: &Put, projected_at: DateTime<Utc>) -> bool {
 /// One call's attempts: jittered waits up to its deadline.
 struct Retry {
     deadline: Instant,
-    waits: <ExponentialBuilder as BackoffBuilder>::Backoff,
+    waits: u32,
     /// Credentials that ran out are looked up again once, and then it is somebody's to act.
     credentials_tried: bool,
 }
@@ -562,13 +567,7 @@ impl Retry {
     fn new(bound: Duration) -> Self {
         Self {
             deadline: Instant::now() + bound,
-            waits: ExponentialBuilder::new()
-                .with_min_delay(FIRST_WAIT)
-                .with_max_delay(LONGEST_WAIT)
-                .without_max_times()
-                .with_jitter()
-                .with_jitter_seed(fastrand::u64(..))
-                .build(),
+            waits: 0,
             credentials_tried: false,
         }
     }
@@ -583,7 +582,9 @@ impl Retry {
             Failure::Credentials { .. } => self.credentials_tried = true,
             _ => {}
         }
-        let wait = self.waits.next().unwrap_or(LONGEST_WAIT);
+        // Once to twice of it: those who failed together come back apart.
+        let wait = doubled(FIRST_WAIT, LONGEST_WAIT, self.waits).mul_f64(1.0 + fastrand::f64());
+        self.waits += 1;
         if Instant::now() + wait >= self.deadline {
             return Err(failure.into_error(table));
         }

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::{
+    backoff::doubled,
     command::{base::Base, catch_up::CatchUpRules, error::CommandError},
     event::{
         Event, Metadata, Revision,
@@ -226,7 +227,7 @@ pub(super) fn metadata<E: Event>(identity: &Identity, new_life: bool) -> Bytes {
 /// The most that the nth wait may last, before jitter: doubling, because each further loss says
 /// that more writers are at it, up to half a second, where waiting longer only adds latency.
 pub fn longest_wait(nth: u32) -> Duration {
-    Duration::from_millis((5_u64 << nth.min(8)).min(500))
+    doubled(Duration::from_millis(5), Duration::from_millis(500), nth)
 }
 
 /// The most that the nth round may wait. What is waited for is a commit of the server's: some

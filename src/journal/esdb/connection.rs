@@ -33,6 +33,7 @@ use super::{
     nodelay::Guard,
     settings::{EsdbSettings, Preference, SettingsError, Target},
 };
+use crate::backoff::doubled;
 
 /// Before a second attempt to connect; doubles from here.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -264,9 +265,7 @@ impl Factory {
     async fn build(&self) -> Result<Arc<Connection>, JournalError> {
         let failures = self.failures.load(Ordering::Relaxed);
         if failures > 0 {
-            let pause = FIRST_PAUSE
-                .saturating_mul(1 << (failures - 1).min(16))
-                .min(LONGEST_PAUSE);
+            let pause = doubled(FIRST_PAUSE, LONGEST_PAUSE, failures - 1);
             // Half to one and a half of it: many processes that lost one server come back apart.
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
         }

@@ -6,6 +6,9 @@
 //! `/proc/self/fd`, and only those whose peer is a known node are touched. The HTTP layer dials
 //! again by itself, within a call: [`Guard::during`] looks beside such a call, so that not even
 //! the first call on a new connection pays. Elsewhere than on Linux nothing is done.
+//!
+//! The client's successor sets the option itself (kurrent-io/KurrentDB-Client-Rust#233, 2026): with
+//! that crate this file goes.
 
 use std::{
     collections::HashSet,

@@ -101,19 +101,8 @@ fn read_note(stream: Arc<str>, note: AttributeValue) -> Option<Marked> {
 }
 
 impl Inner {
-    /// What is noted of the table itself.
-    async fn root(&self) -> Result<Option<Item>, StoreError> {
-        let mut retry = Retry::new(self.operation_timeout);
-        loop {
-            match self.get_once(NOTES, true).await {
-                Ok(item) => return Ok(item),
-                Err(failure) => retry.wait(failure, &self.name).await?,
-            }
-        }
-    }
-
     pub(super) async fn in_use(&self) -> Result<Option<Arc<str>>, StoreError> {
-        let Some(mut root) = self.root().await? else {
+        let Some(mut root) = self.get(NOTES, true).await? else {
             return Ok(None);
         };
         Ok(match root.remove(IN_USE) {
@@ -142,7 +131,7 @@ impl Inner {
     }
 
     pub(super) async fn marks(&self) -> Result<Vec<Marked>, StoreError> {
-        let Some(mut root) = self.root().await? else {
+        let Some(mut root) = self.get(NOTES, true).await? else {
             return Ok(Vec::new());
         };
         let mut notes: Vec<Item> = Vec::new();
