@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::{Deref, DerefMut},
     sync::Arc,
     time::Duration,
 };
@@ -28,89 +27,16 @@ use crate::{
     },
 };
 
+mod checks;
 mod deletion;
+mod driven;
+mod fold;
 mod gap;
 mod put;
 mod quarantine;
 
-/// What an event of the model does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Put,
-    Keep,
-    /// Only code of fingerprint `new` knows it.
-    New,
-    /// Makes a state that cannot be stored, and the next event one that can.
-    Heavy,
-}
-
-/// Collects the revisions of the events that change something.
-struct Collect(&'static str);
-
-impl Fold for Collect {
-    fn name(&self) -> &'static str {
-        "collect"
-    }
-    fn schema(&self) -> u32 {
-        1
-    }
-    fn source(&self) -> Source {
-        Source::Category("s".into())
-    }
-    fn fingerprint(&self) -> &str {
-        self.0
-    }
-    fn keeps_commands(&self) -> bool {
-        false
-    }
-    fn initial(&self) -> State {
-        State::new(Vec::<u64>::new())
-    }
-    fn apply(&self, state: &mut State, event: &RawEvent) -> Result<Change, FoldError> {
-        let state: &mut Vec<u64> = state.get_mut().unwrap();
-        match &*event.kind {
-            "Keep" => return Ok(Change::Keep),
-            "New" if self.0 != "new" => return Err(FoldError::UnknownKind("New".into())),
-            _ => state.push(event.revision),
-        }
-        Ok(Change::Put)
-    }
-    fn encode(&self, state: &State) -> Result<Encoded, FoldError> {
-        let list = state
-            .get::<Vec<u64>>()
-            .unwrap()
-            .iter()
-            .map(|n| Document::Number(n.to_string().into()))
-            .collect();
-        Ok(Encoded {
-            view: Document::List(list),
-            fold: None,
-        })
-    }
-    fn decode(&self, view: &StoredState, _: Option<&StoredState>) -> Result<State, StateError> {
-        match view {
-            StoredState::Document(document) => Ok(State::new(
-                numbers(document).ok_or_else(|| StateError("no list".into()))?,
-            )),
-            StoredState::Json(_) => Err(StateError("json".into())),
-        }
-    }
-}
-
-fn numbers(document: &Document) -> Option<Vec<u64>> {
-    let Document::List(list) = document else {
-        return None;
-    };
-    list.iter()
-        .map(|n| {
-            if let Document::Number(n) = n {
-                n.parse().ok()
-            } else {
-                None
-            }
-        })
-        .collect()
-}
+use driven::Driven;
+use fold::{Collect, Kind, numbers};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -167,64 +93,6 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (0u8..2).prop_map(|task| Op::Note { task }),
     ];
     prop::collection::vec(op, 1..120)
-}
-
-/// A lane, with what it has said and nobody has looked at yet.
-#[derive(Debug)]
-struct Driven {
-    lane: Lane,
-    verdicts: Vec<Verdict>,
-    tally: Tally,
-}
-
-impl Driven {
-    fn new(rules: Arc<Rules>) -> Self {
-        Self {
-            lane: Lane::new("s-1".into(), rules),
-            verdicts: Vec::new(),
-            tally: Tally::default(),
-        }
-    }
-
-    fn next(&mut self, now: Duration) -> Next {
-        let step = self.lane.step(now);
-        self.verdicts.extend(step.verdicts);
-        self.adds(step.tally);
-        step.next
-    }
-
-    fn adds(&mut self, tally: Tally) {
-        self.tally.applied += tally.applied;
-        self.tally.gap_reads += tally.gap_reads;
-        self.tally.durable.extend(tally.durable);
-    }
-
-    /// Those that a step would tell now, too: the model looks at each when it is made.
-    fn verdicts(&mut self) -> Vec<Verdict> {
-        self.verdicts.append(&mut self.lane.inbox_mut().verdicts);
-        mem::take(&mut self.verdicts)
-    }
-
-    fn tally(&mut self) -> Tally {
-        if let At::Known(known) = &mut self.lane.at {
-            let now = mem::take(&mut known.tally);
-            self.adds(now);
-        }
-        mem::take(&mut self.tally)
-    }
-}
-
-impl Deref for Driven {
-    type Target = Lane;
-    fn deref(&self) -> &Lane {
-        &self.lane
-    }
-}
-
-impl DerefMut for Driven {
-    fn deref_mut(&mut self) -> &mut Lane {
-        &mut self.lane
-    }
 }
 
 struct Task {
@@ -636,80 +504,6 @@ impl World {
         Ok(Some(PutOutcome::Done))
     }
 
-    /// A state that nobody here can read is replaced by complete history that has reached it, by the
-    /// policy for deletions or revivals, or not at all.
-    fn keeps_what_it_cannot_read(&self, put: &Put) -> Result<(), TestCaseError> {
-        let Some(stored) = &self.stored else { return Ok(()) };
-        let unreadable = matches!(stored.view, Some(StoredState::Json(_)));
-        let by_policy = self.on_deletion == OnDeletion::Remove || self.on_revival == OnRevival::Restart;
-        if unreadable && put.body != Body::Stored && !by_policy {
-            prop_assert!(
-                put.header.version >= stored.header.version && put.header.first <= stored.header.first,
-                "the last good replica was destroyed: {:?} by {:?}",
-                stored.header,
-                put.header
-            );
-        }
-        Ok(())
-    }
-
-    /// I1 prefix: the replica is the fold of `first..=version`.
-    fn check_replica(&self) -> Result<(), TestCaseError> {
-        let Some(stored) = &self.stored else {
-            return Ok(());
-        };
-        let Some(version) = stored.header.version else {
-            return Ok(());
-        };
-        let Some(StoredState::Document(view)) = &stored.view else {
-            if self.garbled && stored.view.is_some() {
-                return Ok(());
-            }
-            prop_assert!(
-                stored.header.deleted && self.on_deletion == OnDeletion::Remove,
-                "a state is missing"
-            );
-            return Ok(());
-        };
-        let expected: Vec<u64> = (stored.header.first..=version)
-            .filter(|r| self.kinds[*r as usize] != Kind::Keep)
-            .collect();
-        prop_assert_eq!(
-            numbers(view),
-            Some(expected),
-            "not the fold of {}..={}",
-            stored.header.first,
-            version
-        );
-        prop_assert_eq!(
-            stored.header.event.as_ref().map(|e| e.id),
-            Some(self.log[version as usize].id)
-        );
-        Ok(())
-    }
-
-    /// I3 settled, as design and protocol put it.
-    fn settled(&self, revision: u64) -> bool {
-        let version = self.stored.as_ref().and_then(|s| s.header.version);
-        let from = crate::event::next_after(version);
-        if from > revision {
-            return true;
-        }
-        if self
-            .stored
-            .as_ref()
-            .and_then(|s| s.header.quarantine.as_ref())
-            .is_some_and(|m| m.at <= revision)
-        {
-            return true;
-        }
-        // Nothing readable but what changes nothing.
-        self.readable()
-            .iter()
-            .filter(|e| e.revision >= from && e.revision <= revision)
-            .all(|e| &*e.kind == "Keep")
-    }
-
     fn verdicts(&mut self, index: usize) -> Result<(), TestCaseError> {
         for verdict in self.tasks[index].lane.verdicts() {
             let (token, parked) = match verdict {
@@ -726,36 +520,6 @@ impl World {
             }
             self.unsettled.remove(&entry);
             self.parked.extend(self.entries[entry].filter(|_| parked));
-        }
-        Ok(())
-    }
-
-    /// Whether a task that cleared a mark is to settle this, which another acknowledged by it.
-    fn owes(&mut self, revision: u64) -> bool {
-        let to_come = |c: &&mut Clearing| c.read.is_none_or(|end| revision < end);
-        let debtor = self.clearing.iter_mut().flatten().find(to_come);
-        let owed = debtor.map(|clearing| &mut clearing.owed).or(self.orphaned.as_mut());
-        owed.map(|owed| owed.insert(revision)).is_some()
-    }
-
-    /// A task came to rest: whatever it owed is settled.
-    fn cleared(&mut self, index: usize) -> Result<(), TestCaseError> {
-        let mut owed = self.clearing[index].take().map_or_else(BTreeSet::new, |c| c.owed);
-        if std::mem::take(&mut self.tasks[index].told)
-            && self.stored.as_ref().is_none_or(|s| s.header.quarantine.is_none())
-        {
-            owed.extend(self.orphaned.take().unwrap_or_default());
-        }
-        self.paid(&owed)
-    }
-
-    fn paid(&self, owed: &BTreeSet<u64>) -> Result<(), TestCaseError> {
-        for revision in owed {
-            prop_assert!(
-                self.wiped || self.settled(*revision),
-                "revision {} was acknowledged by a mark and lost with it",
-                revision
-            );
         }
         Ok(())
     }
@@ -830,85 +594,6 @@ impl World {
             Op::Mend => self.broken = None,
             Op::Deny(denied) => self.denied = denied,
             Op::Note { task } => self.note(usize::from(task)),
-        }
-        Ok(())
-    }
-
-    /// Where the life after the last deletion began.
-    fn last_life(&self) -> Option<u64> {
-        let deleted = self.entries.iter().rposition(Option::is_none)?;
-        self.entries[deleted..].iter().flatten().next().copied()
-    }
-
-    /// Delivers what is left until nothing is, as a group does.
-    fn finish(&mut self) -> Result<(), TestCaseError> {
-        // The old task leaves, as in a rolling deployment; the new one sees the stream once more.
-        self.crash(1);
-        self.broken = None;
-        self.denied = false;
-        if !self.deleted {
-            self.append(Kind::Put);
-        }
-        for round in 0..200 {
-            for entry in self.unsettled.clone() {
-                self.deliver(0, entry);
-            }
-            self.note(0);
-            let mut steps = 0;
-            while self.step(0, false, false)? {
-                steps += 1;
-                prop_assert!(steps < 2000, "the lane does not come to rest: {:?}", self.tasks[0].lane);
-            }
-            // A mark that was just made is looked at again; one that was looked at stays.
-            if self.unsettled.is_empty() && (round > 3 || self.noted.is_none()) {
-                break;
-            }
-        }
-        prop_assert!(self.unsettled.is_empty(), "left unsettled: {:?}", self.unsettled);
-        if self.log.is_empty() {
-            return Ok(());
-        }
-        let header = self.stored.as_ref().map(|s| s.header.clone()).unwrap_or_default();
-        if header
-            .quarantine
-            .as_ref()
-            .is_some_and(|m| m.reason.contains("stored state"))
-            && self.garbled
-        {
-            return Ok(());
-        }
-        if let Some(mark) = &header.quarantine
-            && self.kinds.get(mark.at as usize) == Some(&Kind::Heavy)
-            && !self.deleted
-        {
-            // Nobody can store what that event makes: it waits there, if this is still its life.
-            let life = self.last_life().unwrap_or(0);
-            prop_assert!(mark.at >= life, "a mark on {} outlived its life", mark.at);
-            prop_assert!(header.version < Some(mark.at), "what is marked is in the replica");
-            prop_assert!(self.noted.is_some() || self.wiped, "a mark is not noted");
-            return Ok(());
-        }
-        prop_assert_eq!(&header.quarantine, &None, "a mark is left");
-        prop_assert_eq!(self.noted, None, "a note is left of a mark that has ended");
-        prop_assert!(self.orphaned.as_ref().is_none_or(BTreeSet::is_empty), "a debt is left");
-        if !self.wiped {
-            prop_assert_eq!(header.deleted, self.deleted, "the deletion is not known");
-        }
-        if !self.deleted {
-            prop_assert_eq!(
-                header.version,
-                Some(self.log.len() as u64 - 1),
-                "the replica is not the whole stream's"
-            );
-            if self.on_revival == OnRevival::Restart && !self.wiped && self.entries.contains(&None) {
-                let first_after = self.last_life();
-                prop_assert!(
-                    Some(header.first) >= first_after,
-                    "did not start over after the last deletion: {:?} < {:?}",
-                    header.first,
-                    first_after
-                );
-            }
         }
         Ok(())
     }
