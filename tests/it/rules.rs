@@ -102,6 +102,7 @@ const BELOW: [(&str, &[&str]); 19] = [
     (
         "projector",
         &[
+            "backoff",
             "clock",
             "document",
             "event",

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::{Effect, Known, Next, Token, UnderWay, unsaved::Write};
 use crate::{
+    backoff::doubled,
     event::{RawEvent, Revision, next_after},
     journal::{Presence, ReadLimit, Slice},
     projection::OnLostHistory,
@@ -252,14 +253,13 @@ impl Known {
             Some(n) => (n.since, n.waited, n.reads + 1),
             None => (now, high, 0),
         };
-        let pause = FIRST_PAUSE.saturating_mul(1 << reads.min(10)).min(LONGEST_PAUSE);
         self.searched.not_yet = Some(NotYet {
             high,
             below,
             since,
             waited,
             reads,
-            due: now + pause,
+            due: now + doubled(FIRST_PAUSE, LONGEST_PAUSE, reads),
         });
     }
 
