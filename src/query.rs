@@ -667,7 +667,7 @@ impl<P, J: Journal, R: ReplicaStore> Queries<P, J, R> {
             base.header.event.as_ref().filter(|event| event.id == own.id)?;
         }
         *replayed += events.len();
-        let folded = fold_run(&*self.fold, (base.header, base.state), &events, 0);
+        let folded = fold_run(&*self.fold, (&base.header, &base.state), &events, 0);
         let kept = !folded.changed && folded.stopped.is_none();
         kept.then(|| self.answer(stream, Known::AtLeast, folded.header, folded.state))
     }

@@ -220,7 +220,7 @@ fn take(plan: &Planned, base: &mut (Header, crate::projection::State), events: &
     if events.is_empty() {
         return true;
     }
-    let folded = fold_run(&*plan.fold, base.clone(), events, plan.tuned.commands);
+    let folded = fold_run(&*plan.fold, (&base.0, &base.1), events, plan.tuned.commands);
     *base = (folded.header, folded.state);
     if let Some((index, error)) = folded.stopped {
         fresh.stopped = Some(format!("failed to {error} (revision {})", events[index].revision));

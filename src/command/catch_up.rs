@@ -272,7 +272,7 @@ impl CatchUp {
     }
 
     fn fold(&mut self, fold: &dyn Fold, run: &[RawEvent]) -> Result<(), CatchUpError> {
-        let base = (self.base.header.clone(), self.base.state.clone());
+        let base = (&self.base.header, &self.base.state);
         let folded = fold_run(fold, base, run, self.rules.keep_commands);
         self.base.header = folded.header;
         self.base.state = folded.state;

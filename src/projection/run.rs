@@ -37,8 +37,8 @@ pub struct Folded {
 
 /// Folds `events`, which follow `base` without a hole, as far as they can be folded.
 /// `keep`: how many command ids an aggregate's header remembers.
-pub fn fold_run(fold: &dyn Fold, base: (Header, State), events: &[RawEvent], keep: usize) -> Folded {
-    let (mut header, mut state) = base.clone();
+pub fn fold_run(fold: &dyn Fold, base: (&Header, &State), events: &[RawEvent], keep: usize) -> Folded {
+    let (mut header, mut state) = (base.0.clone(), base.1.clone());
     let mut changed = false;
     for (index, event) in events.iter().enumerate() {
         let change = if &*event.kind == LINK {
@@ -248,7 +248,7 @@ mod tests {
 
     fn run(events: &[RawEvent], keep: usize) -> Folded {
         let fold = Compiled::<Sum>::new("test");
-        fold_run(&fold, (Header::new(), fold.initial()), events, keep)
+        fold_run(&fold, (&Header::new(), &fold.initial()), events, keep)
     }
 
     #[test]
@@ -494,11 +494,11 @@ mod read_back {
 
     fn the_same(fold: &dyn Fold, bodies: &[String], read: &[bool]) -> Result<(), TestCaseError> {
         let events: Vec<_> = bodies.iter().zip(0..).map(|(body, n)| event(n, body)).collect();
-        let whole = fold_run(fold, (Header::new(), fold.initial()), &events, 0);
+        let whole = fold_run(fold, (&Header::new(), &fold.initial()), &events, 0);
         prop_assert!(whole.stopped.is_none(), "{:?}", whole.stopped);
         let (mut header, mut state) = (Header::new(), fold.initial());
         for (event, read) in events.iter().zip(read) {
-            let folded = fold_run(fold, (header, state), std::slice::from_ref(event), 0);
+            let folded = fold_run(fold, (&header, &state), std::slice::from_ref(event), 0);
             (header, state) = (folded.header, folded.state);
             if *read {
                 state = through_the_table(fold, &header, &state);

@@ -145,7 +145,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
             // What lies between is gone: as everybody will read it from now on, from here.
             self.base = Base::initial(self.fold, Lineage::Foreign);
         }
-        let base = (self.base.header.clone(), self.base.state.clone());
+        let base = (&self.base.header, &self.base.state);
         let folded = fold_run(self.fold, base, &raw, self.rules.catch_up.keep_commands);
         let reviving = self.lives.reviving;
         self.base.weight.grew(&raw);

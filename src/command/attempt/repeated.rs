@@ -179,7 +179,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         // A base may end in the middle of a command's events; the stream has the rest.
         let version = self.base.header.version;
         let rest: Vec<RawEvent> = events.iter().filter(|e| Some(e.revision) > version).cloned().collect();
-        let base = (self.base.header.clone(), self.base.state.clone());
+        let base = (&self.base.header, &self.base.state);
         let folded = fold_run(self.fold, base, &rest, self.rules.catch_up.keep_commands);
         if let Some((index, error)) = folded.stopped {
             let error = self.unfolded(&rest[index], error);

@@ -45,7 +45,7 @@ impl Known {
         } else {
             (base.header.clone(), base.state.clone())
         };
-        let folded = fold_run(fold, start.clone(), &events, self.rules.commands);
+        let folded = fold_run(fold, (&start.0, &start.1), &events, self.rules.commands);
         let applied = folded.applied;
         let stopped = folded.stopped.map(|(index, error)| (events[index].revision, error));
         // With not even one event folded the replica stays at its last good version.

@@ -132,7 +132,7 @@ impl Known {
         let rules = self.rules.clone();
         let begins = run.begins();
         let (mut good, mut bad) = (0, run.events.len());
-        let at = |n: usize| fold_run(&*rules.fold, begins.clone(), &run.events[..n], rules.commands);
+        let at = |n: usize| fold_run(&*rules.fold, (&begins.0, &begins.1), &run.events[..n], rules.commands);
         let mut best = begins.clone();
         let Ok(mut body) = form_of(&rules, &self.stream, &best.0, &best.1) else {
             // Not even what it began with, which other code has stored: that stays as it is.
