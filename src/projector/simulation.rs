@@ -51,6 +51,10 @@ const SCHEDULES: u64 = 100;
 /// Command ids that a replica keeps.
 const COMMANDS: usize = 4;
 
+/// What is asked and answered at one instant at most. All streams of a schedule ask a few hundred
+/// times; whoever goes round in a circle asks without end, and time stands still meanwhile.
+const AT_ONCE: usize = 20_000;
+
 /// A promise that a store, or the code before it, breaks: what the simulation must see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Defect {
@@ -59,6 +63,8 @@ pub(super) enum Defect {
     NoGeneration,
     MarkForgotten,
     HoleWithoutProof,
+    /// No put is ever taken, and none is said to be in vain.
+    Refuses,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -292,6 +298,9 @@ struct Sim {
 struct Trace {
     digest: u64,
     shown: bool,
+    /// When its last line was said, and how many were then.
+    last: Duration,
+    at_once: usize,
 }
 
 /// What is known of the run beside what the stores show.
@@ -337,6 +346,7 @@ impl Sim {
             trace: Mutex::new(Trace {
                 digest: 0xcbf2_9ce4_8422_2325,
                 shown,
+                ..Trace::default()
             }),
             failures: Mutex::default(),
             told: Mutex::default(),
@@ -403,6 +413,15 @@ impl Sim {
         if trace.shown {
             println!("{line}");
         }
+        trace.at_once = if trace.last == at { trace.at_once + 1 } else { 1 };
+        trace.last = at;
+        let endless = trace.at_once == AT_ONCE;
+        drop(trace);
+        if endless {
+            self.fail(format!("goes round without end, the last time by {who}: {what}"));
+            // Who is in the circle ends, and time goes on.
+            panic!("{who} goes round without end");
+        }
     }
 
     /// A measured lag of zero: all that stood in the source when the measurement began is settled.
@@ -468,7 +487,7 @@ impl Sim {
             return Some(format!("it has {}..={version} of {} events", header.first, all.len()));
         };
         let fold = Coded::new(NEWEST);
-        let folded = fold_run(&fold, (Header::new(), fold.initial()), events, COMMANDS);
+        let folded = fold_run(&fold, (&Header::new(), &fold.initial()), events, COMMANDS);
         let right = folded.state.get::<Tally>().cloned().unwrap_or_default();
         if folded.stopped.is_some() {
             return Some("an event that nobody can fold is in it".into());
@@ -645,6 +664,7 @@ fn broken_promises_are_found() {
         Defect::NoGeneration,
         Defect::MarkForgotten,
         Defect::HoleWithoutProof,
+        Defect::Refuses,
     ] {
         let found = (0..1_000).find(|seed| run(*seed, Some(defect), false).failure.is_some());
         println!("{defect:?}: found by seed {found:?}");

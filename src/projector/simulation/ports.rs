@@ -415,7 +415,11 @@ impl ReplicaStore for SimStore {
             }
             (demand, _) => demand,
         };
-        let outcome = table.put(&Put { demand, ..put.clone() }).await?;
+        let outcome = if self.sim.has(Defect::Refuses) {
+            PutOutcome::Refused(before.clone().map(Box::new))
+        } else {
+            table.put(&Put { demand, ..put.clone() }).await?
+        };
         let what = if outcome == PutOutcome::Done { "done" } else { "refused" };
         self.sim.note(
             &self.process,

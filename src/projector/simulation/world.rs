@@ -585,6 +585,9 @@ impl Sim {
             let step = if waited < Duration::from_secs(20) { 1 } else { 10 };
             tokio::time::sleep(Duration::from_secs(step)).await;
             waited += Duration::from_secs(step);
+            if !self.failures.lock().unwrap().is_empty() {
+                return;
+            }
             match self.at_rest(&new, &names).await {
                 None => {
                     unrest.clear();
