@@ -13,13 +13,13 @@ COPY src/embedded/eventstore/Cargo.toml src/embedded/eventstore/
 RUN mkdir -p src/embedded/eventstore/src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs src/embedded/eventstore/src/lib.rs \
-    && cargo build --release --locked -p projector --bin projector --no-default-features --features daemon,otel \
+    && cargo build --release --locked -p projector --bin projector --no-default-features --features daemon,jemalloc,otel \
     && rm -rf src target/release/projector target/release/deps/projector-* \
         target/release/deps/libprojector-* target/release/.fingerprint/projector-*
 
 COPY src src
 # The symbols are kept aside: see the stage below.
-RUN cargo build --release --locked -p projector --bin projector --no-default-features --features daemon,otel \
+RUN cargo build --release --locked -p projector --bin projector --no-default-features --features daemon,jemalloc,otel \
     && objcopy --only-keep-debug target/release/projector /projector.debug \
     && objcopy --strip-all --add-gnu-debuglink=/projector.debug target/release/projector /projector
 

@@ -40,6 +40,25 @@ pub mod testing;
 #[cfg(feature = "otel")]
 pub mod traces;
 
+#[cfg(not(all(feature = "jemalloc", not(target_env = "msvc"))))]
+#[doc(no_inline)]
+pub use std::alloc::System as Allocator;
+/// What a binary that runs the daemon allocates with: jemalloc with the feature `jemalloc`, else the
+/// system's allocator.
+///
+/// ```
+/// #[global_allocator]
+/// static ALLOCATOR: projector::Allocator = projector::Allocator;
+/// # fn main() {}
+/// ```
+#[cfg(all(feature = "jemalloc", not(target_env = "msvc")))]
+pub use tikv_jemallocator::Jemalloc as Allocator;
+
+/// The tests measure memory as the binary takes it.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
+
 /// The README's code, compiled as whoever copies it would.
 #[cfg(all(doctest, feature = "embedded"))]
 #[doc = include_str!("../README.md")]

@@ -3,6 +3,9 @@
 
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: projector::Allocator = projector::Allocator;
+
 fn main() -> ExitCode {
     projector::cli::main(Ok)
 }

@@ -73,7 +73,7 @@ fn the_image_is_built_with_the_daemon_alone_and_dependencies_by_themselves() {
     assert_eq!(runs.len(), 2);
     for run in &runs {
         assert!(run.contains(
-            "cargo build --release --locked -p projector --bin projector --no-default-features --features daemon,otel"
+            "cargo build --release --locked -p projector --bin projector --no-default-features --features daemon,jemalloc,otel"
         ));
     }
     let at = |word: &str, rest: &str| {

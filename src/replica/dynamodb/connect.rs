@@ -7,7 +7,7 @@ use std::{env, fmt, time::Duration};
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_dynamodb::{
     Client,
-    config::{AppName, Credentials, retry::RetryConfig, timeout::TimeoutConfig},
+    config::{AppName, Credentials, StalledStreamProtectionConfig, retry::RetryConfig, timeout::TimeoutConfig},
 };
 use aws_smithy_http_client::{
     Builder, ConnectorBuilder,
@@ -139,6 +139,8 @@ pub async fn connect(settings: &DynamoSettings) -> Result<Client, ConnectError> 
     }
     let mut config = aws_sdk_dynamodb::config::Builder::from(&shared)
         .retry_config(RetryConfig::disabled())
+        // A body of at most 16 MB that is late is an attempt that is late, and that has a bound.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .timeout_config(timeouts);
     if let Ok(name) = AppName::new(concat!("projector-", env!("CARGO_PKG_VERSION"))) {
         config = config.app_name(name);
