@@ -66,7 +66,7 @@ pub(super) async fn run(args: Args, mut context: Context) -> Result<(), Failure>
         None
     };
     shutdown.await;
-    out::line("stopping: finishing what is held");
+    out::line("shutting down: draining in-flight deliveries");
     stop.cancel();
     if let Some(work) = work {
         // A demo that panicked has nothing left to stop.

@@ -368,7 +368,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                 info!(
                     projection = self.spec.rules.fold.name(),
                     holding = self.deliveries.len(),
-                    "finishing what is held"
+                    "draining in-flight deliveries"
                 );
                 self.stopping = Some(Instant::now() + self.spec.drain);
             }

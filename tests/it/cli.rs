@@ -284,7 +284,7 @@ async fn asked_twice_it_does_not_wait_for_what_it_holds() {
     })
     .await;
     daemon.ask_to_stop().await;
-    daemon.logged("finishing what is held").await;
+    daemon.logged("draining in-flight deliveries").await;
     let (code, reasons) = daemon.page("/readyz").await;
     assert_eq!((code, reasons.contains("stopping")), (503, true), "{reasons}");
     let (status, log) = daemon.stop().await;
