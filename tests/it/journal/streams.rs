@@ -185,6 +185,18 @@ async fn a_streams_standing_is_told_from_its_absence() {
     );
 }
 
+fn revived(raw: Raw) -> BoxFuture<'static, ()> {
+    async move { push(&raw, "a-1", "Counted", b"{}").await }.boxed()
+}
+
+fn deleted(raw: Raw) -> BoxFuture<'static, ()> {
+    async move {
+        // It may be deleted already.
+        let _ = raw.delete("Delete", expecting("a-1", Expect::Any)).await;
+    }
+    .boxed()
+}
+
 /// Its newest event and its metadata are two reads, and it need not stand still between them.
 #[tokio::test]
 async fn a_stream_that_is_deleted_and_revived_is_never_missing() {
@@ -194,16 +206,6 @@ async fn a_stream_that_is_deleted_and_revived_is_never_missing() {
         .append("a-1", Expected::NoStream, events(0..3), DEADLINE)
         .await
         .unwrap();
-    fn revived(raw: Raw) -> BoxFuture<'static, ()> {
-        async move { push(&raw, "a-1", "Counted", b"{}").await }.boxed()
-    }
-    fn deleted(raw: Raw) -> BoxFuture<'static, ()> {
-        async move {
-            // It may be deleted already.
-            let _ = raw.delete("Delete", expecting("a-1", Expect::Any)).await;
-        }
-        .boxed()
-    }
     let look = async |behind_each_read: &[fn(Raw) -> BoxFuture<'static, ()>]| {
         deleted(node.raw.clone()).await;
         for happen in behind_each_read {

@@ -83,14 +83,12 @@ pub(crate) struct Node {
     pub(crate) address: SocketAddr,
     /// Past the gate.
     pub(crate) raw: Raw,
-    /// Stops with the node.
-    _server: Handle,
     shared: Arc<Shared>,
     accepting: Mutex<Option<AbortHandle>>,
 }
 
 struct Shared {
-    server: Mutex<SocketAddr>,
+    server: Mutex<Handle>,
     faults: Mutex<Vec<(&'static str, usize, Fault)>>,
     /// What is answered in the server's place, by the end of the call's path.
     said: Mutex<Vec<(&'static str, Bytes)>>,
@@ -106,13 +104,12 @@ impl Node {
             address: listener.local_addr().unwrap(),
             raw: Raw::connect(server.address()).await,
             shared: Arc::new(Shared {
-                server: Mutex::new(server.address()),
+                server: Mutex::new(server),
                 faults: Mutex::default(),
                 said: Mutex::default(),
                 calls: Mutex::default(),
                 cuts: watch::Sender::new(0),
             }),
-            _server: server,
             accepting: Mutex::default(),
         };
         node.listen(listener);
@@ -148,8 +145,7 @@ impl Node {
     pub(crate) async fn replace(&mut self) {
         let server = empty().await;
         self.raw = Raw::connect(server.address()).await;
-        *self.shared.server.lock().unwrap() = server.address();
-        self._server = server;
+        *self.shared.server.lock().unwrap() = server;
         self.cut();
     }
 
@@ -285,7 +281,7 @@ pub(crate) async fn push(raw: &Raw, stream: &str, kind: &str, data: &[u8]) {
 
 /// One connection, and one to the server that lives as long.
 async fn serve(shared: Arc<Shared>, socket: TcpStream) {
-    let server = *shared.server.lock().unwrap();
+    let server = shared.server.lock().unwrap().address();
     let Ok(behind) = TcpStream::connect(server).await else {
         return;
     };
