@@ -40,18 +40,18 @@ impl Known {
     /// Folds events that follow the base, or, `from_scratch`, that follow nothing that is left.
     pub(super) fn fold(&mut self, events: Vec<RawEvent>, from_scratch: bool) {
         let (fold, base) = (&*self.rules.fold, &mut self.base);
-        let start = if from_scratch {
-            (types::restarted(&base.header), fold.initial())
-        } else {
-            (base.header.clone(), base.state.clone())
-        };
-        let folded = fold_run(fold, (&start.0, &start.1), &events, self.rules.commands);
+        let scratch = from_scratch.then(|| (types::restarted(&base.header), fold.initial()));
+        let (header, state) = scratch.as_ref().map_or((&base.header, &base.state), |(h, s)| (h, s));
+        let folded = fold_run(fold, (header, state), &events, self.rules.commands);
         let applied = folded.applied;
         let stopped = folded.stopped.map(|(index, error)| (events[index].revision, error));
         // With not even one event folded the replica stays at its last good version.
         if applied > 0 {
-            base.header = folded.header;
-            base.state = folded.state;
+            let before = (
+                mem::replace(&mut base.header, folded.header),
+                mem::replace(&mut base.state, folded.state),
+            );
+            let start = scratch.unwrap_or(before);
             self.tally.applied += applied as u64;
             // From scratch the version still rises, so the put stays a fold's own.
             let changed = folded.changed || from_scratch || base.rebase;
