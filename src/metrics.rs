@@ -1,4 +1,5 @@
-//! Everything that `/metrics` shows, in one place: names, help, labels, buckets.
+//! Everything that `/metrics` shows, in one place: names, help, labels, buckets. What of it a
+//! projection holds is in `handles`.
 //!
 //! Label values come from enums and from projection names alone, so their number is bounded; no
 //! stream name and no secret is ever one (I8 secrets). Handles are resolved when a projection

@@ -70,6 +70,16 @@ pub enum OnLostHistory {
     Quarantine,
 }
 
+impl OnLostHistory {
+    /// Whether folding goes on behind what is lost: for the daemon, commands and queries alike.
+    pub(crate) fn goes_on(self) -> bool {
+        match self {
+            Self::Partial => true,
+            Self::Quarantine => false,
+        }
+    }
+}
+
 /// A named fold of a stream's events into a view.
 pub trait Projection: Send + Sync + 'static {
     /// Lower-case name: part of the table's and the group's name and the metrics' label.

@@ -720,7 +720,7 @@ impl<P, J: Journal, R: ReplicaStore> Queries<P, J, R> {
         };
         match hole.filter(|hole| concerns(hole.first())) {
             None => Ok(base),
-            Some(hole) if self.limits.on_lost_history == OnLostHistory::Quarantine => Err(CatchUpError::LostHistory {
+            Some(hole) if !self.limits.on_lost_history.goes_on() => Err(CatchUpError::LostHistory {
                 stream: stream.to_owned(),
                 first: hole.first(),
                 last: hole.last(),

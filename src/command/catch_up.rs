@@ -216,7 +216,7 @@ impl CatchUp {
         // The projection itself has stopped there.
         let marked = header.quarantine.as_ref().map(|mark| mark.at);
         let marked = marked.is_some_and(|at| (hole.first()..=hole.last()).contains(&at));
-        if marked || self.rules.on_lost_history == OnLostHistory::Quarantine {
+        if marked || !self.rules.on_lost_history.goes_on() {
             return Err(CatchUpError::LostHistory {
                 stream: behind
                     .first()

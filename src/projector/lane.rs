@@ -198,7 +198,8 @@ impl Lane {
         }
     }
 
-    /// Takes what came of the effect under way. `now` as in [`Lane::step`].
+    /// Takes what came of the effect under way, and folds what was read. Verdicts and tally come with
+    /// the next step. `now` as in [`Lane::step`].
     ///
     /// # Panics
     /// When no effect is under way or the outcome is another effect's: a fault of the caller's.

@@ -1,4 +1,5 @@
-//! The examples of the embedded EventStoreDB: what is shown is what is run.
+//! The examples of the embedded EventStoreDB: what is shown is what is run. (Documents against code are
+//! in `readme.rs`.)
 
 use crate::readme::{chapter, file};
 

@@ -14,7 +14,7 @@ const PURE: [&str; 6] = [
     "projector/lane",
     "command/attempt",
 ];
-const FORBIDDEN: [&str; 7] = [
+const FORBIDDEN: [&str; 10] = [
     "tokio",
     "eventstore",
     "aws_sdk",
@@ -22,6 +22,10 @@ const FORBIDDEN: [&str; 7] = [
     "tonic",
     "axum",
     "std::net",
+    // What time it is, they are told.
+    "Instant",
+    "SystemTime",
+    "Utc",
 ];
 
 fn rust_files(at: &Path, into: &mut Vec<PathBuf>) {

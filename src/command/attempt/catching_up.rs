@@ -12,7 +12,6 @@ use crate::{
     },
     event::Revision,
     journal::{Hole, Presence, Slice},
-    projection::OnLostHistory,
 };
 
 impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_, A, C, D> {
@@ -85,7 +84,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         let Some(hole) = hole else { return self.resume(open) };
         match self.known() {
             Some(landed) => self.answer_from_memory(&landed, open),
-            None if self.rules.catch_up.on_lost_history == OnLostHistory::Quarantine => self.lost_history(hole, open),
+            None if !self.rules.catch_up.on_lost_history.goes_on() => self.lost_history(hole, open),
             None => self.resume(open),
         }
     }

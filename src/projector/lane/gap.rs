@@ -10,7 +10,6 @@ use crate::{
     backoff::doubled,
     event::{RawEvent, Revision, next_after},
     journal::{Presence, ReadLimit, Slice},
-    projection::OnLostHistory,
     replica::Divergence,
 };
 
@@ -227,7 +226,7 @@ impl Known {
         let (Some(first), Some(last)) = (between.first(), between.last()) else {
             return (events, end);
         };
-        if self.rules.on_lost_history == OnLostHistory::Partial {
+        if self.rules.on_lost_history.goes_on() {
             events.drain(..*last);
             return (events, end);
         }

@@ -6,7 +6,7 @@
 use super::Known;
 use crate::{
     event::{RawEvent, Revision},
-    projection::{FoldError, OnLostHistory},
+    projection::FoldError,
     replica::Divergence,
 };
 
@@ -44,7 +44,7 @@ impl Known {
         if !lost {
             return Some(false);
         }
-        if self.rules.on_lost_history == OnLostHistory::Partial && !events.is_empty() && !replaces {
+        if self.rules.on_lost_history.goes_on() && !events.is_empty() && !replaces {
             return Some(!begins);
         }
         let readable = events

@@ -1,7 +1,7 @@
 //! An EventStoreDB-compatible server inside the process: the same gRPC services on loopback, over a
 //! log in SQLite. Keeps: whatever the official clients can observe of append, read, subscription and
-//! persistent subscription is what EventStoreDB 24.10 shows; where it deliberately differs
-//! ([`Defects`]) the difference can be switched off.
+//! persistent subscription is what EventStoreDB 24.10 shows; where it leaves out one of
+//! its defects ([`Defects`]) that can be switched on.
 //!
 //! # Use it in your tests
 //!
