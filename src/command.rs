@@ -23,12 +23,9 @@ use uuid::Uuid;
 use crate::{
     aggregate::{Aggregate, Command, Decision},
     event::Metadata,
-    journal::{Journal, JournalError, Presence, ReadLimit, Slice, esdb::EventStore},
-    projection::{
-        Compiled, OnLostHistory,
-        run::{COMMANDS_KEPT, origin_of},
-    },
-    replica::{ALL_COMMANDS, Landed, Sort, dynamodb::DynamoTable, stored_time},
+    journal::{Journal, JournalError, ReadLimit, Slice, esdb::EventStore},
+    projection::{Compiled, OnLostHistory, run::COMMANDS_KEPT},
+    replica::{ALL_COMMANDS, Sort, dynamodb::DynamoTable, stored_time},
 };
 
 #[doc(hidden)]
@@ -56,10 +53,10 @@ pub use error::CommandError;
 pub use executor::{Executing, Executor};
 pub use snapshots::{NoSnapshots, Replicas, SnapshotError, SnapshotEvents};
 
-use attempt::{Action, Append, Attempt, AttemptRules, Finished, Identity, Reply, longest_wait};
+use attempt::{Action, Append, Attempt, AttemptRules, Finished, Identity, Reply};
 use base::{Base, Lineage};
 use cache::{Cache, Lead};
-use catch_up::{CatchUp, CatchUpRules, Fed};
+use catch_up::CatchUpRules;
 use observe::{Discard, Observation, Observer, Origin, Unobserved};
 use queue::{Full, Queue, Turn};
 use recent::{Recent, Search};
@@ -412,7 +409,24 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         if traced::enabled() {
             attempt = attempt.traced(Box::new(appending.asked(stream, command_id)));
         }
+        let span = traced::load();
+        let load = self.load(&mut attempt, stream, command_id, deadline, turn, seen);
+        let lead = timeout_at(deadline, Box::pin(load.instrument(span.clone()))).await;
+        traced::loaded(&span, seen.origin);
+        drop(span);
+        match lead {
+            Ok(lead) => attempt.share(|base| {
+                if let Some(lead) = lead {
+                    base.weigh(&*self.fold);
+                    lead.found(Arc::new(base.clone()));
+                }
+            }),
+            Err(_) => attempt.expire(),
+        }
         loop {
+            for observation in attempt.observed() {
+                self.see(seen, observation);
+            }
             let action = attempt.select();
             if action == Action::Done {
                 break;
@@ -421,33 +435,19 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 appending.sends(append);
             }
             let sends = matches!(action, Action::Append(..));
-            let loading = action == Action::Load;
             let span = traced::action(&action);
-            let performed = self.perform(stream, command_id, action, deadline, turn, seen);
-            let performed = Box::pin(performed.instrument(span.clone()));
-            let reply = timeout_at(deadline, performed).await;
-            if loading {
-                traced::loaded(&span, seen.origin);
-            }
-            drop(span);
+            let performed = self.perform(stream, command_id, action, deadline, seen);
+            let reply = timeout_at(deadline, Box::pin(performed.instrument(span))).await;
             if let Ok(reply) = reply {
                 appending.answered(&reply);
-                if let (Some(turn), Some(reached)) = (turn, reply.reached()) {
-                    turn.note(reached.err());
-                }
+                note(turn, &reply);
                 attempt.apply(reply);
             } else {
                 if sends {
                     let late = JournalError::OutcomeUnknown("no reply before the command's deadline".to_owned());
                     attempt.apply(Reply::Appended(Err(late), None, Utc::now()));
                 }
-                if loading && let Some(error) = seen.not_loaded(stream) {
-                    attempt.apply(Reply::NotLoaded(error));
-                }
                 attempt.expire();
-            }
-            for observation in attempt.observed() {
-                self.see(seen, observation);
             }
         }
         let finished = attempt.finish();
@@ -481,20 +481,16 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         }
     }
 
-    async fn perform<E>(
+    async fn perform(
         &self,
         stream: &Arc<str>,
         command: Uuid,
         action: Action,
         deadline: Instant,
-        turn: Option<&Turn<'_>>,
         seen: &mut Seen,
-    ) -> Reply<E> {
+    ) -> Reply {
         match action {
-            Action::Load => match self.load(stream, command, deadline, turn, seen).await {
-                Ok((base, confirmed)) => Reply::Loaded(base, confirmed),
-                Err(error) => Reply::NotLoaded(error),
-            },
+            Action::Snapshot => Reply::Snapshot(self.first_snapshot(stream, deadline, seen).await),
             Action::Read(from) => Reply::Read(self.journal.read(stream, from, self.settings.page).await),
             Action::Refresh => Reply::Refreshed(self.refresh(stream, deadline, seen).await.map(Box::new)),
             Action::Look => Reply::Stands(self.journal.look(stream).await),
@@ -517,11 +513,12 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
                 tokio::time::sleep(pause.longest().mul_f64(fastrand::f64())).await;
                 Reply::Waited
             }
-            Action::Done => Reply::Waited,
+            // Loading has the first; the others ask for nothing.
+            Action::Cache | Action::Share | Action::Done => Reply::Waited,
         }
     }
 
-    async fn append<E>(&self, stream: &Arc<str>, append: Append, deadline: Instant) -> Reply<E> {
+    async fn append(&self, stream: &Arc<str>, append: Append, deadline: Instant) -> Reply {
         let left = deadline.saturating_duration_since(Instant::now());
         let (place, look, verify) = (append.place(), append.look, append.verify);
         let mut answer = Box::pin(self.journal.append(stream, append.expected, append.events, left));
@@ -568,84 +565,71 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         }
     }
 
-    /// A base, and whether it was read to the stream's end at the leader within this call.
-    async fn load<E>(
+    /// Drives an attempt until it has a base to share, or has ended without. Cut off, at a deadline or
+    /// dropped, it leaves what was folded to whoever loads the aggregate next.
+    async fn load<C, D>(
         &self,
+        attempt: &mut Attempt<'_, A, C, D>,
         stream: &Arc<str>,
         command: Uuid,
         deadline: Instant,
         turn: Option<&Turn<'_>>,
         seen: &mut Seen,
-    ) -> Result<(Base, bool), CommandError<E>> {
-        let lead = match &self.cache {
-            None => None,
-            Some(cache) => match cache.get_or_lead(stream).await {
-                Ok(base) => {
-                    self.see(seen, Observation::Loaded(Origin::Cache));
-                    return Ok(((*base).clone(), false));
-                }
-                // Everybody else who wants this aggregate waits for this load.
-                Err(lead) => Some(lead),
-            },
-        };
-        let mut cold = ColdLoad {
-            reading: CatchUp::new(
-                Base::initial(&*self.fold, Lineage::Foreign),
-                Some(command),
-                self.settings.catch_up(),
-            ),
-            lead,
-        };
-        let loaded = self.load_cold(&mut cold, stream, command, deadline, turn, seen).await;
-        // It came to its end: nothing is to be kept of the way.
-        let lead = cold.lead.take();
-        let (mut base, confirmed) = loaded?;
-        if let Some(lead) = lead {
-            base.weigh(&*self.fold);
-            lead.found(Arc::new(base.clone()), true);
+    ) -> Option<Lead<'_>>
+    where
+        C: Command<A, D> + ?Sized,
+        D: Decision<A::Event>,
+    {
+        let mut lead = None;
+        loop {
+            let reply = match (attempt.select(), &self.cache) {
+                (Action::Share | Action::Done, _) => return lead,
+                (Action::Cache, None) => Reply::NotCached(None),
+                (Action::Cache, Some(cache)) => match cache.get_or_lead(stream).await {
+                    Ok(base) => {
+                        self.see(seen, Observation::Loaded(Origin::Cache));
+                        Reply::Cached((*base).clone())
+                    }
+                    // Everybody else who wants this aggregate waits for this load.
+                    Err(led) => Reply::NotCached(lead.insert(led).part.as_deref().cloned()),
+                },
+                (action, _) => self.perform(stream, command, action, deadline, seen).await,
+            };
+            note(turn, &reply);
+            attempt.apply(reply);
+            if let Some(lead) = &mut lead {
+                lead.part = attempt.part().cloned().map(Arc::new);
+            }
+            for observation in attempt.observed() {
+                self.see(seen, observation);
+            }
         }
-        Ok((base, confirmed))
     }
 
-    async fn load_cold<E>(
+    async fn first_snapshot(
         &self,
-        cold: &mut ColdLoad<'_>,
         stream: &Arc<str>,
-        command: Uuid,
         deadline: Instant,
-        turn: Option<&Turn<'_>>,
         seen: &mut Seen,
-    ) -> Result<(Base, bool), CommandError<E>> {
-        let rules = self.settings.catch_up();
-        let begun = cold.lead.as_mut().and_then(|lead| lead.begun.take());
-        if let Some(begun) = begun {
-            cold.reading = CatchUp::new((*begun).clone(), Some(command), rules);
-        } else {
-            let lineage = match self.snapshot(stream, false, deadline, seen).await {
-                Ok(Snapshot::Base(base)) => {
-                    self.see(seen, Observation::Loaded(S::ORIGIN));
-                    self.compare_window(&base, seen);
-                    return Ok((base, false));
-                }
-                Ok(Snapshot::Nothing(lineage)) => lineage,
-                Ok(Snapshot::Unusable(why, problem)) => {
-                    tracing::warn!(%stream, error = problem, "failed to use a snapshot");
-                    self.see(seen, Observation::Discarded(why));
-                    Lineage::Foreign
-                }
-                Err(error) if error.is_transient() => {
-                    tracing::warn!(%stream, %error, "failed to load a snapshot");
-                    self.see(seen, Observation::Discarded(Discard::Unavailable));
-                    seen.snapshot = Some(error);
-                    Lineage::Foreign
-                }
-                Err(SnapshotError::Replica(error)) => return Err(CommandError::Replica(error)),
-                Err(SnapshotError::Journal(error)) => return Err(CommandError::Journal(error)),
-            };
-            cold.reading = CatchUp::new(Base::initial(&*self.fold, lineage), Some(command), rules);
+    ) -> Result<Snapshot, SnapshotError> {
+        let snapshot = self.snapshot(stream, false, deadline, seen).await;
+        match &snapshot {
+            Ok(Snapshot::Base(base)) => {
+                self.see(seen, Observation::Loaded(S::ORIGIN));
+                self.compare_window(base, seen);
+            }
+            Ok(Snapshot::Unusable(why, problem)) => {
+                tracing::warn!(%stream, error = problem, "failed to use a snapshot");
+                self.see(seen, Observation::Discarded(*why));
+            }
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%stream, %error, "failed to load a snapshot");
+                self.see(seen, Observation::Discarded(Discard::Unavailable));
+                seen.unavailable = true;
+            }
+            Ok(Snapshot::Nothing(_)) | Err(_) => {}
         }
-        self.see(seen, Observation::Loaded(Origin::Replay));
-        self.replay(cold, stream, command, deadline, turn, seen).await
+        snapshot
     }
 
     /// Notices a snapshot that remembers fewer commands than this repository relies on.
@@ -675,7 +659,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
     ) -> Result<Snapshot, SnapshotError> {
         let share = self.settings.snapshot_share.clamp(0.0, 1.0);
         let bound = deadline.saturating_duration_since(Instant::now()).mul_f64(share);
-        if fresh && seen.snapshot.is_some() {
+        if fresh && seen.unavailable {
             // It was unavailable a moment ago, and asking it took its time.
             return Ok(Snapshot::Nothing(Lineage::Foreign));
         }
@@ -694,107 +678,6 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             // What ails it was counted when it was loaded first, or is no matter: the stream has everything.
             Ok(Snapshot::Nothing(_) | Snapshot::Unusable(..)) | Err(_) => None,
         }
-    }
-
-    async fn replay<E>(
-        &self,
-        cold: &mut ColdLoad<'_>,
-        stream: &Arc<str>,
-        command: Uuid,
-        deadline: Instant,
-        turn: Option<&Turn<'_>>,
-        seen: &mut Seen,
-    ) -> Result<(Base, bool), CommandError<E>> {
-        let mut waits = 0;
-        let mut refreshed = false;
-        let mut unfoldable = false;
-        seen.loading = true;
-        loop {
-            let read = self.journal.read(stream, cold.reading.from(), self.settings.page).await;
-            seen.journal = read.as_ref().err().filter(|error| error.is_transient()).cloned();
-            if let Some(turn) = turn {
-                turn.note(seen.journal.as_ref());
-            }
-            let slice = match read {
-                Ok(slice) => slice,
-                Err(error) if error.is_transient() => {
-                    waits += 1;
-                    tokio::time::sleep(longest_wait(waits).mul_f64(fastrand::f64())).await;
-                    continue;
-                }
-                Err(JournalError::Tombstoned(stream)) => {
-                    return Err(CommandError::Deleted {
-                        stream,
-                        tombstoned: true,
-                    });
-                }
-                Err(error) => return Err(CommandError::Journal(error)),
-            };
-            let reading = &mut cold.reading;
-            let before = reading.folded;
-            let fed = match reading.feed(&*self.fold, slice) {
-                // What was looked for was found before: what comes behind it is no matter.
-                Err(_) if reading.found.is_some() => {
-                    unfoldable = true;
-                    break;
-                }
-                fed => fed?,
-            };
-            let folded = reading.folded - before;
-            self.see(seen, Observation::Replayed(folded));
-            match fed {
-                // A second read is dearer than the table's newest word, which an eventually consistent
-                // read or a cache before the table may have missed.
-                Fed::More if !refreshed && reading.found.is_none() => {
-                    refreshed = true;
-                    let reached = reading.base.header.version;
-                    if let Some(base) = self.refresh(stream, deadline, seen).await
-                        && base.header.version > reached
-                    {
-                        return Ok((base, false));
-                    }
-                }
-                Fed::More => {}
-                Fed::Nothing(Presence::Tombstoned) => {
-                    return Err(CommandError::Deleted {
-                        stream: stream.to_string(),
-                        tombstoned: true,
-                    });
-                }
-                Fed::Nothing(_) | Fed::Diverged | Fed::Shorter if reading.base.header.version.is_some() => {
-                    // Deleted, or another stream, since its beginning was folded: that is no state.
-                    let initial = Base::initial(&*self.fold, Lineage::Foreign);
-                    *reading = CatchUp::new(initial, Some(command), self.settings.catch_up());
-                }
-                Fed::UpToDate | Fed::Nothing(_) | Fed::Diverged | Fed::Shorter => break,
-            }
-        }
-        let reading = std::mem::replace(
-            &mut cold.reading,
-            CatchUp::new(
-                Base::initial(&*self.fold, Lineage::Foreign),
-                None,
-                self.settings.catch_up(),
-            ),
-        );
-        let confirmed = reading.hole.is_none() && !unfoldable;
-        let CatchUp { mut base, found, .. } = reading;
-        if let Some(found) = found
-            && let (Some(first), Some(last)) = (found.events.first(), found.events.last())
-            && base.landed(command).is_none()
-        {
-            // Older than the window, and seen all the same.
-            let landed = Landed {
-                command,
-                sort: origin_of(first).map(|origin| origin.sort).unwrap_or_default(),
-                first: first.revision,
-                last: last.revision,
-                at: Some(stored_time(last.created)),
-            };
-            base.older = Some(Box::new(landed));
-        }
-        // Where nothing of the stream is readable, the attempt itself reads to where it ends.
-        Ok((base, confirmed))
     }
 
     /// Hands the new base to cache and snapshots; nothing here can fail the command.
@@ -910,20 +793,10 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
     }
 }
 
-/// A load from the stream. Cut off, at a deadline or dropped, it leaves what it has folded to
-/// whoever loads the aggregate next.
-struct ColdLoad<'a> {
-    reading: CatchUp,
-    lead: Option<Lead<'a>>,
-}
-
-impl Drop for ColdLoad<'_> {
-    fn drop(&mut self) {
-        if let Some(lead) = self.lead.take()
-            && self.reading.base.header.version.is_some()
-        {
-            lead.found(Arc::new(self.reading.base.clone()), false);
-        }
+/// Tells those who wait behind a command whether the event store answers.
+fn note(turn: Option<&Turn<'_>>, reply: &Reply) {
+    if let (Some(turn), Some(reached)) = (turn, reply.reached()) {
+        turn.note(reached.err());
     }
 }
 
@@ -936,28 +809,10 @@ struct Seen {
     origin: Option<Origin>,
     /// The command may have landed since this time.
     known_from: Option<DateTime<Utc>>,
-    /// The aggregate is being folded from its stream.
-    loading: bool,
     /// When an append met its last conflict.
     conflict: Option<Instant>,
-    /// What kept the snapshots from being loaded.
-    snapshot: Option<SnapshotError>,
-    /// What keeps the stream from being read.
-    journal: Option<JournalError>,
-}
-
-impl Seen {
-    /// Why the aggregate was not loaded in time, as far as that is known.
-    fn not_loaded<E>(&mut self, stream: &str) -> Option<CommandError<E>> {
-        match self.journal.take() {
-            Some(error) => Some(CommandError::Journal(error)),
-            None => self.loading.then(|| CommandError::SlowLoad {
-                stream: stream.to_owned(),
-                folded: self.replayed,
-                snapshot: self.snapshot.take(),
-            }),
-        }
-    }
+    /// The snapshots were unavailable a moment ago.
+    unavailable: bool,
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! One command on its way: look up, load, decide, append, and after a lost race the tail, decide again.
+//! One command on its way: load, look up, decide, append, and after a lost race catch up, decide again.
 //!
 //! A pure machine (I6 pure): [`Attempt::select`] says what to do next, [`Attempt::apply`] takes
 //! what came of it. Keeps the command path's first rule: a state is answered on only after an append
@@ -32,6 +32,7 @@ mod answer;
 mod appending;
 mod catching_up;
 mod deciding;
+mod loading;
 mod repeated;
 mod revival;
 mod sent;
@@ -41,13 +42,17 @@ mod waiting;
 pub use answer::Committed;
 pub use types::{Action, Append, AttemptRules, Identity, OnDeleted, Pause, Reply, Searched, event_id, longest_wait};
 
+use loading::{Loading, fresher, share};
 use revival::Lives;
 use sent::{Doubt, Open, Sent};
 
-/// Where an attempt is, and all that this takes. Every phase past [`Phase::Load`] knows what is still
-/// open of an append of before; [`Attempt::apply`] has which reply leads where.
+/// Where an attempt is, and all that it takes there. [`Attempt::select`] says what each phase asks
+/// for, [`Attempt::apply`] which answer leads where. Past loading, each knows what is still open of
+/// an append of before.
 enum Phase<A: Aggregate, E, R> {
-    Load,
+    /// No base yet.
+    Load(Loading),
+    /// Reading the stream on from the base.
     CatchUp(Box<CatchUp>, Open<R>),
     /// There is more than one read to catch up with: a fresher snapshot may spare it.
     Refresh(Box<CatchUp>, Open<R>),
@@ -57,11 +62,13 @@ enum Phase<A: Aggregate, E, R> {
     Look(Open<R>),
     /// Looking for the command further back than the base remembers.
     Search(Open<R>),
-    /// Folding from the start up to a command that landed before the base's version.
+    /// The command landed before the base's version: folding from the start up to it.
     Replay(Box<CatchUp>, Landed, Open<R>),
-    /// Reading a landed command's events.
+    /// The command landed: reading its events where they stand.
     Reread(Landed, Vec<RawEvent>, Open<R>),
+    /// Decided.
     Append(Box<Sent<R>>),
+    /// Before the next phase.
     Wait(Pause, Box<Phase<A, E, R>>),
     Done(Box<Done<A, E, R>>),
 }
@@ -90,7 +97,7 @@ impl<A: Aggregate, E, R> Phase<A, E, R> {
     /// What is open of an append of before, whatever the phase is about.
     fn into_open(self) -> Open<R> {
         match self {
-            Self::Load | Self::Done(_) => Open::NOTHING,
+            Self::Load(_) | Self::Done(_) => Open::NOTHING,
             Self::CatchUp(_, open)
             | Self::Refresh(_, open)
             | Self::Begins(_, _, open)
@@ -167,7 +174,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
             stream: stream.into(),
             identity,
             rules,
-            phase: Phase::Load,
+            phase: Phase::Load(Loading::Cache),
             base: Base::initial(fold, Lineage::Foreign),
             loaded: (None, 0),
             confirmed: false,
@@ -193,7 +200,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
     /// What to do next. Asking twice changes nothing.
     pub fn select(&self) -> Action {
         match &self.phase {
-            Phase::Load => Action::Load,
+            Phase::Load(loading) => loading.select(),
             Phase::CatchUp(reading, _) | Phase::Replay(reading, ..) => Action::Read(reading.from()),
             Phase::Refresh(..) => Action::Refresh,
             Phase::Begins(..) => Action::Begins,
@@ -207,7 +214,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
     }
 
     /// Takes what came of the selected action.
-    pub fn apply(&mut self, reply: Reply<C::Error>) {
+    pub fn apply(&mut self, reply: Reply) {
         if matches!(
             reply,
             Reply::Read(Ok(_)) | Reply::Stands(Ok(_)) | Reply::Appended(Ok(_), ..)
@@ -215,8 +222,11 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
             self.trouble = None;
         }
         self.phase = match (self.take(), reply) {
-            (Phase::Load, Reply::Loaded(base, confirmed)) => self.loaded(base, confirmed),
-            (Phase::Load, Reply::NotLoaded(error)) => self.refused(Open::NOTHING, error),
+            (Phase::Load(Loading::Cache), Reply::Cached(base)) => share(base, false),
+            (Phase::Load(Loading::Cache), Reply::NotCached(begun)) => self.not_cached(begun),
+            (Phase::Load(Loading::Snapshot), Reply::Snapshot(snapshot)) => self.snapshot(snapshot),
+            (Phase::Load(Loading::Fold(folding)), Reply::Read(read)) => self.fold_on(folding, read),
+            (Phase::Load(Loading::Refresh(folding)), Reply::Refreshed(base)) => fresher(folding, base),
             (Phase::CatchUp(reading, open), Reply::Read(Ok(slice))) => self.read(reading, open, slice),
             (Phase::Refresh(reading, open), Reply::Refreshed(base)) => self.refreshed(reading, open, base),
             (Phase::Begins(reading, gone, open), Reply::Begins(begins)) => {
@@ -233,7 +243,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
             (Phase::Append(sent), Reply::Appended(outcome, beside, at)) => self.appended(sent, outcome, beside, at),
             // The answer was not waited for any longer.
             (Phase::Append(sent), Reply::Read(Ok(slice))) => {
-                let reading = Box::new(self.reading());
+                let reading = Box::new(self.reading(self.base.clone()));
                 self.read(reading, sent.doubted(Doubt::Lost).into(), slice)
             }
             (Phase::Wait(_, next), Reply::Waited) => *next,
@@ -262,6 +272,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
             Phase::CatchUp(ref reading, _) => reading.part().cloned(),
             _ => None,
         };
+        let late = phase.folding().map(|folding| folding.late(&self.stream));
         let open = phase.into_open();
         let error = if open.in_doubt() {
             self.unknown()
@@ -270,9 +281,8 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
         } else if self.attempts > 0 || open.hint().is_some() {
             self.contended(&open)
         } else {
-            CommandError::Journal(JournalError::Unavailable(
-                "no answer before the command's deadline".to_owned(),
-            ))
+            let unavailable = || JournalError::Unavailable("no answer before the command's deadline".to_owned());
+            late.unwrap_or_else(|| CommandError::Journal(unavailable()))
         };
         let mut done = self.ended(open, Err(error));
         done.part = part;
@@ -311,21 +321,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
 
     /// The phase, to be followed by another at once.
     fn take(&mut self) -> Next<A, C, D> {
-        std::mem::replace(&mut self.phase, Phase::Load)
-    }
-
-    fn loaded(&mut self, base: Base, confirmed: bool) -> Next<A, C, D> {
-        let deleted = base.header.deleted;
-        self.loaded = (base.header.version, base.header.first);
-        self.base = base;
-        self.lives.revived |= std::mem::take(&mut self.base.untold);
-        self.confirmed = confirmed;
-        if deleted || (confirmed && self.base.header.version.is_none()) {
-            // Nothing there: never written, or deleted? The policy needs to know which.
-            self.confirmed = false;
-            return Phase::Look(Open::NOTHING);
-        }
-        self.look_up(Open::NOTHING)
+        std::mem::replace(&mut self.phase, Phase::Load(Loading::Cache))
     }
 
     /// Ends with `answer`: nothing that is open is sent again.

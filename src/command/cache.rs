@@ -50,18 +50,33 @@ type Guard<'a> = sync::PlaceholderGuard<
     sync::DefaultLifecycle<Arc<str>, Entry>,
 >;
 
-/// The right to load one aggregate for everybody who waits for it; dropped, the next one has it.
+/// The right to load one aggregate for everybody who waits for it; dropped, the next one has it, and
+/// goes on where this load was cut off.
 pub(super) struct Lead<'a> {
-    guard: Guard<'a>,
-    /// Where a load before this one was cut off.
-    pub(super) begun: Option<Arc<Base>>,
+    guard: Option<Guard<'a>>,
+    /// How far the load came, or one before it.
+    pub(super) part: Option<Arc<Base>>,
 }
 
 impl Lead<'_> {
-    /// Here it is; or, not `whole`, as much of it as was folded before the load was cut off.
-    pub(super) fn found(self, base: Arc<Base>, whole: bool) {
-        // Refused when the entry was replaced meanwhile: by something newer.
-        let _ = self.guard.insert(Entry { base, whole });
+    /// Here it is.
+    pub(super) fn found(mut self, base: Arc<Base>) {
+        self.insert(Entry { base, whole: true });
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        if let Some(guard) = self.guard.take() {
+            // Refused when the entry was replaced meanwhile: by something newer.
+            let _ = guard.insert(entry);
+        }
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        if let Some(base) = self.part.take() {
+            self.insert(Entry { base, whole: false });
+        }
     }
 }
 
@@ -74,18 +89,21 @@ impl Cache {
 
     /// The base, or the right to load it.
     pub(super) async fn get_or_lead(&self, stream: &Arc<str>) -> Result<Arc<Base>, Lead<'_>> {
-        let mut begun = None;
+        let mut part = None;
         loop {
             match self.0.get_value_or_guard_async(stream).await {
                 Ok(entry) if entry.whole => return Ok(entry.base),
-                Ok(part) => {
+                Ok(begun) => {
                     // Whoever takes it out goes on with it; everybody else waits for that.
-                    let same = |entry: &Entry| Arc::ptr_eq(&entry.base, &part.base);
+                    let same = |entry: &Entry| Arc::ptr_eq(&entry.base, &begun.base);
                     if self.0.remove_if(stream, same).is_some() {
-                        begun = Some(part.base);
+                        part = Some(begun.base);
                     }
                 }
-                Err(guard) => return Err(Lead { guard, begun }),
+                Err(guard) => {
+                    let guard = Some(guard);
+                    return Err(Lead { guard, part });
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Catching up: what reads of its stream make of a base.
 //!
-//! Pure. I1 prefix: what a read shows of the stream decides whether a
-//! snapshot is built on, started over or thrown away; nothing is folded across a doubt.
+//! I1 prefix, I6 pure: what a read shows of the stream decides whether a base is built on, started
+//! over or thrown away; nothing is folded across a doubt.
 //!
 //! A hole, wherever it stands, is crossed in one way, which is the daemon's too: what was folded
 //! before it is no beginning of what stands behind it, so that the fold starts over with the first

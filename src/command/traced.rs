@@ -58,16 +58,20 @@ pub(super) fn ended(span: &Span, outcome: &'static str, failed: bool, attempts: 
     }
 }
 
+/// The span of a load: all that is asked for before there is a base.
+pub(super) fn load() -> Span {
+    debug_span!(target: SPANS, "load", projector.origin = Empty)
+}
+
 /// The span of what an attempt asks for.
 pub(super) fn action(action: &Action) -> Span {
     let what = match action {
-        Action::Load => return debug_span!(target: SPANS, "load", projector.origin = Empty),
         Action::Read(_) => "tail",
-        Action::Refresh => "snapshot",
+        Action::Snapshot | Action::Refresh => "snapshot",
         Action::Look | Action::Begins => "look",
         Action::Search(_) => "search",
         // The one has a span over all its rounds, the others do nothing.
-        Action::Append(_) | Action::Wait(_) | Action::Done => return Span::none(),
+        Action::Append(_) | Action::Wait(_) | Action::Cache | Action::Share | Action::Done => return Span::none(),
     };
     debug_span!(target: SPANS, "read", projector.what = what)
 }
@@ -132,7 +136,7 @@ impl Appending {
         self.events = append.events.len();
     }
 
-    pub(super) fn answered<E>(&mut self, reply: &Reply<E>) {
+    pub(super) fn answered(&mut self, reply: &Reply) {
         let Reply::Appended(outcome, ..) = reply else {
             return;
         };

@@ -1,4 +1,6 @@
 //! What a command that was carried out answers.
+//!
+//! I1 prefix: a state goes with the version that it is the fold of.
 
 use std::sync::Arc;
 

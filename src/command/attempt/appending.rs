@@ -29,7 +29,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
             expected: sent.expected,
             events: sent.events.clone(),
             verify: self.to_verify(),
-            look: (sent.doubt != Doubt::None).then(|| self.reading().from()),
+            look: (sent.doubt != Doubt::None).then(|| self.reading(self.base.clone()).from()),
         }
     }
 

@@ -15,12 +15,12 @@ use crate::{
 };
 
 impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_, A, C, D> {
-    pub(super) fn reading(&self) -> CatchUp {
-        CatchUp::new(self.base.clone(), Some(self.identity.command), self.rules.catch_up)
+    pub(super) fn reading(&self, base: Base) -> CatchUp {
+        CatchUp::new(base, Some(self.identity.command), self.rules.catch_up)
     }
 
     pub(super) fn catch_up(&self, open: Open<D::Reply>) -> Next<A, C, D> {
-        Phase::CatchUp(Box::new(self.reading()), open)
+        Phase::CatchUp(Box::new(self.reading(self.base.clone())), open)
     }
 
     pub(super) fn read(&mut self, mut reading: Box<CatchUp>, open: Open<D::Reply>, slice: Slice) -> Next<A, C, D> {

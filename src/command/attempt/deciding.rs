@@ -14,7 +14,6 @@ use crate::{
     aggregate::{Aggregate, Command, Decision, Existence},
     command::{
         base::{Base, Lineage},
-        catch_up::CatchUp,
         error::CommandError,
         observe::{Discard, Observation},
     },
@@ -52,8 +51,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         // Its state is behind the base: fold the stream again, up to it, where one read does that.
         // Further on its events are read where they stand, and the state in hand goes with them.
         if header.version > Some(landed.last) && landed.last < WORTH_FOLDING {
-            let start = Base::initial(self.fold, Lineage::Foreign);
-            let reading = CatchUp::new(start, Some(landed.command), self.rules.catch_up);
+            let reading = self.reading(Base::initial(self.fold, Lineage::Foreign));
             return Phase::Replay(Box::new(reading), landed, open);
         }
         Phase::Reread(landed, Vec::new(), open)

@@ -1,4 +1,6 @@
 //! What goes into an attempt and comes out of it: rules, identity, actions and replies.
+//!
+//! I6 pure: all that an attempt knows of the stores and of time is in its replies.
 
 use std::time::Duration;
 
@@ -8,7 +10,11 @@ use uuid::Uuid;
 
 use crate::{
     backoff::doubled,
-    command::{base::Base, catch_up::CatchUpRules, error::CommandError},
+    command::{
+        base::Base,
+        catch_up::CatchUpRules,
+        snapshots::{Snapshot, SnapshotError},
+    },
     event::{
         Event, Metadata, Revision,
         metadata::{COMMAND, COMMAND_ID, EXECUTION_ID, FINGERPRINT, NEW_LIFE, SCHEMA},
@@ -74,8 +80,12 @@ pub struct Identity {
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Load a base from the cache, the snapshots or the stream.
-    Load,
+    /// See whether this process has a base; if not, be the one who loads it.
+    Cache,
+    /// Load what the snapshots have.
+    Snapshot,
+    /// Hand the base that was loaded to those who wait for it: [`super::Attempt::share`].
+    Share,
     /// Read the stream on from here, at the leader.
     Read(Revision),
     /// Load what the snapshots have at their freshest, past every cache: much is to be read otherwise.
@@ -151,11 +161,13 @@ pub enum Searched {
 
 /// What came of an action.
 #[derive(Debug)]
-pub enum Reply<E> {
-    /// A base, and whether it is what the leader had after the attempt began.
-    Loaded(Base, bool),
-    /// No base can be had.
-    NotLoaded(CommandError<E>),
+pub enum Reply {
+    /// The cache's.
+    Cached(Base),
+    /// The base is not cached: it is for this attempt to load, on from where a load was cut off.
+    NotCached(Option<Base>),
+    /// What the snapshots have.
+    Snapshot(Result<Snapshot, SnapshotError>),
     /// The freshest snapshot, when there is a usable one.
     Refreshed(Option<Box<Base>>),
     /// A read's.
@@ -178,7 +190,7 @@ pub enum Reply<E> {
     Waited,
 }
 
-impl<E> Reply<E> {
+impl Reply {
     /// Whether the event store was reached, where it was asked: an error says that it was not.
     pub(crate) fn reached(&self) -> Option<Result<(), &JournalError>> {
         let error = match self {
@@ -187,7 +199,9 @@ impl<E> Reply<E> {
             Self::Begins(outcome) => outcome.as_ref().err(),
             Self::Searched(outcome) => outcome.as_ref().err(),
             Self::Appended(outcome, ..) => outcome.as_ref().err(),
-            Self::Loaded(..) | Self::NotLoaded(_) | Self::Refreshed(_) | Self::Waited => return None,
+            Self::Cached(_) | Self::NotCached(_) | Self::Snapshot(_) | Self::Refreshed(_) | Self::Waited => {
+                return None;
+            }
         };
         Some(error.filter(|error| error.is_transient()).map_or(Ok(()), Err))
     }

@@ -8,12 +8,13 @@ use crate::{
     aggregate::{Aggregate, Command},
     command::{
         CommandSettings, NoSnapshots, Replicas, Repository,
+        attempt::{Attempt, Reply},
         base::{Base, Lineage},
         catch_up::{CatchUp, CatchUpRules, Fed},
         snapshots::{Snapshot, Snapshots},
     },
     event::{Event, RawEvent},
-    journal::{Journal, NewEvent, ReadLimit},
+    journal::{Journal, NewEvent, Presence, ReadLimit, Slice},
     projection::{Compiled, Fold, run::fold_run},
     replica::{Header, item::Rules},
     testing::{MemoryJournal, MemoryStore, journal},
@@ -224,4 +225,24 @@ pub(super) fn fold_of(events: &[RawEvent]) -> Account {
     let folded = fold_run(&fold, (&Header::new(), &fold.initial()), events, 0);
     assert!(folded.stopped.is_none(), "{:?}", folded.stopped);
     folded.state.get::<Account>().unwrap().clone()
+}
+
+/// The attempt has this base from the cache.
+pub(super) fn loaded(attempt: &mut Attempt<'_, Account, Do>, base: Base) {
+    attempt.apply(Reply::Cached(base));
+    attempt.share(|_| {});
+}
+
+/// The attempt finds nothing anywhere.
+pub(super) fn nothing_loaded(attempt: &mut Attempt<'_, Account, Do>) {
+    attempt.apply(Reply::NotCached(None));
+    attempt.apply(Reply::Snapshot(Ok(Snapshot::Nothing(Lineage::Absent))));
+    attempt.apply(Reply::Read(Ok(Slice {
+        events: Vec::new(),
+        end: true,
+        presence: Presence::Absent,
+        first: None,
+        last: None,
+    })));
+    attempt.share(|_| {});
 }

@@ -9,7 +9,6 @@ use crate::{
     command::{
         CommandSettings, Committed, Context, OnDeleted,
         attempt::{Action, Attempt, AttemptRules, Identity, Reply},
-        base::{Base, Lineage},
     },
     journal::{Appended, Standing},
     replica::Sort,
@@ -391,7 +390,7 @@ fn a_command_counts_as_landed_when_its_append_was_answered() {
         catch_up: settings().catch_up(),
     };
     let mut attempt = Attempt::new(&fold, &command, STREAM, identity, rules);
-    attempt.apply(Reply::Loaded(Base::initial(&fold, Lineage::Absent), true));
+    nothing_loaded(&mut attempt);
     attempt.apply(Reply::Stands(Ok(Standing::Missing)));
     assert!(matches!(attempt.select(), Action::Append(_)));
     let appended = Appended {

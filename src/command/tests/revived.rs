@@ -116,7 +116,7 @@ fn ones_own_event_alone_does_not_say_that_the_life_goes_on() {
         let mut base = folded(&fold, &all);
         (base.verified, base.seen) = (restarts, Some(2));
         let mut attempt = attempt_by(&fold, &command, restarts);
-        attempt.apply(Reply::Loaded(base, false));
+        loaded(&mut attempt, base);
         let Action::Append(append) = attempt.select() else {
             panic!("{:?}", attempt.select())
         };
@@ -148,7 +148,7 @@ fn an_acknowledged_append_is_not_in_doubt_for_a_read_that_only_tells_revivals() 
         let mut base = folded(&fold, &all);
         (base.verified, base.seen) = (verified, Some(2));
         let mut attempt = attempt_by(&fold, &command, restarts);
-        attempt.apply(Reply::Loaded(base, false));
+        loaded(&mut attempt, base);
         let Action::Append(append) = attempt.select() else {
             panic!("{:?}", attempt.select())
         };
@@ -364,7 +364,7 @@ fn the_first_event_of_a_new_life_says_so_and_no_other() {
     ] {
         let (fold, command) = (fold(), Do::Split(1, 2));
         let mut attempt = attempt(&fold, &command);
-        attempt.apply(Reply::Loaded(Base::initial(&fold, Lineage::Absent), true));
+        nothing_loaded(&mut attempt);
         attempt.apply(Reply::Stands(Ok(standing)));
         let Action::Append(append) = attempt.select() else {
             panic!("{:?}", attempt.select())
@@ -391,7 +391,7 @@ fn the_metadata_is_asked_where_an_event_of_before_is_gone() {
         let all = world.journal.all(STREAM);
         let base = folded(&fold, &all[..4]);
         let mut attempt = attempt(&fold, &command);
-        attempt.apply(Reply::Loaded(base, false));
+        loaded(&mut attempt, base);
         loses_to(&mut attempt, &all[4..]);
         attempt.apply(Reply::Begins(begins));
         let Action::Append(append) = attempt.select() else {
@@ -417,7 +417,7 @@ async fn a_command_that_was_found_is_answered_though_the_metadata_does_not_come(
     let all = world.journal.all(STREAM);
     let base = folded(&fold, &all[..4]);
     let mut attempt = attempt(&fold, &command);
-    attempt.apply(Reply::Loaded(base, false));
+    loaded(&mut attempt, base);
     loses_to(&mut attempt, &all[4..]);
     attempt.expire();
     let done = attempt.finish().answer.unwrap();
