@@ -39,6 +39,7 @@ pub(super) struct Sent<R> {
 
 impl<R> Sent<R> {
     /// With no more known of it than before.
+    #[expect(clippy::unnecessary_box_returns, reason = "its box goes on from phase to phase")]
     pub(super) fn doubted(mut self: Box<Self>, doubt: Doubt) -> Box<Self> {
         self.doubt = self.doubt.max(doubt);
         self
