@@ -26,8 +26,8 @@ use crate::{
 /// What a command finds when its aggregate's stream is deleted softly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnDeleted {
-    /// [`CommandError::Deleted`], where a look or a read of this command saw the deletion; a stream
-    /// that another has revived lives, and is folded on. What is not promised: that no command
+    /// [`super::super::CommandError::Deleted`], where a look or a read of this command saw the
+    /// deletion; a stream that another has revived lives, and is folded on. What is not promised: that no command
     /// revives a stream. One that is decided on a state from before the deletion, unmarked as yet,
     /// is appended at that state's revision, which a deletion does not move, and EventStoreDB takes
     /// that. It is told: [`super::super::Committed::revived`].
@@ -47,14 +47,15 @@ pub enum OnDeleted {
 /// How a command is attempted.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptRules {
-    /// Appends to try before [`CommandError::Contended`].
+    /// Appends to try before [`super::super::CommandError::Contended`].
     pub attempts: u32,
     /// What a deleted stream means.
     pub on_deleted: OnDeleted,
     /// The command may have landed since this time, and must not land again: its id is a caller's.
     /// `None`: the id is this attempt's own.
     pub known_from: Option<DateTime<Utc>>,
-    /// Where the caller expects the stream to stand: another place is [`CommandError::Conflict`].
+    /// Where the caller expects the stream to stand: another place is
+    /// [`super::super::CommandError::Conflict`].
     pub expected: Option<Revision>,
     /// Whether the leader must have confirmed the state before it is decided on first.
     pub confirmed: bool,
