@@ -16,6 +16,11 @@
 //! | the note of a mark | none, noted, noted with something owed | `quarantine` |
 //!
 //! `Known::next` is the order of decisions; each decision is in the file of its concern.
+//!
+//! Of beginning again: a state that cannot be read is *refolded*, and what is stored stays until the
+//! refold has caught up with it; a lane *starts over* from the first readable event with a new life;
+//! `Base::rebase` says that the next put replaces what is stored, whichever of the two it was, and
+//! `rebase_on` goes on from another base, after a load or a refused put.
 
 use std::{mem, sync::Arc, time::Duration};
 
