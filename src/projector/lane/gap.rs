@@ -130,6 +130,16 @@ impl Known {
         })
     }
 
+    pub(super) fn read_one(&self, from: Revision) -> Next {
+        Next::Do(Effect::Read {
+            from,
+            limit: ReadLimit {
+                events: 1,
+                ..self.rules.read
+            },
+        })
+    }
+
     pub(super) fn read(&mut self, asked: ReadOn, mut slice: Slice, now: Duration) {
         let ReadOn { from, high, .. } = asked;
         if slice.presence != Presence::Present {

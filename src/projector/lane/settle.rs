@@ -6,12 +6,12 @@
 use std::mem;
 
 use super::{
-    Base, Effect, Known, Next, UnderWay,
+    Base, Known, Next, UnderWay,
     gap::{Gone, NotYet},
 };
 use crate::{
     event::{RawEvent, Revision},
-    journal::{ReadLimit, Slice},
+    journal::Slice,
     replica::{Divergence, Header},
 };
 
@@ -78,16 +78,6 @@ impl Known {
     pub(super) fn check(&mut self, at: Revision) -> Next {
         self.under_way = Some(UnderWay::Check { at });
         self.read_one(at)
-    }
-
-    pub(super) fn read_one(&self, from: Revision) -> Next {
-        Next::Do(Effect::Read {
-            from,
-            limit: ReadLimit {
-                events: 1,
-                ..self.rules.read
-            },
-        })
     }
 
     pub(super) fn checked(&mut self, at: Revision, slice: &Slice) {
