@@ -6,11 +6,11 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
 pub(crate) use projector_eventstore::wire::{
-    Empty, Expression, MapEntry, Position, ReadEvent, RecordedEvent, StreamIdentifier, StreamOptions, Time, UuidOption,
-    WireUuid, groups, node, projections,
+    Empty, Expression, FilterOptions, MapEntry, Position, ReadEvent, RecordedEvent, StreamIdentifier, StreamOptions,
+    Time, UuidOption, WireUuid, groups, node, projections,
     streams::{
         AllOptions, AppendOptions, AppendReq, AppendResp, BatchAppendReq, BatchAppendResp, ControlOption, DeleteReq,
-        DeleteResp, FilterOptions, ProposedMessage, ReadOptions, ReadReq, ReadResp, WrongDetail,
+        DeleteResp, ProposedMessage, ReadOptions, ReadReq, ReadResp, WrongDetail,
     },
 };
 use tonic::{

@@ -126,6 +126,22 @@ pub struct Expression {
     pub prefix: Vec<String>,
 }
 
+/// The filter of `$all`, of a read, a subscription or a group; the window and the interval are of
+/// subscriptions only.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FilterOptions {
+    #[prost(message, optional, tag = "1")]
+    pub stream: Option<Expression>,
+    #[prost(message, optional, tag = "2")]
+    pub event_type: Option<Expression>,
+    #[prost(uint32, optional, tag = "3")]
+    pub max: Option<u32>,
+    #[prost(message, optional, tag = "4")]
+    pub count: Option<Empty>,
+    #[prost(uint32, tag = "5")]
+    pub checkpoint_interval_multiplier: u32,
+}
+
 /// An entry of a `map<string, string>`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct MapEntry {

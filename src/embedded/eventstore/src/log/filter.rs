@@ -3,7 +3,7 @@
 
 use fancy_regex::Regex;
 
-use crate::record::Filter;
+use crate::{record::Filter, wire::FilterOptions};
 
 /// A filter made ready.
 #[derive(Clone, Debug)]
@@ -12,6 +12,22 @@ pub(in super::super) enum Matcher {
     StreamRegex(Regex),
     TypePrefix(Vec<String>),
     TypeRegex(Regex),
+}
+
+impl Filter {
+    /// What a request asks for, and ready; what is wrong with it, otherwise.
+    pub(in super::super) fn asked(options: FilterOptions) -> Result<(Self, Matcher), String> {
+        let filter = match (options.stream, options.event_type) {
+            // A pattern wins over prefixes; an empty list of prefixes lets nothing through.
+            (Some(stream), _) if !stream.regex.is_empty() => Self::StreamRegex(stream.regex),
+            (Some(stream), _) => Self::StreamPrefix(stream.prefix),
+            (None, Some(of)) if !of.regex.is_empty() => Self::TypeRegex(of.regex),
+            (None, Some(of)) => Self::TypePrefix(of.prefix),
+            (None, None) => return Err("the filter says neither streams nor event types".to_owned()),
+        };
+        let ready = Matcher::new(&filter).map_err(|error| format!("the filter's pattern: {error}"))?;
+        Ok((filter, ready))
+    }
 }
 
 impl Matcher {

@@ -1,7 +1,6 @@
 //! Between the protocol's messages and the groups' own types. Keeps: zero is zero, what a message
 //! leaves out is what the protocol says it means, and nothing a client sends can panic.
 
-use super::super::log::Matcher;
 use super::config::GroupConfig;
 use super::errors::GroupError;
 use super::info::Figures;
@@ -9,8 +8,8 @@ use super::place::{Place, StartFrom};
 use super::settings::{Settings, Strategy};
 use super::store::{ALL, Filter, Source};
 use crate::wire::{
-    Empty, Expression, StreamIdentifier, StreamOptions,
-    groups::{AllOptions, ManageOptions, WireConnection, WireFilter, WireInfo, WireMeasurement, WireSettings},
+    Empty, FilterOptions, StreamIdentifier, StreamOptions,
+    groups::{AllOptions, ManageOptions, WireConnection, WireInfo, WireMeasurement, WireSettings},
 };
 
 /// Ticks of 100 ns in a millisecond.
@@ -134,22 +133,9 @@ fn all_source(options: AllOptions) -> Result<(Source, StartFrom), GroupError> {
     Ok((Source::All(filter), start))
 }
 
-fn filter(filter: WireFilter) -> Result<Filter, GroupError> {
-    let of = |said: Expression, prefix: fn(Vec<String>) -> Filter, regex: fn(String) -> Filter| {
-        // A pattern wins; an empty list of prefixes lets nothing through.
-        let filter = if said.regex.is_empty() {
-            prefix(said.prefix)
-        } else {
-            regex(said.regex)
-        };
-        Matcher::new(&filter).map_err(|error| GroupError::Invalid(format!("the filter's pattern: {error}")))?;
-        Ok(filter)
-    };
-    match (filter.stream, filter.event_type) {
-        (Some(stream), _) => of(stream, Filter::StreamPrefix, Filter::StreamRegex),
-        (None, Some(event_type)) => of(event_type, Filter::TypePrefix, Filter::TypeRegex),
-        (None, None) => Err(invalid("the filter says neither streams nor event types")),
-    }
+fn filter(options: FilterOptions) -> Result<Filter, GroupError> {
+    let asked = Filter::asked(options);
+    asked.map(|(filter, _)| filter).map_err(GroupError::Invalid)
 }
 
 fn strategy(settings: &WireSettings) -> Result<Strategy, String> {
@@ -232,6 +218,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::wire::Expression;
 
     fn options(settings: WireSettings) -> ManageOptions {
         ManageOptions {
@@ -298,12 +285,12 @@ mod tests {
         ] {
             assert!(matches!(config(broken), Err(GroupError::Invalid(_))));
         }
-        let bad = WireFilter {
+        let bad = FilterOptions {
             stream: Some(Expression {
                 regex: "(".to_owned(),
                 prefix: Vec::new(),
             }),
-            event_type: None,
+            ..FilterOptions::default()
         };
         assert!(matches!(filter(bad), Err(GroupError::Invalid(_))));
     }

@@ -23,8 +23,8 @@ use crate::{
     record::{Filter, Resolved},
     reset, status,
     wire::{
-        Confirmation, Position, StreamIdentifier, StreamOptions, Time,
-        streams::{AllOptions, CaughtUp, Checkpoint, FilterOptions, NotFound, ReadOptions, ReadReq, ReadResp},
+        Confirmation, FilterOptions, Position, StreamIdentifier, StreamOptions, Time,
+        streams::{AllOptions, CaughtUp, Checkpoint, NotFound, ReadOptions, ReadReq, ReadResp},
     },
 };
 
@@ -72,19 +72,8 @@ fn all_start(options: &AllOptions) -> Result<From, Status> {
 }
 
 fn matcher(options: &FilterOptions) -> Result<Matcher, Status> {
-    let filter = match (&options.stream, &options.event_type) {
-        // A pattern wins over prefixes; an empty list of prefixes lets nothing through.
-        (Some(stream), _) if !stream.regex.is_empty() => Filter::StreamRegex(stream.regex.clone()),
-        (Some(stream), _) => Filter::StreamPrefix(stream.prefix.clone()),
-        (None, Some(of)) if !of.regex.is_empty() => Filter::TypeRegex(of.regex.clone()),
-        (None, Some(of)) => Filter::TypePrefix(of.prefix.clone()),
-        (None, None) => {
-            return Err(Status::invalid_argument(
-                "the filter says neither streams nor event types",
-            ));
-        }
-    };
-    Matcher::new(&filter).map_err(|error| Status::invalid_argument(format!("the filter's pattern: {error}")))
+    let asked = Filter::asked(options.clone());
+    asked.map(|(_, ready)| ready).map_err(Status::invalid_argument)
 }
 
 fn message(response: &ReadResp) -> Reply {

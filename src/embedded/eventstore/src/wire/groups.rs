@@ -1,7 +1,7 @@
 //! `event_store.client.persistent_subscriptions`: groups are made, consumed, looked at.
 
 use super::{
-    Confirmation, Empty, Expression, Position, ReadEvent, StreamIdentifier, StreamOptions, UuidOption, WireUuid,
+    Confirmation, Empty, FilterOptions, Position, ReadEvent, StreamIdentifier, StreamOptions, UuidOption, WireUuid,
 };
 
 /// What a consumer sends.
@@ -86,17 +86,9 @@ pub struct AllOptions {
     #[prost(message, optional, tag = "3")]
     pub end: Option<Empty>,
     #[prost(message, optional, tag = "4")]
-    pub filter: Option<WireFilter>,
+    pub filter: Option<FilterOptions>,
     #[prost(message, optional, tag = "5")]
     pub no_filter: Option<Empty>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct WireFilter {
-    #[prost(message, optional, tag = "1")]
-    pub stream: Option<Expression>,
-    #[prost(message, optional, tag = "2")]
-    pub event_type: Option<Expression>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::{
-    Confirmation, Empty, Expression, MapEntry, Position, ReadEvent, StreamIdentifier, StreamOptions, Time, UuidOption,
-    WireUuid,
+    Confirmation, Empty, FilterOptions, MapEntry, Position, ReadEvent, StreamIdentifier, StreamOptions, Time,
+    UuidOption, WireUuid,
 };
 
 /// `streams.ReadReq`.
@@ -47,20 +47,6 @@ pub struct AllOptions {
     pub start: Option<Empty>,
     #[prost(message, optional, tag = "3")]
     pub end: Option<Empty>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct FilterOptions {
-    #[prost(message, optional, tag = "1")]
-    pub stream: Option<Expression>,
-    #[prost(message, optional, tag = "2")]
-    pub event_type: Option<Expression>,
-    #[prost(uint32, optional, tag = "3")]
-    pub max: Option<u32>,
-    #[prost(message, optional, tag = "4")]
-    pub count: Option<Empty>,
-    #[prost(uint32, tag = "5")]
-    pub checkpoint_interval_multiplier: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
