@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use projector::embedded::eventstore::{EventStoreDb, Options, User, Users};
+use projector::embedded::{
+    dynamodb::{self, DynamoDb},
+    eventstore::{EventStoreDb, Options, User, Users},
+};
 
 use crate::{
     readme::chapter,
@@ -83,6 +86,26 @@ async fn a_missing_table_fails_a_start_and_not_what_has_started() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn in_a_wrong_region_the_table_is_missing_and_the_region_is_named() {
+    let (node, dynamo) = (Node::start().await, Dynamo::start().await);
+    let other = DynamoDb::start(dynamodb::Options::default()).await.unwrap();
+    let proxy = Proxy::with_region(&dynamo.endpoint, "eu-west-1", &other.endpoint()).await;
+    let world = World::new(&node.url(), &proxy.endpoint(), &dynamo.prefix);
+    let made = world.run(&["provision"]).await;
+    assert_eq!(made.code, 0, "{made:?}");
+    let world = world.with("DYNAMODB__CREATE_TABLES", "no");
+    world.daemon().await.ready().await;
+    let elsewhere = world.with("DYNAMODB__REGION", "eu-west-1");
+    let mut daemon = elsewhere.daemon().await;
+    says("a wrong region", &elsewhere, &mut daemon).await;
+    assert!(
+        daemon.log().contains("no such table in region eu-west-1"),
+        "{}",
+        daemon.log()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_fails_a_start() {
     let users = Users::Known(vec![User::new("projector", "right", &["$ops"])]);
     let server = EventStoreDb::start(Options {
@@ -132,9 +155,9 @@ async fn refusing(dynamo: &Dynamo, status: u16, code: &'static str, message: &'s
     proxy
 }
 
-/// Stubbed: the emulator knows no credentials and no clock.
+/// Stubbed: the emulator knows no credentials, no clock and no region.
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_that_ran_out_a_clock_that_is_off_and_a_missing_permission_fail_a_start() {
+async fn what_only_aws_refuses_fails_a_start() {
     for (first, status, code, message) in [
         (
             "credentials that have expired",
@@ -147,6 +170,12 @@ async fn credentials_that_ran_out_a_clock_that_is_off_and_a_missing_permission_f
             400,
             "InvalidSignatureException",
             "Signature expired: 20261124T100000Z is now earlier than 20261124T110000Z",
+        ),
+        (
+            "a region that is not the endpoint's",
+            400,
+            "InvalidSignatureException",
+            "Credential should be scoped to a valid region, not 'eu-west-1'. ",
         ),
         (
             "a permission is missing on DynamoDB",

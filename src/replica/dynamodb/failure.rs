@@ -179,6 +179,10 @@ where
         "AccessDeniedException" | "AccessDenied" => {
             format!("grant `dynamodb:{operation}` on the table to the role of this process")
         }
+        // "Credential should be scoped to a valid region, not '…'".
+        "InvalidSignatureException" if message.contains("valid region") => {
+            "the endpoint belongs to another region: set `dynamodb.region` or AWS_REGION to the endpoint's, or take the endpoint out of the settings".to_owned()
+        }
         "InvalidSignatureException" | "MissingAuthenticationTokenException"
         | "IncompleteSignatureException" => {
             format!("check this host's clock; {CREDENTIALS_REMEDY}")

@@ -124,9 +124,14 @@ impl Tables {
             match (self.check(table, rules).await?, creation) {
                 (Some(info), _) if info.ready => break info,
                 (None, None) => {
+                    let region = self
+                        .client
+                        .config()
+                        .region()
+                        .map_or("unknown", |region| region.as_ref());
                     return Err(setup(
                         table,
-                        "there is no such table",
+                        &format!("there is no such table in region {region}"),
                         "create it with `projector provision`, or check prefix, region and endpoint",
                     ));
                 }

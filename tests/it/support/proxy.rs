@@ -63,6 +63,8 @@ pub(crate) struct Proxy {
 
 struct Shared {
     upstream: String,
+    /// Where requests go that are signed for this region; all others go upstream.
+    elsewhere: Option<(&'static str, String)>,
     client: reqwest::Client,
     armed: Mutex<Vec<Armed>>,
     operations: Mutex<Vec<String>>,
@@ -72,10 +74,20 @@ struct Shared {
 
 impl Proxy {
     pub(crate) async fn start(upstream: &str) -> Self {
+        Self::before(upstream, None).await
+    }
+
+    /// As AWS is: a region that is another store, with tables of its own.
+    pub(crate) async fn with_region(upstream: &str, region: &'static str, store: &str) -> Self {
+        Self::before(upstream, Some((region, store.to_owned()))).await
+    }
+
+    async fn before(upstream: &str, elsewhere: Option<(&'static str, String)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             upstream: upstream.to_owned(),
+            elsewhere,
             client: reqwest::Client::new(),
             armed: Mutex::default(),
             operations: Mutex::default(),
@@ -287,7 +299,13 @@ impl Shared {
     }
 
     async fn send(&self, headers: &http::HeaderMap, body: Bytes) -> Result<(u16, http::HeaderMap, Bytes), Cut> {
-        let mut request = self.client.post(&self.upstream).body(body);
+        // `Credential=KEY/DATE/REGION/dynamodb/aws4_request`
+        let signed = headers.get("authorization").map_or("", |value| value.to_str().unwrap());
+        let upstream = match &self.elsewhere {
+            Some((region, store)) if signed.contains(&format!("/{region}/dynamodb/")) => store,
+            _ => &self.upstream,
+        };
+        let mut request = self.client.post(upstream).body(body);
         for (name, value) in headers {
             if !["host", "content-length", "connection"].contains(&name.as_str()) {
                 request = request.header(name, value);
