@@ -65,6 +65,11 @@ impl Search {
     /// newest part ends. Says whether more has to be read.
     fn take(&mut self, page: &[RecordedEvent], fresh: bool, matcher: &Matcher) -> bool {
         let mut fresh = fresh;
+        let ends_at = page.first().map(|record| record.position.commit);
+        if fresh && self.0.first().is_some_and(|part| ends_at < Some(part.top)) {
+            // A log that ends before what was seen of it is another one: restored, or begun anew.
+            self.0.clear();
+        }
         for record in page {
             let at = record.position.commit;
             let mut parts = self.0.iter();

@@ -85,6 +85,26 @@ async fn the_newest_match_is_found_anew_reading_only_what_came_since() {
     assert_eq!(at().await, Some(position(&node, "a-2", 0).await));
 }
 
+/// An EventStoreDB in memory that was started again, or one restored to an earlier time.
+#[tokio::test]
+async fn the_newest_match_of_a_log_that_became_shorter_is_of_that_log() {
+    let mut node = Node::start().await;
+    let store = store(&node);
+    write(&store, "b-1", 10..40).await;
+    write(&store, "a-1", 0..30).await;
+    let at = async || {
+        store
+            .head(&prefix("a-"))
+            .await
+            .map(|head| head.and_then(|head| head.position))
+    };
+    assert_eq!(at().await, Ok(Some(position(&node, "a-1", 29).await)));
+    node.replace().await;
+    until("the other server is spoken to", async || at().await == Ok(None)).await;
+    write(&store, "a-1", 0..1).await;
+    assert_eq!(at().await, Ok(Some(position(&node, "a-1", 0).await)));
+}
+
 #[tokio::test]
 async fn entries_come_in_order_behind_a_mark() {
     let node = Node::start().await;
