@@ -547,6 +547,9 @@ fn refused(
 }
 
 /// Whether what is stored is exactly this put: version, generation, event and time of the put.
+///
+/// Another writer's put of the same event in the same millisecond passes for ours. Nothing is lost
+/// by that: the same version of the same event is stored, and who was first decides nothing.
 fn is_ours(stored: &Replica, put: &Put, projected_at: DateTime<Utc>) -> bool {
     let id = |header: &super::Header| header.event.as_ref().map(|event| event.id);
     stored.header.version == put.header.version

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{SubsecRound, Utc};
 use projector::replica::{
     Demand, Got, PutOutcome, ReplicaStore, StoreError, Throttle,
     dynamodb::{AttemptOutcome, DynamoTable, Operation, connect},
@@ -93,6 +94,11 @@ async fn another_writers_put_like_ours_is_not_taken_for_ours() {
     let (_dynamo, proxy, table, straight) = behind_proxy().await;
     // Another task stored the same version of the same event; ours never arrived.
     must(&straight, &put("loan-1", header(Some(3), 0), Demand::Absent)).await;
+    // A put's time tells it from another's like it, so ours is of a later millisecond.
+    let theirs = stored(&straight, "loan-1").await.unwrap().projected_at.unwrap();
+    while Utc::now().trunc_subsecs(3) <= theirs {
+        tokio::task::yield_now().await;
+    }
     proxy.inject("PutItem", 1, Fault::LoseRequest);
     let outcome = table
         .put(&put("loan-1", header(Some(3), 0), Demand::Absent))
