@@ -147,6 +147,8 @@ struct Stream {
     /// Accepted behind them.
     batches: Vec<Batch>,
     first_readable: usize,
+    /// Where it began again, each time after it was deleted.
+    lives: Vec<Revision>,
     max_count: Option<usize>,
     soft_deleted: bool,
     tombstoned: bool,
@@ -188,6 +190,7 @@ impl Stream {
             if batch.revives {
                 self.soft_deleted = false;
                 self.first_readable = self.events.len();
+                self.lives.push(self.first_readable as Revision);
             }
             self.events.append(&mut batch.events);
             batch.told.take().map(|told| told.send(true));
@@ -199,6 +202,7 @@ impl Stream {
         Self {
             events: self.events.clone(),
             batches: Vec::new(),
+            lives: self.lives.clone(),
             ..*self
         }
     }
@@ -346,6 +350,16 @@ impl MemoryJournal {
         inner.streams.get(stream).map_or((None, Presence::Absent), |s| {
             (s.readable().first().map(|event| event.revision), s.presence())
         })
+    }
+
+    /// Where the stream began again, each time after it was deleted.
+    #[cfg(test)]
+    pub(crate) fn lives(&self, stream: &str) -> Vec<Revision> {
+        self.lock()
+            .streams
+            .get(stream)
+            .map(|s| s.lives.clone())
+            .unwrap_or_default()
     }
 
     /// The names of all streams that have events.

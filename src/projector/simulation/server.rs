@@ -250,7 +250,7 @@ impl Sim {
         let said = match (event, link.revision) {
             _ if stream.ends_with("-odd") => Said::Unplaced(Unplaced::Link),
             (Some(event), _) if &*event.kind == "$>" && self.chance(128) => Said::Onward { stream },
-            (Some(event), _) if !self.chance(12) => Said::Event(event),
+            (Some(event), _) if !self.chance(12) || self.shows_history(&stream) => Said::Event(event),
             (_, revision) => Said::Moved { stream, revision },
         };
         Delivery {
@@ -320,7 +320,11 @@ impl Sim {
             settled
         };
         for link in settled {
-            self.check_settled(name, &link, "it was acknowledged");
+            // A `$>` record changes nothing, and those before it have deliveries of their own.
+            let event = link.revision.and_then(|revision| self.readable(&link.stream, revision));
+            if event.is_none_or(|event| &*event.kind != "$>") {
+                self.check_settled(name, &link, "it was acknowledged");
+            }
         }
         self.pump();
     }

@@ -1,7 +1,7 @@
 //! A schedule: what happens, in which order, and what must be true at its end.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     command::{CommandError, CommandSettings, Context, OnDeleted, Replicas, Repository},
     document::Document,
-    event::next_after,
+    event::{Revision, next_after},
     journal::{
         NewEvent, Presence, ReadLimit,
         feed::{GroupSpec, Strategy},
@@ -532,6 +532,7 @@ impl Sim {
 
     async fn come_to_rest(self: &Arc<Self>, mut tasks: Vec<Task>, writers: Vec<Writer>, started: &mut u64) {
         self.say("someone", "ends all faults");
+        self.told().calm = true;
         let calm = || *self.faults.lock().unwrap() = super::Faults::default();
         calm();
         self.groups().stalled = false;
@@ -693,18 +694,8 @@ impl Sim {
         if let Some(open) = open {
             return Some(format!("it is at {:?}, and {} is open", header.version, open.revision));
         }
-        let mut lives = BTreeMap::new();
-        let mut events = 0;
-        for (at, happened) in self.journal.happened(0).iter().enumerate() {
-            match happened.revision {
-                _ if &*happened.stream != stream => {}
-                Some(_) => events += 1,
-                None => {
-                    lives.insert(events, at);
-                }
-            }
-        }
-        let life = lives.iter().rev().find(|(began, _)| **began < all.len() as u64);
+        let lives = self.lives(stream);
+        let life = lives.last_key_value();
         // A table that lost the marker of a deletion, or the mark that its notice was settled by, is not
         // told again: later events show a stream whose history is gone, as after a truncation.
         let told = life.is_some_and(|(_, at)| lost_at.is_none_or(|lost| *at >= lost));
@@ -730,15 +721,43 @@ impl Sim {
         (header.first > cut).then(|| format!("it begins at {}, and {cut} could always be read", header.first))
     }
 
-    fn check_acknowledged(&self, names: &[String]) {
-        let mut seen: BTreeMap<u64, u32> = BTreeMap::new();
-        for event in names.iter().flat_map(|stream| self.journal.all(stream)) {
-            let body: serde_json::Value = serde_json::from_slice(&event.data).unwrap_or_default();
-            *seen.entry(body["n"].as_u64().unwrap_or(0)).or_default() += 1;
+    /// Where a stream began again; and when, in all that happened, it was deleted before that.
+    fn lives(&self, stream: &str) -> BTreeMap<Revision, usize> {
+        let began = self.journal.lives(stream);
+        let (mut lives, mut deleted) = (BTreeMap::new(), 0);
+        for (at, happened) in self.journal.happened(0).iter().enumerate() {
+            match happened.revision {
+                _ if &*happened.stream != stream => {}
+                Some(revision) if began.contains(&revision) => {
+                    lives.insert(revision, deleted);
+                }
+                Some(_) => {}
+                None => deleted = at,
+            }
         }
-        let twice: Vec<_> = seen.iter().filter(|(_, times)| **times > 1).map(|(n, _)| *n).collect();
+        lives
+    }
+
+    fn check_acknowledged(&self, names: &[String]) {
+        let mut seen = BTreeSet::new();
+        let mut twice = Vec::new();
+        for stream in names {
+            let lives = self.lives(stream);
+            let mut last: BTreeMap<u64, Revision> = BTreeMap::new();
+            for event in self.journal.all(stream) {
+                let body: serde_json::Value = serde_json::from_slice(&event.data).unwrap_or_default();
+                let n = body["n"].as_u64().unwrap_or(0);
+                let before = last.insert(n, event.revision);
+                // A command's id is remembered until its stream is deleted.
+                let again = before.is_some_and(|before| lives.range(before + 1..=event.revision).next().is_none());
+                let elsewhere = !seen.insert(n) && before.is_none();
+                if again || elsewhere {
+                    twice.push(n);
+                }
+            }
+        }
         let acknowledged = self.told().acknowledged.clone();
-        let lost: Vec<_> = acknowledged.iter().filter(|(n, _)| !seen.contains_key(n)).collect();
+        let lost: Vec<_> = acknowledged.iter().filter(|(n, _)| !seen.contains(n)).collect();
         if !twice.is_empty() || !lost.is_empty() {
             self.fail(format!(
                 "commands that landed twice: {twice:?}; acknowledged and lost: {lost:?}"
