@@ -312,6 +312,11 @@ impl Known {
 
     /// All that is known of the stream is folded; what changed something is stored.
     fn rest(&mut self, now: Duration) -> Next {
+        // What a hint has led to is durable before the hint is settled, also where it changed nothing: a
+        // new life that begins with such an event is told from the old one by its item alone.
+        if self.inbox.is_acting() && self.is_ahead() {
+            return self.put(now);
+        }
         self.inbox.ack_acting();
         self.inbox.behind = false;
         let again = self.reads_again_at();

@@ -28,6 +28,8 @@ pub(super) enum Look {
     Again {
         since: Duration,
         due: Duration,
+        /// A delivery asked for the look that showed it.
+        hinted: bool,
     },
 }
 

@@ -35,11 +35,11 @@ impl Known {
             }
             return self.load();
         }
-        let short_since = match mem::take(&mut self.agenda.look) {
-            Look::Again { since, .. } => Some(since),
-            Look::No | Look::Now => None,
+        let (short_since, asked) = match mem::take(&mut self.agenda.look) {
+            Look::Again { since, hinted, .. } => (Some(since), hinted),
+            Look::No | Look::Now => (None, false),
         };
-        let hinted = self.inbox.heed(&[Hint::Look]);
+        let hinted = self.inbox.heed(&[Hint::Look]) || asked;
         self.under_way = Some(UnderWay::Look(Looking {
             high: self.inbox.newest,
             hinted,
@@ -49,7 +49,7 @@ impl Known {
     }
 
     pub(super) fn looked(&mut self, standing: &Standing, looking: Looking, now: Duration) {
-        let (base, short_since) = (&self.base, looking.short_since);
+        let base = &self.base;
         match standing {
             Standing::Live(newest) => {
                 let newest = newest.as_ref().map(|n| n.revision);
@@ -60,14 +60,14 @@ impl Known {
                 };
                 match newest {
                     Some(end) if newest < version => {
-                        self.contradicted(Divergence::Shorter(end), short_since, now);
+                        self.contradicted(Divergence::Shorter(end), looking, now);
                     }
                     _ => self.lives(newest, looking.hinted),
                 }
             }
             Standing::SoftDeleted | Standing::Tombstoned => self.deleted(looking.high),
             Standing::Missing if base.durable().is_some() || base.header.version.is_some() => {
-                self.contradicted(Divergence::Missing, short_since, now);
+                self.contradicted(Divergence::Missing, looking, now);
             }
             Standing::Missing => {
                 self.agenda.read = false;
@@ -131,11 +131,14 @@ impl Known {
 
     /// The stream does not have what was folded from it. A new leader may not show it yet, and a
     /// deposed one never will: it is believed when it has stayed so for longer than an election takes.
-    fn contradicted(&mut self, what: Divergence, short_since: Option<Duration>, now: Duration) {
-        let since = short_since.unwrap_or(now);
+    fn contradicted(&mut self, what: Divergence, looking: Looking, now: Duration) {
+        let since = looking.short_since.unwrap_or(now);
         if now < since + SHOWN_WITHIN {
-            let due = now + LONGEST_PAUSE;
-            self.agenda.look = Look::Again { since, due };
+            self.agenda.look = Look::Again {
+                since,
+                due: now + LONGEST_PAUSE,
+                hinted: looking.hinted,
+            };
         } else {
             self.diverged(what);
         }

@@ -27,7 +27,14 @@ impl Known {
         if !known || base.rebase || base.header.deleted || waits {
             return;
         }
-        let in_hand = (base.next()..).map_while(|next| self.inbox.waiting.get(&next)?.event.clone());
+        // One that is older than what it would follow may be of a history that was lost: a copy of the event
+        // store came back, and others have written since. A read shows what the stream has there.
+        let mut before = base.header.event.as_ref().map(|last| last.at);
+        let in_hand = (base.next()..).map_while(|next| {
+            let event = self.inbox.waiting.get(&next)?.event.clone()?;
+            let follows = before.replace(event.created) <= Some(event.created);
+            follows.then_some(event)
+        });
         let events: Vec<_> = in_hand.take(self.rules.read.events.max(1)).collect();
         // Far behind, a read settles what has not come yet, too; with enough in hand the put is
         // worth itself, and what a read would bring need not be brought twice.

@@ -94,6 +94,11 @@ impl Inbox {
         self.verdicts.extend(hints.map(|(token, _)| Verdict::Ack(token)));
     }
 
+    /// Whether hints were heeded, and what follows from them is not done yet.
+    pub(super) fn is_acting(&self) -> bool {
+        !self.acting.is_empty()
+    }
+
     pub(super) fn ack_acting(&mut self) {
         self.verdicts
             .extend(self.acting.drain(..).map(|(token, _)| Verdict::Ack(token)));

@@ -227,9 +227,14 @@ impl Known {
         }
     }
 
+    /// Whether the version has moved without a change.
+    pub(super) fn is_ahead(&self) -> bool {
+        !self.base.rebase && self.base.header.version != self.base.durable()
+    }
+
     /// Nothing is left to do but to store, in time, a version that moved without a change.
     pub(super) fn flush_or_idle(&mut self, now: Duration) -> Next {
-        if self.base.rebase || self.base.header.version == self.base.durable() {
+        if !self.is_ahead() {
             return Next::Idle;
         }
         let due = *self.pace.unflushed_since.get_or_insert(now) + self.rules.keep_flush;

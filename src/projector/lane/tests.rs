@@ -73,6 +73,8 @@ enum Op {
     Note {
         task: u8,
     },
+    /// The next look is answered by a leader that does not have the stream's last event.
+    LookShort,
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -91,6 +93,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => Just(Op::Mend),
         1 => any::<bool>().prop_map(Op::Deny),
         1 => (0u8..2).prop_map(|task| Op::Note { task }),
+        1 => Just(Op::LookShort),
     ];
     prop::collection::vec(op, 1..120)
 }
@@ -137,6 +140,7 @@ struct World {
     /// The stored item is not readable; whether what a put stands on is.
     broken: Option<bool>,
     denied: bool,
+    looks_short: bool,
     on_deletion: OnDeletion,
     on_revival: OnRevival,
 }
@@ -239,6 +243,7 @@ impl World {
             noted: None,
             broken: None,
             denied: false,
+            looks_short: false,
             on_deletion,
             on_revival,
         }
@@ -419,14 +424,15 @@ impl World {
         }
     }
 
-    fn look(&self) -> Standing {
+    fn look(&mut self) -> Standing {
+        let short = usize::from(mem::take(&mut self.looks_short));
         if self.deleted {
             return Standing::SoftDeleted;
         }
-        if self.log.is_empty() {
+        if self.log.len() <= short {
             return Standing::Missing;
         }
-        Standing::Live(self.readable().last().map(|e| Newest {
+        Standing::Live(self.readable().iter().rev().nth(short).map(|e| Newest {
             revision: e.revision,
             id: e.id,
             created: e.created,
@@ -594,6 +600,7 @@ impl World {
             Op::Mend => self.broken = None,
             Op::Deny(denied) => self.denied = denied,
             Op::Note { task } => self.note(usize::from(task)),
+            Op::LookShort => self.looks_short = true,
         }
         Ok(())
     }

@@ -49,6 +49,29 @@ fn a_revived_stream_goes_on_or_starts_over() {
     }
 }
 
+/// The next life's event is in hand, and the first look is answered by a leader that does not have it: the
+/// second one used to forget that a deletion had been told, and the new life was folded onto the old.
+#[test]
+fn a_deletion_is_not_forgotten_by_a_leader_that_is_behind() {
+    let mut world = World::new(OnDeletion::Keep, OnRevival::Restart, true);
+    for entry in 0..2 {
+        world.append(Kind::Put);
+        world.deliver(0, entry);
+    }
+    rest(&mut world, 0);
+    // What the next lane stands on is this task's own.
+    world.tasks[0].cache.as_mut().unwrap().verified = true;
+    world.run(&Op::Delete).unwrap();
+    world.run(&Op::Revive).unwrap();
+    world.run(&Op::LookShort).unwrap();
+    world.deliver(0, 2);
+    world.deliver(0, 3);
+    rest(&mut world, 0);
+    assert!(!world.looks_short, "it looked");
+    let header = &world.stored.as_ref().unwrap().header;
+    assert_eq!((header.first, header.version), (2, Some(2)));
+}
+
 /// The event whose state cannot be stored and the deletion behind it came together: the mark takes the
 /// deletion's place in the put, and used to settle its notice, too.
 #[test]
@@ -147,4 +170,23 @@ fn a_stream_that_looks_short_is_looked_at_again_before_it_is_marked() {
         };
         assert_eq!(marked, stays);
     }
+}
+
+/// The next life begins with an event that changes nothing, and another task still holds one of the old life:
+/// the deletion used to be settled before the new life's item was there, and the old one went on.
+#[test]
+fn a_deletion_is_settled_when_the_next_life_is_stored() {
+    let mut world = World::new(OnDeletion::Keep, OnRevival::Restart, false);
+    world.run(&Op::Append(Kind::Put)).unwrap();
+    world.deliver(1, 0);
+    world.run(&Op::Delete).unwrap();
+    world.deliver(0, 1);
+    world.run(&Op::Append(Kind::Keep)).unwrap();
+    while world.step(0, false, false).unwrap() {
+        let settled = !world.unsettled.contains(&1);
+        assert!(!settled || world.stored.is_some(), "settled, and nothing is stored");
+    }
+    rest(&mut world, 1);
+    let header = &world.stored.as_ref().unwrap().header;
+    assert_eq!((header.first, header.version), (1, Some(1)));
 }

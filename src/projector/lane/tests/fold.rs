@@ -80,3 +80,31 @@ pub(super) fn numbers(document: &Document) -> Option<Vec<u64>> {
         })
         .collect()
 }
+
+/// An event of a history that was lost is in hand, and the replica is of the one that took its place: it used
+/// to be folded on it, since it is the next in number.
+#[test]
+fn an_event_older_than_what_it_would_follow_is_folded_only_as_read() {
+    for readable in [false, true] {
+        let (mut world, mut lane) = loaded_and_delivered();
+        let At::Known(known) = &mut lane.lane.at else {
+            unreachable!("it is loaded")
+        };
+        known.base.header.event.as_mut().unwrap().at = time(2) + Duration::from_millis(1);
+        if !readable {
+            world.log.truncate(2);
+        }
+        let mut now = Duration::ZERO;
+        let put = loop {
+            match lane.next(now) {
+                Next::Do(Effect::Read { from, limit }) => lane.apply(Outcome::Read(world.read(from, limit)), now),
+                Next::Do(Effect::Put(put, _)) => break Some(put.header.version),
+                Next::WaitUntil(at) if now < SHOWN_WITHIN * 2 => now = at,
+                Next::WaitUntil(_) => break None,
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(lane.verdicts(), [], "at {now:?}");
+        };
+        assert_eq!(put, readable.then_some(Some(2)));
+    }
+}
