@@ -28,7 +28,7 @@ use crate::{
     projection::Fold,
     projector::{
         engine::{self, Running},
-        lane,
+        lane, lanes,
         meter::Meter,
         session,
     },
@@ -188,15 +188,17 @@ pub fn lane_rules(planned: &Planned, fold: Arc<dyn Fold>) -> lane::Rules {
 fn session_spec(settings: &Settings, planned: &Planned) -> session::Spec {
     let t = &planned.tuned;
     session::Spec {
-        rules: Arc::new(lane_rules(planned, planned.fold.clone())),
+        lanes: Arc::new(lanes::Spec {
+            rules: Arc::new(lane_rules(planned, planned.fold.clone())),
+            memory: usize::try_from(t.memory.0).unwrap_or(usize::MAX),
+            reads: t.reads,
+            writes: t.writes,
+            quarantine_limit: t.quarantine_limit,
+        }),
         group: planned.group.clone(),
         buffer: t.buffer,
-        memory: usize::try_from(t.memory.0).unwrap_or(usize::MAX),
-        reads: t.reads,
-        writes: t.writes,
         outage_after: planned.outage_after(),
         watchdog_after: t.watchdog_after.0,
-        quarantine_limit: t.quarantine_limit,
         drain: settings.engine.drain.0,
     }
 }

@@ -14,7 +14,11 @@ pub mod engine;
 #[cfg(feature = "daemon")]
 mod held;
 #[cfg(feature = "daemon")]
+pub mod host;
+#[cfg(feature = "daemon")]
 pub mod lag;
+#[cfg(feature = "daemon")]
+pub mod lanes;
 #[cfg(feature = "daemon")]
 pub mod replica_cache;
 #[cfg(feature = "daemon")]

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 
 use super::{
     effects::{Stores, sentence},
+    host::Host,
     lag::{self, Measured, SharedSettled},
     meter::{Count, Level, Meter},
     replica_cache::ReplicaCache,
@@ -102,8 +103,8 @@ pub fn start<F: Feed, J: Journal, S: ReplicaStore>(
 ) -> Running {
     let spec = &projection.spec;
     let status = Status {
-        projection: spec.rules.fold.name().into(),
-        schema: spec.rules.fold.schema(),
+        projection: spec.projection().into(),
+        schema: spec.lanes.rules.fold.schema(),
         group: spec.group.name.clone(),
         source: spec.group.source.to_string(),
         table: projection.table_name.clone(),
@@ -145,7 +146,7 @@ async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
         measure_every,
         ..
     } = projection;
-    let name = spec.rules.fold.name().to_owned();
+    let name = spec.projection().to_owned();
     let stores = Stores::new(journal, table, meter.clone());
     let cache = ReplicaCache::new(cache_bytes);
     let shared = Reporter {
@@ -264,8 +265,8 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
         Ok(sub) => sub,
         Err(next) => return next,
     };
-    let name = spec.rules.fold.name();
-    let schema = spec.rules.fold.schema();
+    let name = spec.projection();
+    let schema = spec.lanes.rules.fold.schema();
     info!(projection = name, schema, group = %spec.group.name, source = %spec.group.source, "connected");
     stores.meter.set(Level::SubscriptionUp, 1.0);
     status.send_modify(|s| {
@@ -277,7 +278,8 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
         connection: shared.asked.connected(),
         ..shared.clone()
     };
-    let session = Session::new(spec.clone(), sub, stores.clone(), cache.clone(), report);
+    let host = Host::new(spec.lanes.clone(), &spec.group.name, stores.clone(), cache.clone());
+    let session = Session::new(spec.clone(), sub, host, report);
     let end = match tokio::spawn(panics::caught(session.run(stop.clone()))).await {
         Ok(Ok(end)) => end,
         Ok(Err(how)) => End::Panicked(how),
@@ -328,7 +330,7 @@ async fn subscribed<F: Feed, J: Journal, S: ReplicaStore>(
     asked: &Asked,
     status: &Shared,
 ) -> Result<F::Subscription, Next> {
-    let name = spec.rules.fold.name();
+    let name = spec.projection();
     // Nothing is taken from the group while the table cannot take it.
     let in_use = match stores.table.in_use().await {
         Ok(in_use) => in_use,
@@ -371,7 +373,7 @@ async fn refill<F: Feed>(spec: &Spec, feed: &F) -> Result<(), JournalError> {
         return Ok(());
     }
     warn!(
-        projection = spec.rules.fold.name(),
+        projection = spec.projection(),
         group = %spec.group.name,
         "the table has lost what the group has delivered: the group starts again from the beginning"
     );
@@ -577,7 +579,7 @@ fn lag_known(measured: Measured, spec: &Spec, meter: &dyn Meter, status: &Shared
     status.send_modify(|s| {
         if s.lag_unknown.take().is_some() {
             info!(
-                projection = spec.rules.fold.name(),
+                projection = spec.projection(),
                 lag_events = lag.events,
                 "lag is known again"
             );
@@ -614,7 +616,7 @@ fn lag_unknown(error: &JournalError, spec: &Spec, meter: &dyn Meter, status: &Sh
         let waited = s.may_wait();
         let since = s.lag_unknown.as_ref().map(|unknown| unknown.since);
         if since.is_none() {
-            warn!(projection = spec.rules.fold.name(), error = text, "lag is unknown");
+            warn!(projection = spec.projection(), error = text, "lag is unknown");
         }
         s.lag = None;
         s.lag_unknown = Some(LagUnknown {
@@ -637,7 +639,7 @@ fn heed(
     let (diverged, quarantined): (Vec<_>, Vec<_>) = marks.iter().partition(|mark| mark.kind == MarkKind::Diverged);
     meter.set(Level::Quarantined, quarantined.len() as f64);
     meter.set(Level::Diverged, diverged.len() as f64);
-    let own = spec.rules.fold.fingerprint();
+    let own = spec.lanes.rules.fold.fingerprint();
     let due = |mark: &&Marked| {
         let every = if mark.kind == MarkKind::Quarantined && !mark.by.contains(own) {
             TRY_MARK_EVERY

@@ -1,4 +1,4 @@
-//! The deliveries that a session holds: which id acknowledges which token, and how long it waits.
+//! The deliveries that a session holds: which id acknowledges which ticket, and how long it waits.
 //!
 //! An id names no record: an event may stand in several streams, and twice in one. A group knows what
 //! it delivered by the id alone, so an id is answered when all records with it that are held are
@@ -12,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::lane::Token;
+use super::lanes::{Settled, Ticket};
 use crate::{
     event::Revision,
     journal::feed::{Delivery, Mark, Said},
@@ -58,11 +58,9 @@ pub(super) struct Answer {
 /// One delivery that is not settled.
 #[derive(Clone, Copy, Debug)]
 struct Held {
-    /// `None` for what the session itself put into a lane.
-    ack: Option<Uuid>,
+    ack: Uuid,
     /// Where it stands in the source.
     place: Option<Mark>,
-    bytes: usize,
     since: Instant,
 }
 
@@ -77,66 +75,44 @@ struct Namesakes {
 /// Deliveries in order of arrival.
 #[derive(Debug, Default)]
 pub(super) struct Deliveries {
-    next: Token,
-    held: BTreeMap<Token, Held>,
+    next: u64,
+    held: BTreeMap<Ticket, Held>,
     /// By the id that acknowledges them.
     ids: HashMap<Uuid, Namesakes>,
-    own: usize,
-    bytes: usize,
     /// Places of what was let go since it was last asked.
     settled: Vec<Mark>,
 }
 
 impl Deliveries {
-    /// Takes one of so many bytes; `None` is the session's own. Gives `None` when this very record is
-    /// held already, or settled and not answered yet: what answers that one answers this one.
-    pub(super) fn take(&mut self, record: Option<Record>, bytes: usize) -> Option<Token> {
-        let (ack, place) = record.as_ref().map_or((None, None), |r| (Some(r.ack), r.place));
-        if let Some(record) = record {
-            let same = self.ids.entry(record.ack).or_default();
-            if same.records.contains(&record) {
-                return None;
-            }
-            same.records.push(record);
+    /// Takes one. Gives `None` when this very record is held already, or settled and not answered yet:
+    /// what answers that one answers this one.
+    pub(super) fn take(&mut self, record: Record) -> Option<Ticket> {
+        let (ack, place) = (record.ack, record.place);
+        let same = self.ids.entry(ack).or_default();
+        if same.records.contains(&record) {
+            return None;
         }
+        same.records.push(record);
         self.next += 1;
-        self.bytes += bytes;
-        self.own += usize::from(ack.is_none());
-        self.held.insert(
-            self.next,
-            Held {
-                ack,
-                place,
-                bytes,
-                since: Instant::now(),
-            },
-        );
-        Some(self.next)
-    }
-
-    /// How many are the session's own.
-    pub(super) fn own(&self) -> usize {
-        self.own
+        let ticket = Ticket(self.next);
+        let since = Instant::now();
+        self.held.insert(ticket, Held { ack, place, since });
+        Some(ticket)
     }
 
     /// Lets one go, to be parked when there is a reason to; what the group is to be told.
-    pub(super) fn settle(&mut self, token: Token, park: Option<String>) -> Option<Answer> {
-        let held = self.held.remove(&token)?;
+    pub(super) fn settle(&mut self, Settled { ticket, park }: Settled) -> Option<Answer> {
+        let held = self.held.remove(&ticket)?;
         self.settled.extend(held.place);
-        self.bytes -= held.bytes;
-        let Some(ack) = held.ack else {
-            self.own -= 1;
-            return None;
-        };
-        let same = self.ids.get_mut(&ack)?;
+        let same = self.ids.get_mut(&held.ack)?;
         same.settled += 1;
         same.park = same.park.take().or(park);
         if same.settled < same.records.len() {
             return None;
         }
-        let same = self.ids.remove(&ack)?;
+        let same = self.ids.remove(&held.ack)?;
         Some(Answer {
-            ack,
+            ack: held.ack,
             records: same.settled,
             park: same.park,
         })
@@ -147,22 +123,14 @@ impl Deliveries {
         std::mem::take(&mut self.settled)
     }
 
-    /// Bytes of what is held.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// How many the group waits for.
     pub(super) fn len(&self) -> usize {
-        self.held.len() - self.own
+        self.held.len()
     }
 
     /// How long the oldest has been held.
     pub(super) fn oldest(&self) -> Option<std::time::Duration> {
-        self.held
-            .values()
-            .find(|held| held.ack.is_some())
-            .map(|held| held.since.elapsed())
+        self.held.values().next().map(|held| held.since.elapsed())
     }
 }
 
@@ -186,6 +154,11 @@ mod tests {
         }
     }
 
+    fn settled(ticket: Ticket, park: Option<&str>) -> Settled {
+        let park = park.map(Into::into);
+        Settled { ticket, park }
+    }
+
     /// The second one used to be taken for the first one come again, and nobody heard of it.
     #[test]
     fn records_with_one_id_are_held_each_and_answered_together() {
@@ -197,38 +170,29 @@ mod tests {
         ];
         for [first, second] in apart {
             let mut deliveries = Deliveries::default();
-            let one = deliveries.take(Some(first.clone()), 1).unwrap();
-            let two = deliveries.take(Some(second.clone()), 1).unwrap();
-            assert_eq!(deliveries.take(Some(first.clone()), 1), None, "the very same one");
-            assert_eq!((deliveries.len(), deliveries.bytes()), (2, 2));
+            let one = deliveries.take(first.clone()).unwrap();
+            let two = deliveries.take(second.clone()).unwrap();
+            assert_eq!(deliveries.take(first.clone()), None, "the very same one");
+            assert_eq!(deliveries.len(), 2);
             // The group would take both for done.
-            assert_eq!(deliveries.settle(one, None), None);
-            assert_eq!(deliveries.take(Some(first.clone()), 1), None, "its answer is to come");
-            assert_eq!(deliveries.settle(two, None), Some(answer(2, None)));
-            assert_eq!((deliveries.len(), deliveries.bytes()), (0, 0));
+            assert_eq!(deliveries.settle(settled(one, None)), None);
+            assert_eq!(deliveries.take(first.clone()), None, "its answer is to come");
+            assert_eq!(deliveries.settle(settled(two, None)), Some(answer(2, None)));
+            assert_eq!((deliveries.len(), deliveries.oldest()), (0, None));
             let places: Vec<_> = [first.place, second.place].into_iter().flatten().collect();
             assert_eq!(deliveries.settled(), places);
             // What comes again after that is another delivery, and wants an answer of its own.
-            let again = deliveries.take(Some(first), 1).unwrap();
-            assert_eq!(deliveries.settle(again, None), Some(answer(1, None)));
+            let again = deliveries.take(first).unwrap();
+            assert_eq!(deliveries.settle(settled(again, None)), Some(answer(1, None)));
         }
     }
 
     #[test]
     fn one_that_is_parked_parks_what_has_its_id() {
         let mut deliveries = Deliveries::default();
-        let one = deliveries.take(Some(record("a-1", 0, None)), 1).unwrap();
-        let two = deliveries.take(Some(record("b-1", 0, None)), 1).unwrap();
-        assert_eq!(deliveries.settle(one, Some("poison".into())), None);
-        assert_eq!(deliveries.settle(two, None), Some(answer(2, Some("poison"))));
-    }
-
-    #[test]
-    fn what_the_session_puts_into_lanes_is_nobodys_to_wait_for() {
-        let mut deliveries = Deliveries::default();
-        let own = deliveries.take(None, 0).unwrap();
-        assert_eq!((deliveries.own(), deliveries.len(), deliveries.oldest()), (1, 0, None));
-        assert_eq!(deliveries.settle(own, None), None);
-        assert_eq!(deliveries.own(), 0);
+        let one = deliveries.take(record("a-1", 0, None)).unwrap();
+        let two = deliveries.take(record("b-1", 0, None)).unwrap();
+        assert_eq!(deliveries.settle(settled(one, Some("poison"))), None);
+        assert_eq!(deliveries.settle(settled(two, None)), Some(answer(2, Some("poison"))));
     }
 }

@@ -39,7 +39,7 @@ use crate::{
     },
     projector::{
         lane::{OnDeletion, OnRevival},
-        session::HELD_STATES,
+        lanes::HELD_STATES,
     },
     replica::{Header, Put, Replica, item::Body},
     testing::{MemoryJournal, MemoryStore},

@@ -23,9 +23,8 @@ use opentelemetry::{
 use opentelemetry_sdk::trace::SdkTracer;
 
 use super::{
-    effects::{Failures, sentence},
-    lane::{Arrival, Effect, Outcome, PutKind},
-    session::{End as Ending, Spec},
+    effects::Failures,
+    lane::{Arrival, Effect, Outcome, PutKind, Rules},
 };
 use crate::{
     event::RawEvent,
@@ -153,7 +152,7 @@ struct Line {
     next: Option<Run>,
 }
 
-/// The runs of a session's streams.
+/// The runs of a projection's streams.
 #[derive(Debug)]
 pub(super) struct Runs(Option<Box<Open>>);
 
@@ -167,8 +166,8 @@ struct Open {
 
 impl Runs {
     /// Traced as the process is.
-    pub(super) fn new(spec: &Spec) -> Self {
-        Self(traces::tracer().map(|tracer| Box::new(Open::new(tracer, spec))))
+    pub(super) fn new(rules: &Rules, group: &str) -> Self {
+        Self(traces::tracer().map(|tracer| Box::new(Open::new(tracer, rules, group))))
     }
 
     /// A delivery has come for a stream.
@@ -309,24 +308,15 @@ impl Runs {
         }
     }
 
-    /// The connection is over: what is under way is done by another.
-    pub(super) fn abandon(&mut self, end: &Ending) {
+    /// What is under way is done by another, or again.
+    pub(super) fn abandon(&mut self, why: &str) {
         let Some(open) = &mut self.0 else {
             return;
-        };
-        let why = match end {
-            Ending::Disconnected(error) => sentence(error),
-            Ending::StoreOutage(why) | Ending::Storm(why) | Ending::Operator(why) | Ending::Panicked(why) => {
-                why.clone()
-            }
-            Ending::Watchdog => "Nothing moved although there was work.".to_owned(),
-            Ending::TableAnew => "The table was created again.".to_owned(),
-            Ending::Stopped { .. } => "The daemon stopped.".to_owned(),
         };
         for (stream, line) in std::mem::take(&mut open.lines) {
             let end = End {
                 word: "abandoned",
-                error: Some(("abandoned", why.clone())),
+                error: Some(("abandoned", why.to_owned())),
             };
             open.emit(&stream, line.run, end);
         }
@@ -421,8 +411,8 @@ impl Step {
 }
 
 impl Open {
-    fn new(tracer: SdkTracer, spec: &Spec) -> Self {
-        let projection = spec.rules.fold.name().to_owned();
+    fn new(tracer: SdkTracer, rules: &Rules, group: &str) -> Self {
+        let projection = rules.fold.name().to_owned();
         Self {
             tracer,
             name: format!("process {projection}"),
@@ -430,8 +420,8 @@ impl Open {
                 KeyValue::new("messaging.system", EVENTSTORE),
                 KeyValue::new("messaging.operation.name", "process"),
                 KeyValue::new("messaging.operation.type", "process"),
-                KeyValue::new("messaging.consumer.group.name", spec.group.name.to_string()),
-                KeyValue::new("projector.schema", i64::from(spec.rules.fold.schema())),
+                KeyValue::new("messaging.consumer.group.name", group.to_owned()),
+                KeyValue::new("projector.schema", i64::from(rules.fold.schema())),
                 KeyValue::new("projector.projection", projection),
             ],
             lines: HashMap::new(),

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use super::{
     effects::Failures,
-    lane::{Arrival, Effect, Outcome},
-    session::{End, Spec},
+    lane::{Arrival, Effect, Outcome, Rules},
 };
 
 #[derive(Debug)]
@@ -13,7 +12,7 @@ pub(super) struct Runs;
 
 #[allow(clippy::unused_self, reason = "it stands for what does something")]
 impl Runs {
-    pub(super) fn new(_: &Spec) -> Self {
+    pub(super) fn new(_: &Rules, _: &str) -> Self {
         Self
     }
 
@@ -31,5 +30,5 @@ impl Runs {
 
     pub(super) fn went_on(&mut self, _: &Arc<str>, _: u64, _: bool) {}
 
-    pub(super) fn abandon(&mut self, _: &End) {}
+    pub(super) fn abandon(&mut self, _: &str) {}
 }

@@ -6,12 +6,13 @@ use std::{
 };
 
 /// Files and directories whose code waits for nothing.
-const PURE: [&str; 6] = [
+const PURE: [&str; 7] = [
     "event",
     "aggregate",
     "projection",
     "document",
     "projector/lane",
+    "projector/lanes",
     "command/attempt",
 ];
 const FORBIDDEN: [&str; 10] = [

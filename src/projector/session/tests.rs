@@ -1,13 +1,18 @@
 //! A session's bounds, on stores in memory and under virtual time.
 
-use std::sync::Mutex;
+use std::{collections::VecDeque, sync::Mutex};
 
 use super::*;
 use crate::{
     document::Document,
     journal::{NewEvent, ReadLimit, feed::Strategy},
     projection::{MergePatch, OnLostHistory, StoredState},
-    projector::lane::{OnDeletion, OnRevival},
+    projector::{
+        effects::Stores,
+        lane::{OnDeletion, OnRevival, Rules},
+        meter::{Meter, Timing},
+        replica_cache::ReplicaCache,
+    },
     replica::{Header, LastEvent, Replica},
     testing::{MemoryJournal, MemoryStore, PutFault},
 };
@@ -137,20 +142,26 @@ async fn states_that_wait_to_be_put_are_in_the_budget() {
     }
     let form = item::Rules::new("order");
     let spec = Spec {
-        rules: Arc::new(Rules {
-            fold: Arc::new(MergePatch::new("order", 1, "category:order".parse().unwrap(), "test")),
-            form: Arc::new(move |stream, header, encoded| item::prepare(encoded, &form, stream, header)),
-            on_deletion: OnDeletion::Keep,
-            on_revival: OnRevival::Continue,
-            on_lost_history: OnLostHistory::Partial,
-            read: ReadLimit {
-                events: 100,
-                bytes: 10_000,
-            },
-            behind_after: Duration::MAX,
-            min_write_interval: Duration::ZERO,
-            keep_flush: Duration::from_secs(30),
-            commands: 4,
+        lanes: Arc::new(lanes::Spec {
+            rules: Arc::new(Rules {
+                fold: Arc::new(MergePatch::new("order", 1, "category:order".parse().unwrap(), "test")),
+                form: Arc::new(move |stream, header, encoded| item::prepare(encoded, &form, stream, header)),
+                on_deletion: OnDeletion::Keep,
+                on_revival: OnRevival::Continue,
+                on_lost_history: OnLostHistory::Partial,
+                read: ReadLimit {
+                    events: 100,
+                    bytes: 10_000,
+                },
+                behind_after: Duration::MAX,
+                min_write_interval: Duration::ZERO,
+                keep_flush: Duration::from_secs(30),
+                commands: 4,
+            }),
+            memory: 1_000_000,
+            reads: 4,
+            writes: 2,
+            quarantine_limit: 10,
         }),
         group: GroupSpec {
             name: "g".into(),
@@ -165,12 +176,8 @@ async fn states_that_wait_to_be_put_are_in_the_budget() {
             live_buffer: 100,
         },
         buffer: STREAMS,
-        memory: 1_000_000,
-        reads: 4,
-        writes: 2,
         outage_after: Duration::from_mins(1),
         watchdog_after: Duration::from_mins(1),
-        quarantine_limit: 10,
         drain: Duration::from_secs(5),
     };
     let meter = Arc::new(Most::default());
@@ -180,8 +187,9 @@ async fn states_that_wait_to_be_put_are_in_the_budget() {
         deliveries,
         acks: acks.clone(),
     };
-    let memory = spec.memory;
-    let session = Session::new(Arc::new(spec), sub, stores, ReplicaCache::new(0), Unheard);
+    let memory = spec.lanes.memory;
+    let host = Host::new(spec.lanes.clone(), "g", stores, ReplicaCache::new(0));
+    let session = Session::new(Arc::new(spec), sub, host, Unheard);
     let stop = CancellationToken::new();
     let running = tokio::spawn(session.run(stop.clone()));
     while *acks.lock().unwrap() < STREAMS {
@@ -193,21 +201,4 @@ async fn states_that_wait_to_be_put_are_in_the_budget() {
     let (most, held) = (*meter.holding.lock().unwrap() as usize, *meter.memory.lock().unwrap());
     assert!(most > 2 && most * STATE < 2 * memory, "{most} streams at once");
     assert!(held < 1.5 * memory as f64, "{held} bytes at once");
-}
-
-/// Each round used to add every stream once more while the first one waited its turn.
-#[test]
-fn a_noted_stream_waits_for_one_look() {
-    let mut looks = Looks::default();
-    for generation in [7, 8] {
-        for stream in ["b-1", "a-1"] {
-            looks.add(stream.into(), generation);
-        }
-    }
-    assert_eq!(looks.next(), Some(("b-1".into(), 8)), "in turn");
-    looks.add("b-1".into(), 9);
-    assert_eq!(looks.next(), Some(("a-1".into(), 8)));
-    assert_eq!(looks.next(), Some(("b-1".into(), 9)), "asked for again after its turn");
-    assert_eq!(looks.next(), None);
-    assert!(looks.generations.is_empty());
 }

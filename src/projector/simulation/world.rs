@@ -28,6 +28,7 @@ use crate::{
     projector::{
         engine::{self, Projection, Running},
         lane::Rules,
+        lanes,
         session::Spec,
         status::Phase,
     },
@@ -184,18 +185,20 @@ impl Sim {
                 history_buffer: 100,
                 live_buffer: 100,
             },
-            rules: Arc::new(rules),
+            lanes: Arc::new(lanes::Spec {
+                rules: Arc::new(rules),
+                memory: self.plan.memory,
+                reads: self.plan.reads,
+                writes: self.plan.writes,
+                quarantine_limit: if code == NEWEST {
+                    1_000
+                } else {
+                    self.plan.quarantine_limit
+                },
+            }),
             buffer: self.plan.buffer,
-            memory: self.plan.memory,
-            reads: self.plan.reads,
-            writes: self.plan.writes,
             outage_after: self.plan.message_timeout / 2,
             watchdog_after: Duration::from_mins(1),
-            quarantine_limit: if code == NEWEST {
-                1_000
-            } else {
-                self.plan.quarantine_limit
-            },
             drain: Duration::from_secs(5),
         };
         // Of each stream a page that is read and folded, beside what the budget is for.

@@ -1,0 +1,197 @@
+//! Where lanes live: starts what they ask for, and waits for what comes of it.
+//!
+//! A host belongs to a projection and to no connection. A session borrows it for as long as there is
+//! one to a group, and has it wait in the session's own loop ([`Host::input`], [`Host::apply`],
+//! [`Host::go_on`]). Invariant: I6 pure: what waits is here, what is decided is in `lanes`.
+
+use std::sync::Arc;
+
+use tokio::{task::JoinSet, time::Instant};
+
+use super::{
+    effects::{Stores, Trouble},
+    lane::Effect,
+    lanes::{Class, Done, Halt, Lanes, Now, Settled, Spec, Start, Ticket, Work},
+    meter::Meter,
+    replica_cache::ReplicaCache,
+    traced::Runs,
+};
+use crate::{
+    clock,
+    journal::Journal,
+    panics,
+    replica::{Marked, ReplicaStore},
+};
+
+/// What a host has waited for.
+pub(super) enum Input {
+    Done(Result<Done, tokio::task::JoinError>),
+    Time,
+}
+
+/// What follows from it.
+pub(super) enum Applied {
+    Nothing,
+    /// It is time for [`Host::tick`].
+    TickIsDue,
+    Halted(Halt),
+}
+
+/// The lanes of one projection, and what is under way for them.
+pub struct Host<J, S> {
+    stores: Stores<J, S>,
+    lanes: Lanes,
+    running: JoinSet<Done>,
+    epoch: Instant,
+}
+
+impl<J: Journal, S: ReplicaStore> Host<J, S> {
+    /// A host without lanes. `group`: whose deliveries they are for, for traces.
+    pub fn new(spec: Arc<Spec>, group: &str, stores: Stores<J, S>, cache: ReplicaCache) -> Self {
+        let runs = Runs::new(&spec.rules, group);
+        let lanes = Lanes::new(spec, cache, stores.meter.clone(), stores.table_trouble.clone(), runs);
+        Self {
+            stores,
+            lanes,
+            running: JoinSet::new(),
+            epoch: Instant::now(),
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            at: self.epoch.elapsed(),
+            wall: clock::now(),
+        }
+    }
+
+    /// Waits for time or for what was started. Cancel-safe.
+    pub(super) async fn input(&mut self) -> Input {
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(self.epoch + self.lanes.wake()) => Input::Time,
+            Some(done) = self.running.join_next(), if !self.running.is_empty() => Input::Done(done),
+        }
+    }
+
+    pub(super) fn apply(&mut self, input: Input) -> Applied {
+        let now = self.now();
+        match input {
+            Input::Done(Ok(done)) => self.lanes.done(done, &now).map_or(Applied::Nothing, Applied::Halted),
+            Input::Done(Err(_)) => Applied::Nothing,
+            Input::Time if self.lanes.time(&now) => Applied::TickIsDue,
+            Input::Time => Applied::Nothing,
+        }
+    }
+
+    /// Takes what else has come by now, without waiting for it.
+    pub(super) fn drain(&mut self) -> Option<Halt> {
+        while let Some(done) = self.running.try_join_next() {
+            if let Applied::Halted(halt) = self.apply(Input::Done(done)) {
+                return Some(halt);
+            }
+        }
+        None
+    }
+
+    /// Lets lanes go on.
+    pub(super) fn go_on(&mut self) -> Option<Halt> {
+        self.lanes.advance(&self.now())
+    }
+
+    /// Starts as many effects as may be in flight.
+    pub(super) fn dispatch(&mut self) {
+        while let Some(start) = self.lanes.start() {
+            let mut stores = self.stores.clone();
+            match start {
+                Start::Load(batch) => self.spawn(async move {
+                    let outcomes = stores.load_many(&batch).await;
+                    Done::Loaded(batch.into_iter().zip(outcomes).collect())
+                }),
+                Start::One {
+                    stream,
+                    class,
+                    effect,
+                    failures,
+                } => {
+                    stores.failures = failures;
+                    self.spawn(one(stores, stream, class, effect));
+                }
+            }
+        }
+    }
+
+    fn spawn(&mut self, work: impl Future<Output = Done> + Send + 'static) {
+        self.running
+            .spawn(async move { panics::caught(work).await.unwrap_or_else(Done::Panicked) });
+    }
+
+    /// Takes work; see [`Work`]. Of what has no ticket nobody hears that it is settled.
+    pub(super) fn take(&mut self, work: Work, ticket: Option<Ticket>) {
+        self.lanes.take(work, ticket, &self.now());
+    }
+
+    /// What was settled since the last call, of what had a ticket.
+    pub(super) fn take_settled(&mut self) -> Vec<Settled> {
+        self.lanes.take_settled()
+    }
+
+    /// Whether there is memory for more work.
+    pub(super) fn has_room(&self) -> bool {
+        self.lanes.has_room()
+    }
+
+    /// Whether no stream has anything to be done for it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+
+    /// Whether an outcome has come since the last call.
+    pub(super) fn take_moved(&mut self) -> bool {
+        self.lanes.take_moved()
+    }
+
+    /// What is done each tick. `marked`: streams that are noted as marked and are to be looked at again.
+    pub(super) fn tick(&mut self, marked: Vec<Marked>) -> Option<Halt> {
+        self.lanes.tick(marked, &self.now())
+    }
+
+    /// Tells how lanes stand.
+    pub(super) fn gauges(&self) {
+        self.lanes.gauges(&self.now());
+    }
+
+    /// Trouble with the event store and with the table.
+    pub(super) fn troubles(&self) -> [&Trouble; 2] {
+        [&self.stores.journal_trouble, &self.stores.table_trouble]
+    }
+
+    pub(super) fn meter(&self) -> &dyn Meter {
+        &*self.stores.meter
+    }
+
+    /// Ends all that is under way.
+    pub(super) fn abandon(&mut self, why: &str) {
+        self.running.abort_all();
+        self.lanes.abandon(why);
+    }
+}
+
+async fn one<J: Journal, S: ReplicaStore>(
+    stores: Stores<J, S>,
+    stream: Arc<str>,
+    class: Class,
+    effect: Effect,
+) -> Done {
+    let bytes = match &effect {
+        Effect::Put(put, _) => put.body.bytes(),
+        _ => 0,
+    };
+    let outcome = stores.carry_out(&stream, effect).await;
+    Done::One {
+        stream,
+        class,
+        bytes,
+        outcome,
+    }
+}
