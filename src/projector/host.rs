@@ -1,15 +1,17 @@
 //! Where lanes live: starts what they ask for, and waits for what comes of it.
 //!
-//! A host belongs to a projection and to no connection. A session borrows it for as long as there is
-//! one to a group, and has it wait in the session's own loop ([`Host::input`], [`Host::apply`],
-//! [`Host::go_on`]). Invariant: I6 pure: what waits is here, what is decided is in `lanes`.
+//! A host belongs to a projection and to no connection. Work comes from the deliveries of a group, and
+//! from any [`Reader`] of the source beside it. A session has the host wait in its own loop
+//! ([`Host::input`], [`Host::apply`], [`Host::go_on`]); while there is none it goes on [`Host::alone`].
+//! Invariant: I6 pure: what waits is here, what is decided is in `lanes`.
 
 use std::sync::Arc;
 
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tracing::warn;
 
 use super::{
-    effects::{Stores, Trouble},
+    effects::{Stores, Trouble, sentence},
     lane::Effect,
     lanes::{Class, Done, Halt, Lanes, Now, Settled, Spec, Start, Ticket, Work},
     meter::Meter,
@@ -20,12 +22,30 @@ use crate::{
     clock,
     journal::Journal,
     panics,
-    replica::{Marked, ReplicaStore},
+    replica::{Marked, ReplicaStore, item},
 };
+
+/// What readers have handed in and no lane has taken yet: enough that a page of a source is handed in
+/// at once, little beside what lanes hold.
+const HANDED_IN: usize = 64;
+
+/// Hands in work of which nobody waits to hear that it is settled: for whoever reads the source beside
+/// the group. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Reader(mpsc::Sender<Work>);
+
+impl Reader {
+    /// Has the lane of a stream look at it; waits while there is no room. Whether there is a lane that
+    /// will: there is none any more when the projection has stopped.
+    pub async fn look_at(&self, work: Work) -> bool {
+        self.0.send(work).await.is_ok()
+    }
+}
 
 /// What a host has waited for.
 pub(super) enum Input {
     Done(Result<Done, tokio::task::JoinError>),
+    Work(Work),
     Time,
 }
 
@@ -43,6 +63,8 @@ pub struct Host<J, S> {
     lanes: Lanes,
     running: JoinSet<Done>,
     epoch: Instant,
+    reader: Reader,
+    work: mpsc::Receiver<Work>,
 }
 
 impl<J: Journal, S: ReplicaStore> Host<J, S> {
@@ -50,12 +72,49 @@ impl<J: Journal, S: ReplicaStore> Host<J, S> {
     pub fn new(spec: Arc<Spec>, group: &str, stores: Stores<J, S>, cache: ReplicaCache) -> Self {
         let runs = Runs::new(&spec.rules, group);
         let lanes = Lanes::new(spec, cache, stores.meter.clone(), stores.table_trouble.clone(), runs);
+        let (reader, work) = mpsc::channel(HANDED_IN);
         Self {
             stores,
             lanes,
             running: JoinSet::new(),
             epoch: Instant::now(),
+            reader: Reader(reader),
+            work,
         }
+    }
+
+    /// Hands in work for its lanes.
+    pub fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+
+    /// Runs without a session until it cannot go on. Cancel-safe.
+    pub async fn alone(&mut self) -> Halt {
+        loop {
+            if let Some(halt) = self.turn().await {
+                return halt;
+            }
+        }
+    }
+
+    /// What a session has left comes first; then waits for one thing.
+    async fn turn(&mut self) -> Option<Halt> {
+        let halted = self.go_on();
+        self.dispatch();
+        if halted.is_some() {
+            return halted;
+        }
+        let input = self.input().await;
+        let halted = match self.apply(input) {
+            Applied::Nothing => None,
+            Applied::TickIsDue => {
+                self.gauges();
+                // That too many streams may not be read is for a session to say, and waits for it.
+                self.tick(Vec::new()).filter(|halt| !matches!(halt, Halt::Operator(_)))
+            }
+            Applied::Halted(halt) => Some(halt),
+        };
+        halted.or_else(|| self.drain())
     }
 
     fn now(&self) -> Now {
@@ -71,6 +130,7 @@ impl<J: Journal, S: ReplicaStore> Host<J, S> {
             biased;
             () = tokio::time::sleep_until(self.epoch + self.lanes.wake()) => Input::Time,
             Some(done) = self.running.join_next(), if !self.running.is_empty() => Input::Done(done),
+            Some(work) = self.work.recv(), if self.lanes.has_room() => Input::Work(work),
         }
     }
 
@@ -79,9 +139,25 @@ impl<J: Journal, S: ReplicaStore> Host<J, S> {
         match input {
             Input::Done(Ok(done)) => self.lanes.done(done, &now).map_or(Applied::Nothing, Applied::Halted),
             Input::Done(Err(_)) => Applied::Nothing,
+            Input::Work(work) => {
+                self.look_at(work, &now);
+                Applied::Nothing
+            }
             Input::Time if self.lanes.time(&now) => Applied::TickIsDue,
             Input::Time => Applied::Nothing,
         }
+    }
+
+    fn look_at(&mut self, work: Work, now: &Now) {
+        if let Err(error) = item::check_key(&work.stream) {
+            // Nothing can stand under such a name, not even a mark.
+            warn!(
+                error = sentence(&error),
+                "a reader of the source came upon a stream that has no replica"
+            );
+            return;
+        }
+        self.lanes.take(work, None, now);
     }
 
     /// Takes what else has come by now, without waiting for it.
@@ -195,3 +271,6 @@ async fn one<J: Journal, S: ReplicaStore>(
         outcome,
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -33,6 +33,7 @@ use crate::{event::RawEvent, replica::Marked};
 mod budget;
 mod looks;
 
+#[cfg(test)]
 pub(super) use budget::HELD_STATES;
 
 /// How often time alone moves things: outage, watchdog, gauges.
@@ -263,9 +264,10 @@ impl Lanes {
         self.budget.bytes(self.are_held_back.len()) + reading
     }
 
-    /// Whether there is memory for more work.
+    /// Whether there is memory for more work. For one piece there always is: nothing stops for good
+    /// because of an event that does not fit.
     pub(super) fn has_room(&self) -> bool {
-        self.memory() < self.spec.memory
+        self.held.is_empty() || self.memory() < self.spec.memory
     }
 
     /// Whether an outcome has come since the last call.

@@ -246,8 +246,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         None
     }
 
-    /// Whether another delivery may be taken. One always may: a group is never stopped for good by
-    /// an event that does not fit.
+    /// Whether another delivery may be taken. One always may, whatever lanes hold for others.
     fn has_room(&self) -> bool {
         self.deliveries.len() == 0 || self.host.has_room()
     }

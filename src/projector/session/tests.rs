@@ -5,11 +5,11 @@ use std::{collections::VecDeque, sync::Mutex};
 use super::*;
 use crate::{
     document::Document,
-    journal::{NewEvent, ReadLimit, feed::Strategy},
-    projection::{MergePatch, OnLostHistory, StoredState},
+    journal::feed::Strategy,
+    projection::StoredState,
     projector::{
         effects::Stores,
-        lane::{OnDeletion, OnRevival, Rules},
+        host::tests::{change, spec},
         meter::{Meter, Timing},
         replica_cache::ReplicaCache,
     },
@@ -85,16 +85,6 @@ impl Meter for Most {
     fn unset(&self, _: Level) {}
 }
 
-fn change(n: u128) -> NewEvent {
-    NewEvent {
-        id: Uuid::from_u128(n),
-        kind: "Changed".into(),
-        json: true,
-        data: r#"{"n":1}"#.into(),
-        metadata: bytes::Bytes::new(),
-    }
-}
-
 /// Small events on large states, and a table that throttles: the states of all streams that waited to
 /// be put were held beside the budget.
 #[tokio::test(start_paused = true)]
@@ -140,29 +130,8 @@ async fn states_that_wait_to_be_put_are_in_the_budget() {
     for nth in 1..=3 * STREAMS as u64 {
         table.fail_put(nth, PutFault::Throttle);
     }
-    let form = item::Rules::new("order");
     let spec = Spec {
-        lanes: Arc::new(lanes::Spec {
-            rules: Arc::new(Rules {
-                fold: Arc::new(MergePatch::new("order", 1, "category:order".parse().unwrap(), "test")),
-                form: Arc::new(move |stream, header, encoded| item::prepare(encoded, &form, stream, header)),
-                on_deletion: OnDeletion::Keep,
-                on_revival: OnRevival::Continue,
-                on_lost_history: OnLostHistory::Partial,
-                read: ReadLimit {
-                    events: 100,
-                    bytes: 10_000,
-                },
-                behind_after: Duration::MAX,
-                min_write_interval: Duration::ZERO,
-                keep_flush: Duration::from_secs(30),
-                commands: 4,
-            }),
-            memory: 1_000_000,
-            reads: 4,
-            writes: 2,
-            quarantine_limit: 10,
-        }),
+        lanes: Arc::new(spec()),
         group: GroupSpec {
             name: "g".into(),
             source: "category:order".parse().unwrap(),

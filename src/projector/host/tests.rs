@@ -1,0 +1,128 @@
+//! Lanes that work for readers of the source, on stores in memory and under virtual time.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    journal::{NewEvent, ReadLimit},
+    projection::{MergePatch, OnLostHistory},
+    projector::{
+        lane::{Arrival, OnDeletion, OnRevival, Rules},
+        meter::NoMeter,
+    },
+    testing::{MemoryJournal, MemoryStore},
+};
+
+/// What lanes of a merge-patch over `order` are and may take.
+pub(in crate::projector) fn spec() -> Spec {
+    let form = item::Rules::new("order");
+    Spec {
+        rules: Arc::new(Rules {
+            fold: Arc::new(MergePatch::new("order", 1, "category:order".parse().unwrap(), "test")),
+            form: Arc::new(move |stream, header, encoded| item::prepare(encoded, &form, stream, header)),
+            on_deletion: OnDeletion::Keep,
+            on_revival: OnRevival::Continue,
+            on_lost_history: OnLostHistory::Partial,
+            read: ReadLimit {
+                events: 100,
+                bytes: 10_000,
+            },
+            behind_after: Duration::MAX,
+            min_write_interval: Duration::ZERO,
+            keep_flush: Duration::from_secs(30),
+            commands: 4,
+        }),
+        memory: 1_000_000,
+        reads: 4,
+        writes: 2,
+        quarantine_limit: 10,
+    }
+}
+
+/// An event that changes the state.
+pub(in crate::projector) fn change(n: u128) -> NewEvent {
+    NewEvent {
+        id: Uuid::from_u128(n),
+        kind: "Changed".into(),
+        json: true,
+        data: r#"{"n":1}"#.into(),
+        metadata: bytes::Bytes::new(),
+    }
+}
+
+fn work(stream: &str, arrival: Arrival) -> Work {
+    Work {
+        stream: stream.into(),
+        arrival,
+        at: clock::now(),
+    }
+}
+
+fn host(journal: &MemoryJournal, table: &MemoryStore) -> Host<MemoryJournal, MemoryStore> {
+    let stores = Stores::new(journal.clone(), table.clone(), Arc::new(NoMeter));
+    Host::new(Arc::new(spec()), "g", stores, ReplicaCache::new(0))
+}
+
+/// Runs lanes until the replica has this version.
+async fn until_stored(host: &mut Host<MemoryJournal, MemoryStore>, table: &MemoryStore, stream: &str, version: u64) {
+    let stored = async {
+        while table
+            .stored(stream)
+            .is_none_or(|stored| stored.header.version != Some(version))
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = stored => {}
+        halt = host.alone() => panic!("{halt:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_of_a_reader_is_folded_and_put_while_no_group_is_there() {
+    let (journal, table) = (MemoryJournal::new(), MemoryStore::new());
+    journal.push("order-1", [1, 2].map(change).into());
+    let mut host = host(&journal, &table);
+    let reader = host.reader();
+    // A reader of `$all` comes upon streams that have no replica, too.
+    assert!(reader.look_at(work("$marks", Arrival::Onward)).await);
+    assert!(reader.look_at(work("order-1", Arrival::Revision(1))).await);
+    until_stored(&mut host, &table, "order-1", 1).await;
+    assert_eq!(table.streams(), ["order-1"]);
+    assert_eq!(host.take_settled(), [], "nobody waits to hear of it");
+    // It asks for what is new by a revision, or for whatever there is.
+    journal.push("order-1", vec![change(3)]);
+    assert!(reader.look_at(work("order-1", Arrival::Onward)).await);
+    until_stored(&mut host, &table, "order-1", 2).await;
+    drop(host);
+    assert!(
+        !reader.look_at(work("order-1", Arrival::Onward)).await,
+        "it has stopped"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_with_a_ticket_gives_it_back_when_it_is_settled() {
+    let (journal, table) = (MemoryJournal::new(), MemoryStore::new());
+    journal.push("order-1", [1, 2].map(change).into());
+    let mut host = host(&journal, &table);
+    host.take(work("order-1", Arrival::Revision(0)), None);
+    host.take(work("order-1", Arrival::Revision(1)), Some(Ticket(7)));
+    assert!(
+        !host.is_empty() && host.take_settled().is_empty(),
+        "nothing is durable yet"
+    );
+    until_stored(&mut host, &table, "order-1", 1).await;
+    // What was put is told with the lane's next step.
+    let settled = async {
+        while !host.is_empty() {
+            host.turn().await;
+        }
+        host.take_settled()
+    };
+    let ticket = Ticket(7);
+    assert_eq!(settled.await, [Settled { ticket, park: None }]);
+}
