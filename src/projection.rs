@@ -13,7 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     aggregate::Aggregate,
-    document::{Document, de, discreet, ser, whole},
+    document::{Document, de, discreet, ser, whole::TypedFloats},
     event::{
         Event, RawEvent, Recorded,
         codec::{self, EventError},
@@ -334,6 +334,7 @@ pub(crate) const IN_MEMORY: usize = 2;
 /// The [`Fold`] of a compiled [`Projection`].
 pub struct Compiled<P> {
     fingerprint: Arc<str>,
+    floats: TypedFloats,
     projection: std::marker::PhantomData<fn() -> P>,
 }
 
@@ -343,6 +344,7 @@ impl<P: Projection> Compiled<P> {
     pub fn new(fingerprint: impl Into<Arc<str>>) -> Self {
         Self {
             fingerprint: P::REVISION.map_or_else(|| fingerprint.into(), |own| format!("revision {own}").into()),
+            floats: TypedFloats::default(),
             projection: std::marker::PhantomData,
         }
     }
@@ -391,7 +393,7 @@ impl<P: Projection> Fold for Compiled<P> {
         match guarded(|| P::project(view, event))? {
             Change::Refuse(reason) => Err(FoldError::Refused(reason)),
             Change::Keep => Ok(Change::Keep),
-            Change::Put => guarded(|| read_back(view)).map(|()| Change::Put),
+            Change::Put => guarded(|| read_back(view, &self.floats)).map(|()| Change::Put),
         }
     }
 
@@ -433,8 +435,8 @@ impl std::io::Write for Count {
 /// What the table would change of a view on its way is changed now, before the next event sees it:
 /// a float without a fraction comes back to an untyped field as an integer. A view that cannot be
 /// written stays as it is; the put says so.
-fn read_back<T: Serialize + DeserializeOwned>(view: &mut T) {
-    if !whole::holds_whole_float(view) {
+fn read_back<T: Serialize + DeserializeOwned>(view: &mut T, floats: &TypedFloats) {
+    if !floats.may_change(view) {
         return;
     }
     let Ok(mut document) = ser::to_document(view) else {
@@ -443,6 +445,7 @@ fn read_back<T: Serialize + DeserializeOwned>(view: &mut T) {
     as_read_back(&mut document);
     if let Ok(again) = de::from_document(&document) {
         *view = again;
+        floats.learn(view);
     }
 }
 

@@ -388,6 +388,15 @@ mod read_back {
         floats: u64,
         integers: u64,
         sum: f64,
+        pair: (f64, Value),
+        either: Vec<Either>,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Float(f64),
+        Other(Value),
     }
 
     #[derive(Serialize, Deserialize)]
@@ -422,6 +431,13 @@ mod read_back {
             // Bounded, so that every sum is a number that the table holds.
             view.sum = (view.sum + seen.2) % 1_000.0 + 0.0;
             let Told::Told(value) = event.event;
+            view.pair = (view.integers as f64, value.clone());
+            // An integer among floats would come back as one of them.
+            match &value {
+                Value::Number(number) if !number.is_f64() => {}
+                Value::Number(number) => view.either.push(Either::Float(number.as_f64().unwrap() + 0.0)),
+                other => view.either.push(Either::Other(other.clone())),
+            }
             view.last = value;
             Change::Put
         }
