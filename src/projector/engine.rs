@@ -252,9 +252,7 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
     stop: &CancellationToken,
 ) -> Next {
     let status = &shared.status;
-    // What the server has of the last acknowledgements its checkpoint tells; and another store may
-    // have come to stand behind the same name.
-    shared.settled.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    shared.forget_settled();
     let sub = tokio::select! {
         biased;
         sub = subscribed(spec, feed, stores, cache, &shared.asked, status) => sub,
@@ -285,6 +283,8 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
         Ok(Err(how)) => End::Panicked(how),
         Err(error) => End::Panicked(error.to_string()),
     };
+    // Lag is measured without a session, too.
+    shared.forget_settled();
     if !matches!(end, End::Stopped { .. }) {
         stores.meter.count(Count::Reconnect(end.reason()), 1);
     }
@@ -455,6 +455,14 @@ impl Asked {
     fn look_at(&self, marks: Vec<Marked>) {
         self.looks()
             .extend(marks.into_iter().map(|mark| (mark.stream.clone(), mark)));
+    }
+}
+
+impl Reporter {
+    /// Between two connections: what the server has of the last acknowledgements its checkpoint tells,
+    /// and another store may come to stand behind the same name.
+    fn forget_settled(&self) {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 

@@ -48,11 +48,11 @@ const AT_REST_WITHIN: Duration = Duration::from_mins(20);
 /// An event's bodies, and what is counted beside them.
 const LARGEST_EVENT: usize = 2_000;
 
-struct Task {
+pub(super) struct Task {
     code: Code,
     process: Arc<Process>,
     stop: CancellationToken,
-    running: Running,
+    pub(super) running: Running,
 }
 
 struct Writer {
@@ -115,7 +115,7 @@ impl Sim {
         format!("tally-{}", self.below(self.plan.streams))
     }
 
-    fn push(&self, stream: &str, kind: &str) {
+    pub(super) fn push(&self, stream: &str, kind: &str) {
         if self.journal.stands(stream).1 == Presence::Tombstoned {
             return;
         }
@@ -168,7 +168,7 @@ impl Sim {
         }
     }
 
-    fn start(self: &Arc<Self>, code: Code, started: &mut u64) -> Task {
+    pub(super) fn start(self: &Arc<Self>, code: Code, started: &mut u64) -> Task {
         *started += 1;
         let process = Process::new(format!("{}#{started}", code.fingerprint));
         let rules = self.rules(code);
@@ -333,7 +333,7 @@ impl Sim {
     }
 
     /// Copies the event store, or brings the copy back.
-    fn copies(self: &Arc<Self>, copy: &mut Option<(memory::Backup, GroupsBackup)>) {
+    pub(super) fn copies(self: &Arc<Self>, copy: &mut Option<(memory::Backup, GroupsBackup)>) {
         let Some((journal, groups)) = copy.take() else {
             self.say("someone", "copies the event store");
             *copy = Some((self.journal.backup(), self.groups().backup()));
