@@ -17,6 +17,16 @@ use crate::{event::RawEvent, projection::run::fold_run};
 /// brought twice.
 const WORTH_A_PUT: usize = 8;
 
+/// What events follow that are folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Follows {
+    Base,
+    /// The base, whose last event cannot be read any more.
+    Outlived,
+    /// Nothing that is left.
+    Nothing,
+}
+
 impl Known {
     pub(super) fn fold_in_hand(&mut self) {
         let base = &self.base;
@@ -40,13 +50,13 @@ impl Known {
         // worth itself, and what a read would bring need not be brought twice.
         let reads_on = self.inbox.behind && !self.unsaved.read && events.len() < WORTH_A_PUT;
         if !events.is_empty() && !reads_on {
-            self.fold(events, false);
+            self.fold(events, Follows::Base);
         }
     }
 
-    /// Folds events that follow the base, or, `from_scratch`, that follow nothing that is left.
-    pub(super) fn fold(&mut self, events: Vec<RawEvent>, from_scratch: bool) {
+    pub(super) fn fold(&mut self, events: Vec<RawEvent>, follows: Follows) {
         let (fold, base) = (&*self.rules.fold, &mut self.base);
+        let from_scratch = follows == Follows::Nothing;
         let scratch = from_scratch.then(|| (types::restarted(&base.header), fold.initial()));
         let (header, state) = scratch.as_ref().map_or((&base.header, &base.state), |(h, s)| (h, s));
         let folded = fold_run(fold, (header, state), &events, self.rules.commands);
@@ -61,7 +71,9 @@ impl Known {
             let start = scratch.unwrap_or(before);
             self.tally.applied += applied as u64;
             // From scratch the version still rises, so the put stays a fold's own.
-            let changed = folded.changed || from_scratch || base.rebase;
+            // What went before may have been another life, whose end a cached base or an eventually
+            // consistent load does not show: only a put does.
+            let changed = folded.changed || follows != Follows::Base || base.rebase;
             let run = match mem::take(&mut self.unsaved.folded) {
                 Folded::Run(run) if !from_scratch => Some(run),
                 Folded::Nothing if !changed => None,

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Effect, Known, Next, Token, UnderWay, unsaved::Write};
+use super::{Effect, Known, Next, Token, UnderWay, fold::Follows, unsaved::Write};
 use crate::{
     backoff::doubled,
     event::{RawEvent, Revision, next_after},
@@ -152,6 +152,7 @@ impl Known {
             }
             return;
         }
+        let outlived = self.is_outlived(from, &slice);
         if !self.verify(from, &mut slice) {
             return self.diverged(Divergence::OtherEvent(from));
         }
@@ -179,7 +180,12 @@ impl Known {
         };
         if !events.is_empty() {
             self.unsaved.read = true;
-            self.fold(events, from_scratch);
+            let follows = match (from_scratch, outlived) {
+                (true, _) => Follows::Nothing,
+                (false, true) => Follows::Outlived,
+                (false, false) => Follows::Base,
+            };
+            self.fold(events, follows);
         }
         if !end {
             return;
@@ -195,6 +201,12 @@ impl Known {
         self.found_nothing(high, below, now);
         self.agenda.read = false;
         self.inbox.behind = false;
+    }
+
+    /// Whether the read is from the base's last event on, and shows later ones alone.
+    fn is_outlived(&self, from: Revision, slice: &Slice) -> bool {
+        let first = slice.events.first();
+        !self.base.rebase && self.base.header.version == Some(from) && first.is_some_and(|first| first.revision > from)
     }
 
     /// Whether the replica's last event is the stream's, as far as the read shows it; takes that one out.

@@ -45,7 +45,7 @@ impl Known {
             return Some(false);
         }
         if self.rules.on_lost_history.goes_on() && !events.is_empty() && !replaces {
-            return Some(!begins);
+            return Some(true);
         }
         let readable = events
             .first()

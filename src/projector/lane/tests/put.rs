@@ -55,6 +55,35 @@ fn a_version_without_a_change_that_the_store_refuses_is_read_on_to() {
     }
 }
 
+/// Events that change nothing are settled by that alone, unless nothing before them can be read: then a
+/// deletion may have gone by that an eventually consistent load did not show, and its marker stayed.
+#[test]
+fn what_follows_what_cannot_be_read_is_stored_though_it_changes_nothing() {
+    for missed in [true, false] {
+        let mut world = World::new(OnDeletion::Keep, OnRevival::Continue, true);
+        world.run(&Op::Append(Kind::Put)).unwrap();
+        world.deliver(0, 0);
+        rest(&mut world, 0);
+        let lives = world.stored.clone();
+        world.run(&Op::Delete).unwrap();
+        world.deliver(0, 1);
+        rest(&mut world, 0);
+        world.run(&Op::Append(Kind::Keep)).unwrap();
+        world.deliver(1, world.entries.len() - 1);
+        let deleted = world.stored.clone();
+        assert!(deleted.as_ref().unwrap().header.deleted);
+        world.stored = lives.filter(|_| !missed);
+        assert!(world.step(1, false, false).unwrap(), "it loads");
+        world.stored = deleted;
+        while !world.unsettled.is_empty() {
+            world.step(1, false, false).unwrap();
+        }
+        // Its process ends here, and nobody is told of the stream again.
+        let header = world.stored.as_ref().unwrap().header.clone();
+        assert_eq!((header.deleted, header.version), (false, Some(1)), "missed: {missed}");
+    }
+}
+
 /// The ages of a whole stream used to be kept, and counted as though it had become durable now.
 #[test]
 fn what_a_fold_anew_replaces_does_not_become_durable_again() {
