@@ -5,9 +5,7 @@
 use std::{mem, time::Duration};
 
 use super::{
-    Agenda, Known, Next,
-    put::form_of,
-    types,
+    Agenda, Known, Next, types,
     unsaved::{Folded, Run},
 };
 use crate::{event::RawEvent, projection::run::fold_run};
@@ -82,10 +80,10 @@ impl Known {
             if let Some(mut run) = run {
                 run.events.extend(events.into_iter().take(applied));
                 // A refold reads on to the version of what it replaces, however long that is: it
-                // holds its state, and not all of its stream.
-                if base.rebase && form_of(&self.rules, &self.stream, &base.header, &base.state).is_ok() {
-                    run.storable = Some((base.header.clone(), base.state.clone()));
-                    run.let_go(base.durable());
+                // holds its states, and not all of its stream.
+                if base.rebase {
+                    let durable = base.durable();
+                    run.fold_down(&self.rules, &self.stream, (&base.header, &base.state), durable);
                 }
                 self.unsaved.folded = Folded::Run(run);
             }

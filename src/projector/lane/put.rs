@@ -9,7 +9,7 @@ use super::{
     unsaved::{Folded, Run, Write},
 };
 use crate::{
-    event::{Revision, next_after},
+    event::{Revision, Version, next_after},
     projection::{FoldError, State, run::fold_run},
     replica::{Demand, Header, Put, Quarantine, item::Body},
 };
@@ -117,7 +117,7 @@ impl Known {
     /// Folds again from where the run began, up to the last event whose state can be stored, and
     /// quarantines the one after it.
     fn back_to_storable(&mut self, error: &FoldError) -> Body {
-        let run = match mem::take(&mut self.unsaved.folded) {
+        let mut run = match mem::take(&mut self.unsaved.folded) {
             Folded::Run(run) => run,
             other => {
                 self.unsaved.folded = other;
@@ -129,36 +129,23 @@ impl Known {
                 return self.marked_as_stored(self.base.next(), error);
             }
         };
-        let rules = self.rules.clone();
-        let begins = run.begins();
-        let (mut good, mut bad) = (0, run.events.len());
-        let at = |n: usize| fold_run(&*rules.fold, (&begins.0, &begins.1), &run.events[..n], rules.commands);
-        let mut best = begins.clone();
-        let Ok(mut body) = form_of(&rules, &self.stream, &best.0, &best.1) else {
+        let Some(Storable { events, best, body }) = run.storable(&self.rules, &self.stream) else {
             // Not even what it began with, which other code has stored: that stays as it is.
             let blamed = run.events.first();
-            let blamed = blamed.map_or(next_after(begins.0.version), |event| event.revision);
+            let blamed = blamed.map_or(next_after(run.begins().0.version), |event| event.revision);
             self.unsaved.folded = Folded::Run(run);
             return self.marked_as_stored(blamed, error);
         };
-        while bad - good > 1 {
-            let middle = usize::midpoint(good, bad);
-            let folded = at(middle);
-            match form_of(&rules, &self.stream, &folded.header, &folded.state) {
-                Ok(storable) => {
-                    good = middle;
-                    body = storable;
-                    best = (folded.header, folded.state);
-                }
-                Err(_) => bad = middle,
+        let blamed = match (run.unstorable, run.events.get(events)) {
+            (Some((revision, created)), _) => {
+                run.created.truncate(created);
+                revision
             }
-        }
-        let blamed = run.events.get(good).map_or(self.base.next(), |event| event.revision);
+            (None, event) => event.map_or(self.base.next(), |event| event.revision),
+        };
+        run.events.truncate(events);
         (self.base.header, self.base.state) = best;
-        self.unsaved.folded = Folded::Run(Box::new(Run {
-            events: run.events.into_iter().take(good).collect(),
-            ..*run
-        }));
+        self.unsaved.folded = Folded::Run(run);
         self.agenda.read = false;
         self.inbox.act_again();
         // What is folded in place of a state that cannot be read does not replace it half done.
@@ -242,6 +229,59 @@ impl Known {
             return Next::WaitUntil(due);
         }
         self.put(now)
+    }
+}
+
+/// How far a run can be stored: its first events, and the replica after them.
+struct Storable {
+    events: usize,
+    best: (Header, State),
+    body: Body,
+}
+
+impl Run {
+    /// `None`: not even what it begins with can be. What it comes to in the end is known not to be.
+    fn storable(&self, rules: &Rules, stream: &str) -> Option<Storable> {
+        let begins = self.begins();
+        let (mut good, mut bad) = (0, self.events.len());
+        let mut body = form_of(rules, stream, &begins.0, &begins.1).ok()?;
+        let mut best = begins.clone();
+        while bad - good > 1 {
+            let middle = usize::midpoint(good, bad);
+            let begins = (&begins.0, &begins.1);
+            let folded = fold_run(&*rules.fold, begins, &self.events[..middle], rules.commands);
+            match form_of(rules, stream, &folded.header, &folded.state) {
+                Ok(storable) => {
+                    good = middle;
+                    body = storable;
+                    best = (folded.header, folded.state);
+                }
+                Err(_) => bad = middle,
+            }
+        }
+        Some(Storable {
+            events: good,
+            best,
+            body,
+        })
+    }
+
+    /// Keeps of a refold's events what they have come to, `folded`, or how far that could be stored.
+    pub(super) fn fold_down(&mut self, rules: &Rules, stream: &str, folded: (&Header, &State), durable: Version) {
+        if form_of(rules, stream, folded.0, folded.1).is_ok() {
+            self.storable = Some((folded.0.clone(), folded.1.clone()));
+            self.unstorable = None;
+        } else if self.unstorable.is_none() {
+            let Some(Storable { events, best, .. }) = self.storable(rules, stream) else {
+                return;
+            };
+            let beyond = self.events.split_off(events);
+            self.let_go(durable);
+            self.unstorable = beyond.first().map(|event| (event.revision, self.created.len()));
+            self.storable = Some(best);
+            self.events = beyond;
+        }
+        self.let_go(durable);
     }
 }
 

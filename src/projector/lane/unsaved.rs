@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::PutKind;
 use crate::{
-    event::{RawEvent, Version},
+    event::{RawEvent, Revision, Version},
     projection::State,
     replica::Header,
 };
@@ -79,8 +79,11 @@ pub(super) struct Run {
     pub(super) header: Header,
     pub(super) state: State,
     /// What `events` follow, where that is further on: a refold is put when it has caught up, and
-    /// lets go of its events as soon as what they make can be stored.
+    /// lets go of its events page by page.
     pub(super) storable: Option<(Header, State)>,
+    /// The first event behind `storable` whose state cannot be stored, and how many of `created` are not
+    /// behind it. What a refold reads after it is folded and not kept: its state may become storable again.
+    pub(super) unstorable: Option<(Revision, usize)>,
     pub(super) events: Vec<RawEvent>,
     /// When those that were let go were created, as far as they were not durable before.
     pub(super) created: Vec<DateTime<Utc>>,
@@ -92,6 +95,7 @@ impl Run {
             header,
             state,
             storable: None,
+            unstorable: None,
             events: Vec::new(),
             created: Vec::new(),
         }

@@ -84,6 +84,50 @@ fn what_follows_what_cannot_be_read_is_stored_though_it_changes_nothing() {
     }
 }
 
+/// What can be stored of a stream that is folded anew is found page by page: its events used to be held to
+/// the version of what it replaces when what they made could not be.
+#[test]
+fn a_fold_anew_that_cannot_be_stored_holds_no_more_than_a_page() {
+    for readable in [true, false] {
+        let mut world = World::new(OnDeletion::Keep, OnRevival::Restart, true);
+        refuses(&mut world, 0, |view| numbers(view).unwrap().len() > 7);
+        for _ in 0..20 {
+            world.append(Kind::Put);
+        }
+        let list = (0..19).map(|n: u64| Document::Number(n.to_string().into()));
+        let view = if readable {
+            // Its life is found to have begun later.
+            world.run(&Op::Truncate(1)).unwrap();
+            let token = world.next_token;
+            world.tasks[0].lane.deliver(token, Arrival::Moved, false);
+            StoredState::Document(Document::List(list.collect()))
+        } else {
+            world.garbled = true;
+            world.deliver(0, 19);
+            StoredState::Json(Vec::new())
+        };
+        world.stored = Some(replica(ends_with(&world.log[18]), Some(view)));
+        let page = world.tasks[0].rules.read.events;
+        while world.stored.as_ref().unwrap().header.quarantine.is_none() {
+            assert!(world.step(0, false, false).unwrap());
+            let held = match world.tasks[0].lane.known().map(|known| &known.unsaved.folded) {
+                Some(Folded::Run(run)) => run.events.len(),
+                _ => 0,
+            };
+            assert!(held <= page, "{held} of one page");
+        }
+        let header = &world.stored.as_ref().unwrap().header;
+        let mark = header.quarantine.as_ref().unwrap();
+        if readable {
+            assert_eq!((header.first, header.version, mark.at), (1, Some(7), 8));
+        } else {
+            assert_eq!((header.version, mark.at), (Some(18), 19));
+            assert!(mark.reason.contains("(revision 7)"), "{}", mark.reason);
+        }
+        assert!(world.tasks[0].lane.tally().durable.is_empty());
+    }
+}
+
 /// The ages of a whole stream used to be kept, and counted as though it had become durable now.
 #[test]
 fn what_a_fold_anew_replaces_does_not_become_durable_again() {
