@@ -212,6 +212,8 @@ async fn drive<J: Journal, S: ReplicaStore>(
                 let outcome = stores.carry_out(stream, effect).await;
                 lane.apply(outcome, epoch.elapsed());
             }
+            // All is stored that was found; what still waits is the note, which goes with the command.
+            Next::WaitUntil(_) if lane.unsettled() == 0 => break,
             Next::WaitUntil(at) => tokio::time::sleep_until((epoch + at).into()).await,
             // Nothing is under way here, or held back: every effect was waited for.
             Next::Busy | Next::HeldBack | Next::Idle => break,

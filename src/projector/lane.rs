@@ -302,7 +302,7 @@ impl Known {
             return self.look();
         }
         if self.wants_read(now) {
-            return self.read_on();
+            return self.read_on(now);
         }
         if self.unsaved.any() {
             return self.put(now);
@@ -319,12 +319,17 @@ impl Known {
         }
         self.inbox.ack_acting();
         self.inbox.behind = false;
-        let again = self.reads_again_at();
+        let mut again = self.reads_again_at();
         if again.is_none() {
             // The stream was read to its end, and all of it is stored or changed nothing.
             self.note.pay();
             if self.note == Note::Noted && self.base.header.quarantine.is_none() {
                 return self.forget();
+            }
+            again = self.note.due_since(now);
+            if again.is_some_and(|due| now >= due) {
+                self.agenda.read = true;
+                return self.read_on(now);
             }
         }
         match (self.flush_or_idle(now), again) {
@@ -362,7 +367,7 @@ impl Known {
             (UnderWay::Put(Putting { high, .. }), Outcome::Put(PutOutcome::Refused(stored))) => {
                 // An earlier try of this put may have landed, and cleared the mark.
                 if self.unsaved.retries() {
-                    self.note = Note::Owing;
+                    self.note.owe();
                 }
                 self.rebase_on(Base::from_stored(&*self.rules.fold, stored.map(|r| *r)));
                 // What a refused put hands back is as fresh as a strongly consistent read.
@@ -389,14 +394,17 @@ impl Known {
     /// Forgets what was folded and decided on another base; deliveries stay as they are.
     fn rebase_on(&mut self, base: Base) {
         // Whoever cleared the mark that was here may have left owing what was settled by it.
-        if self.note == Note::Noted && base.header.quarantine.is_none() {
-            self.note = Note::Owing;
+        let another = base.header.generation != self.base.stored.as_ref().map_or(0, |stored| stored.generation);
+        match self.note {
+            Note::Noted if base.header.quarantine.is_none() => self.note.owe(),
+            Note::Owing(_) | Note::Confirmed if another => self.note.owe(),
+            _ => {}
         }
         // What changed nothing was settled by that, and nothing is delivered for it again.
         let behind = !self.unsaved.changed() && self.base.header.version > base.header.version;
         // A state that is folded again is put when it has caught up with what it replaces; what is
         // owed is read again.
-        let read = (base.rebase || self.note == Note::Owing || behind) && !base.header.deleted;
+        let read = (base.rebase || self.note.owes() || behind) && !base.header.deleted;
         // The stream may have come back since the marker was put.
         let look = behind && base.header.deleted && base.broken.is_none();
         self.agenda = self.agenda.on_another_base(read, look);

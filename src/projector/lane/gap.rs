@@ -33,6 +33,8 @@ pub(super) struct ReadOn {
     high: Token,
     /// It is to show what the event in hand follows, and nothing more.
     only_verifies: bool,
+    /// It began late enough to show all that a cleared mark had settled.
+    confirms: bool,
 }
 
 /// What reads have shown the stream not to have.
@@ -101,7 +103,7 @@ impl Known {
         self.agenda.read || missing.any(|token| *token > searched)
     }
 
-    pub(super) fn read_on(&mut self) -> Next {
+    pub(super) fn read_on(&mut self, now: Duration) -> Next {
         let (limit, high, base) = (self.rules.read, self.inbox.newest, &self.base);
         // One event more, the first time: it shows whether this is still the stream it was.
         let verifies = !base.verified && !base.rebase && base.header.version.is_some();
@@ -123,6 +125,7 @@ impl Known {
             from,
             high,
             only_verifies,
+            confirms: self.note.is_due(now),
         }));
         Next::Do(Effect::Read {
             from,
@@ -145,6 +148,9 @@ impl Known {
         if slice.presence != Presence::Present {
             self.agenda.read = false;
             self.inbox.behind = false;
+            if asked.confirms {
+                self.note.confirm();
+            }
             if self.base.header.deleted {
                 self.searched.nothing_for(high);
             } else {
@@ -197,6 +203,9 @@ impl Known {
             }
             // Not all of it is readable yet, or it is another stream: a look tells.
             return self.agenda.look.want();
+        }
+        if asked.confirms {
+            self.note.confirm();
         }
         self.found_nothing(high, below, now);
         self.agenda.read = false;

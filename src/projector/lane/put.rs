@@ -5,7 +5,7 @@
 use std::{mem, time::Duration};
 
 use super::{
-    Effect, Known, Next, Note, OnDeletion, PutKind, Rules, Token, UnderWay,
+    Effect, Known, Next, OnDeletion, PutKind, Rules, Token, UnderWay,
     unsaved::{Folded, Run, Write},
 };
 use crate::{
@@ -208,7 +208,7 @@ impl Known {
             // Another task may have settled a delivery by the mark after the stream was read and
             // before the mark was cleared: what came in between is read now.
             self.agenda.read = true;
-            self.note = Note::Owing;
+            self.note.owe();
         } else if !self.agenda.read {
             self.note.pay();
         }

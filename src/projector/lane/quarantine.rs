@@ -4,10 +4,11 @@
 //! Invariants: I5 isolation (a fault becomes a mark on its own replica), I3 settled (a mark settles what
 //! stands behind it once it is durable, and what it settled is read again when it ends).
 
-use std::mem;
+use std::{mem, time::Duration};
 
 use super::{
     Agenda, Effect, Hint, Known, Next, Searched, UnderWay, Verdict,
+    gap::SHOWN_WITHIN,
     unsaved::{Folded, Write},
 };
 use crate::{
@@ -24,21 +25,49 @@ pub(super) enum Note {
     /// It is, or may be.
     Noted,
     /// A mark was cleared by which another task may have settled what came meanwhile, and that is yet
-    /// to be stored: no delivery need ask for it.
-    Owing,
+    /// to be stored: no delivery need ask for it. Since when, once that is known.
+    Owing(Option<Duration>),
+    /// What is owed was read to its end, and is yet to be stored.
+    Confirmed,
 }
 
 impl Note {
-    /// A mark was seen.
+    /// A mark was seen: it stands before all that is not stored.
     pub(super) fn see(&mut self) {
-        if *self == Self::None {
-            *self = Self::Noted;
+        *self = Self::Noted;
+    }
+
+    /// A mark was seen to be cleared.
+    pub(super) fn owe(&mut self) {
+        *self = Self::Owing(None);
+    }
+
+    pub(super) fn owes(self) -> bool {
+        matches!(self, Self::Owing(_) | Self::Confirmed)
+    }
+
+    /// Whether a read that begins now shows all that is owed. Nothing is delivered again for what a mark
+    /// had settled, and no delivery names it: it takes one at a leader that knows of the mark's end.
+    pub(super) fn is_due(self, now: Duration) -> bool {
+        matches!(self, Self::Owing(Some(since)) if now >= since + SHOWN_WITHIN)
+    }
+
+    /// When it is read for the last time, where that is known to be owed since now at the latest.
+    pub(super) fn due_since(&mut self, now: Duration) -> Option<Duration> {
+        match self {
+            Self::Owing(since) => Some(*since.get_or_insert(now) + SHOWN_WITHIN),
+            _ => None,
         }
+    }
+
+    /// The stream was read to its end, late enough.
+    pub(super) fn confirm(&mut self) {
+        *self = Self::Confirmed;
     }
 
     /// What was owed is stored.
     pub(super) fn pay(&mut self) {
-        if *self == Self::Owing {
+        if *self == Self::Confirmed {
             *self = Self::Noted;
         }
     }
@@ -199,7 +228,7 @@ impl Known {
             if !self.is_fresh() && !waits {
                 return Some(self.load());
             }
-            self.note = Note::Owing;
+            self.note.owe();
         }
         self.agenda.read |= self.inbox.heed(&[Hint::Read, Hint::Note]);
         None

@@ -90,7 +90,10 @@ async fn old_and_new_code_side_by_side_leave_no_mark() {
     })
     .await;
     new.caught_up().await;
-    assert_eq!(world.table(1).await.marks().await.unwrap(), []);
+    until("no note of a mark is left", async || {
+        world.table(1).await.marks().await.unwrap().is_empty()
+    })
+    .await;
     new.stop().await;
 }
 

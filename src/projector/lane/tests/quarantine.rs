@@ -42,6 +42,25 @@ fn a_mark_is_tried_again_by_other_code_alone() {
     assert_eq!(world.noted, None);
 }
 
+/// The leader that is asked while a mark is tried may be deposed, and no delivery names what the mark had
+/// settled: the note was forgotten with all of it unread.
+#[test]
+fn what_a_mark_had_settled_is_read_when_no_deposed_leader_answers_any_more() {
+    let mut world = marked_by_the_old_code();
+    let log = world.log.clone();
+    world.log.truncate(1);
+    world.note(0);
+    while world.step(0, false, false).unwrap() {
+        if world.clock >= SHOWN_WITHIN {
+            world.log.clone_from(&log);
+        }
+    }
+    world.log = log;
+    let header = &world.stored.as_ref().unwrap().header;
+    assert_eq!((header.version, header.quarantine.clone()), (Some(2), None));
+    assert_eq!(world.noted, None);
+}
+
 /// One task acknowledges by a mark that it has read; another clears the mark, reads on, and its put
 /// is refused for somebody else's (`bump`), or the clearing one for its own, whose reply was lost.
 #[test]
