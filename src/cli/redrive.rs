@@ -203,7 +203,7 @@ async fn drive<J: Journal, S: ReplicaStore>(
     let epoch = Instant::now();
     lane.deliver(1, Arrival::Noted { generation: 0 }, false);
     if let Some(newest) = newest {
-        lane.deliver(2, Arrival::Revision(newest), false);
+        lane.deliver(2, Arrival::Revision(newest, chrono::DateTime::UNIX_EPOCH), false);
     }
     loop {
         // The deliveries are its own: there is nobody to tell a verdict.

@@ -259,7 +259,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             Said::Moved {
                 stream,
                 revision: Some(revision),
-            } => (stream, Arrival::Revision(revision)),
+            } => (stream, Arrival::Revision(revision, delivery.at)),
             Said::Moved { stream, revision: None } => (stream, Arrival::Moved),
             Said::Onward { stream } => (stream, Arrival::Onward),
             Said::Nothing => {

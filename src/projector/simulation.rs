@@ -323,8 +323,6 @@ struct Told {
     histories: BTreeMap<String, Vec<Vec<RawEvent>>>,
     /// Of them, those of which it cannot be seen any more which history a replica is of.
     unprovable: BTreeSet<String>,
-    /// All faults are over.
-    calm: bool,
 }
 
 impl Told {
@@ -468,13 +466,6 @@ impl Sim {
             return None;
         }
         self.wrong_in(&self.journal.all(stream), stored)
-    }
-
-    /// Whether the stream's next event is to show that its replica is of a history that was lost: only
-    /// with its body it does.
-    fn shows_history(&self, stream: &str) -> bool {
-        let told = self.told();
-        told.calm && told.is_restored(stream)
     }
 
     /// The same, where it may be of a history that was lost.

@@ -89,7 +89,11 @@ async fn work_of_a_reader_is_folded_and_put_while_no_group_is_there() {
     let reader = host.reader();
     // A reader of `$all` comes upon streams that have no replica, too.
     assert!(reader.look_at(work("$marks", Arrival::Onward)).await);
-    assert!(reader.look_at(work("order-1", Arrival::Revision(1))).await);
+    assert!(
+        reader
+            .look_at(work("order-1", Arrival::Revision(1, clock::now())))
+            .await
+    );
     until_stored(&mut host, &table, "order-1", 1).await;
     assert_eq!(table.streams(), ["order-1"]);
     assert_eq!(host.take_settled(), [], "nobody waits to hear of it");
@@ -109,8 +113,8 @@ async fn work_with_a_ticket_gives_it_back_when_it_is_settled() {
     let (journal, table) = (MemoryJournal::new(), MemoryStore::new());
     journal.push("order-1", [1, 2].map(change).into());
     let mut host = host(&journal, &table);
-    host.take(work("order-1", Arrival::Revision(0)), None);
-    host.take(work("order-1", Arrival::Revision(1)), Some(Ticket(7)));
+    host.take(work("order-1", Arrival::Revision(0, clock::now())), None);
+    host.take(work("order-1", Arrival::Revision(1, clock::now())), Some(Ticket(7)));
     assert!(
         !host.is_empty() && host.take_settled().is_empty(),
         "nothing is durable yet"

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
+
 use super::{Arrival, Token, Verdict};
 use crate::event::{RawEvent, Revision};
 
@@ -11,6 +13,8 @@ use crate::event::{RawEvent, Revision};
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     pub(super) event: Option<RawEvent>,
+    /// When it was named last by what does not carry it.
+    pub(super) named_at: Option<DateTime<Utc>>,
     pub(super) tokens: Vec<Token>,
 }
 
@@ -57,7 +61,11 @@ impl Inbox {
                 self.note_seen = self.note_seen.max(generation);
                 return self.hints.push((token, Hint::Note));
             }
-            Arrival::Revision(revision) => (revision, None),
+            Arrival::Revision(revision, at) => {
+                let waiting = self.waiting.entry(revision).or_default();
+                waiting.named_at = waiting.named_at.max(Some(at));
+                (revision, None)
+            }
             Arrival::Event(event) => (event.revision, Some(event)),
         };
         let waiting = self.waiting.entry(revision).or_default();
@@ -134,6 +142,7 @@ impl Inbox {
             let waiting = self.waiting.entry(revision).or_default();
             waiting.tokens.append(&mut suspect.tokens);
             waiting.event = waiting.event.take().or(suspect.event);
+            waiting.named_at = waiting.named_at.max(suspect.named_at);
         }
     }
 }

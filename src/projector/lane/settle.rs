@@ -6,11 +6,12 @@
 use std::mem;
 
 use super::{
-    Base, Known, Next, UnderWay,
+    Base, Known, Next, Token, UnderWay,
     gap::{Gone, NotYet},
+    inbox::Waiting,
 };
 use crate::{
-    event::{RawEvent, Revision},
+    event::Revision,
     journal::Slice,
     replica::{Divergence, Header},
 };
@@ -38,7 +39,7 @@ impl Known {
         let verified = same.is_some_and(|(event, last)| event.id == last.id);
         let above = self.inbox.waiting.split_off(&(covered + 1));
         for (revision, waiting) in mem::replace(&mut self.inbox.waiting, above) {
-            if suspicious(header, revision, waiting.event.as_ref()) {
+            if suspicious(header, self.pace.written, revision, &waiting) {
                 self.inbox.suspect(revision, waiting);
             } else {
                 let unwritten = waiting.tokens.iter().filter(|token| Some(**token) > self.pace.written);
@@ -110,13 +111,13 @@ fn covers(base: &Base, unsaved: bool) -> Option<(&Header, Revision)> {
 }
 
 /// Whether a delivery at or below the version does not look like one of the events folded in.
-fn suspicious(header: &Header, revision: Revision, event: Option<&RawEvent>) -> bool {
-    let (Some(event), Some(last)) = (event, header.event.as_ref()) else {
-        return false;
-    };
-    if header.version == Some(revision) {
-        event.id != last.id
-    } else {
-        event.created > last.at
+fn suspicious(header: &Header, written: Option<Token>, revision: Revision, waiting: &Waiting) -> bool {
+    let Some(last) = &header.event else { return false };
+    match &waiting.event {
+        Some(event) if header.version == Some(revision) => event.id != last.id,
+        Some(event) => event.created > last.at,
+        // A link is written soon after its event, and before most of what follows that. What was written
+        // since the delivery came was read for it.
+        None => waiting.named_at > Some(last.at) && waiting.tokens.iter().any(|token| Some(*token) > written),
     }
 }

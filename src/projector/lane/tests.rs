@@ -287,7 +287,9 @@ impl World {
                 .readable()
                 .iter()
                 .find(|e| e.revision == revision)
-                .map_or(Arrival::Revision(revision), |e| Arrival::Event(e.clone())),
+                .map_or(Arrival::Revision(revision, time(revision)), |e| {
+                    Arrival::Event(e.clone())
+                }),
         };
         let behind = token.is_multiple_of(3);
         let task = &mut self.tasks[task];

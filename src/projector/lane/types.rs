@@ -87,8 +87,8 @@ impl fmt::Debug for Rules {
 pub enum Arrival {
     /// An event, in hand.
     Event(RawEvent),
-    /// This revision, whose event the group could not hand over.
-    Revision(Revision),
+    /// This revision, whose event the group could not hand over, and when its entry in the source was written.
+    Revision(Revision, DateTime<Utc>),
     /// The stream was deleted, or something like it.
     Moved,
     /// The stream goes on, at a revision that the delivery does not tell.

@@ -250,7 +250,7 @@ impl Sim {
         let said = match (event, link.revision) {
             _ if stream.ends_with("-odd") => Said::Unplaced(Unplaced::Link),
             (Some(event), _) if &*event.kind == "$>" && self.chance(128) => Said::Onward { stream },
-            (Some(event), _) if !self.chance(12) || self.shows_history(&stream) => Said::Event(event),
+            (Some(event), _) if !self.chance(12) => Said::Event(event),
             (_, revision) => Said::Moved { stream, revision },
         };
         Delivery {

@@ -535,7 +535,6 @@ impl Sim {
 
     async fn come_to_rest(self: &Arc<Self>, mut tasks: Vec<Task>, writers: Vec<Writer>, started: &mut u64) {
         self.say("someone", "ends all faults");
-        self.told().calm = true;
         let calm = || *self.faults.lock().unwrap() = super::Faults::default();
         calm();
         self.groups().stalled = false;

@@ -190,3 +190,36 @@ fn a_deletion_is_settled_when_the_next_life_is_stored() {
     let header = &world.stored.as_ref().unwrap().header;
     assert_eq!((header.first, header.version), (1, Some(1)));
 }
+
+/// A delivery whose event could not be handed over says when it was written, and nothing more: what came
+/// after the replica's last event does not stand below it. It was taken for covered, and the replica of a
+/// history that was lost stayed.
+#[test]
+fn what_is_named_below_the_version_and_was_written_later_is_checked() {
+    for (at, later) in [(0, false), (1, false), (9, true)] {
+        let world = World::new(OnDeletion::Keep, OnRevival::Continue, true);
+        let mut lane = Driven::new(world.tasks[0].rules.clone());
+        lane.deliver(1, Arrival::Revision(0, time(at)), false);
+        assert!(matches!(lane.next(Duration::ZERO), Next::Do(Effect::Load { .. })));
+        let (whole, _) = loaded_and_delivered();
+        let list = [0, 1].map(|n: u64| Document::Number(n.to_string().into()));
+        let view = StoredState::Document(Document::List(list.into()));
+        let stored = replica(ends_with(&whole.log[1]), Some(view));
+        lane.apply(Outcome::Loaded(Some(Box::new(stored))), Duration::ZERO);
+        if !later {
+            assert!(matches!(lane.next(Duration::ZERO), Next::Idle));
+            assert_eq!(lane.verdicts(), [Verdict::Ack(1)]);
+            continue;
+        }
+        let Next::Do(Effect::Read { from: 1, limit }) = lane.next(Duration::ZERO) else {
+            panic!("it is taken for covered")
+        };
+        let mut slice = whole.read(1, limit);
+        slice.events[0].id = Uuid::from_u128(99);
+        lane.apply(Outcome::Read(slice), Duration::ZERO);
+        let Next::Do(Effect::Put(_, kind)) = lane.next(Duration::ZERO) else {
+            panic!("it is not marked")
+        };
+        assert_eq!((kind, lane.verdicts()), (PutKind::Diverged, vec![]));
+    }
+}

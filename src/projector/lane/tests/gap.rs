@@ -49,7 +49,7 @@ fn what_a_delivery_names_and_no_read_shows_is_waited_for() {
             .rules
             .clone();
         let mut lane = Driven::new(rules);
-        let named = event.clone().map_or(Arrival::Revision(2), Arrival::Event);
+        let named = event.clone().map_or(Arrival::Revision(2, time(2)), Arrival::Event);
         lane.deliver(1, named, false);
         let (wait, stored) = run(&mut lane, Duration::ZERO, &[0], 0);
         assert_eq!(stored.unwrap().version, Some(0));
@@ -64,7 +64,7 @@ fn what_a_delivery_names_and_no_read_shows_is_waited_for() {
         assert_eq!(lane.verdicts(), [Verdict::Ack(1)]);
     }
     // A link may name what will never be: it is not waited for for good. An event in hand is.
-    for (named, given_up) in [(Arrival::Revision(2), true), (Arrival::Event(raw(2)), false)] {
+    for (named, given_up) in [(Arrival::Revision(2, time(2)), true), (Arrival::Event(raw(2)), false)] {
         let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
             .rules
             .clone();
@@ -85,7 +85,7 @@ fn what_a_delivery_names_and_no_read_shows_is_waited_for() {
         .rules
         .clone();
     let mut lane = Driven::new(rules);
-    lane.deliver(1, Arrival::Revision(2), false);
+    lane.deliver(1, Arrival::Revision(2, time(2)), false);
     assert_eq!(run(&mut lane, Duration::ZERO, &[0], 2).0, None);
     assert_eq!(lane.verdicts(), [Verdict::Ack(1)]);
 }
@@ -98,7 +98,7 @@ fn a_stream_that_becomes_readable_bit_by_bit_is_waited_for() {
         .clone();
     let mut lane = Driven::new(rules);
     let (mut now, mut shown) = (Duration::ZERO, 0);
-    lane.deliver(1, Arrival::Revision(100), false);
+    lane.deliver(1, Arrival::Revision(100, time(100)), false);
     while now < 3 * SHOWN_WITHIN {
         let readable: Vec<_> = (0..=shown).collect();
         let (wait, _) = run(&mut lane, now, &readable, shown);
@@ -119,13 +119,13 @@ fn what_is_delivered_late_is_waited_for_from_then_on() {
         .rules
         .clone();
     let mut lane = Driven::new(rules);
-    lane.deliver(1, Arrival::Revision(2), false);
+    lane.deliver(1, Arrival::Revision(2, time(2)), false);
     let mut now = Duration::ZERO;
     let mut given_up = [None, None];
     while let (Some(at), _) = run(&mut lane, now, &[0], 0) {
         now = at;
         if now > SHOWN_WITHIN / 2 && lane.unsettled() == 1 && lane.inbox_mut().newest == 1 {
-            lane.deliver(2, Arrival::Revision(3), false);
+            lane.deliver(2, Arrival::Revision(3, time(3)), false);
         }
         for verdict in lane.verdicts() {
             let Verdict::Ack(token) = verdict else { unreachable!() };
@@ -154,7 +154,7 @@ fn a_hole_between_two_events_is_crossed_as_one_before_them() {
             ..(*rules).clone()
         };
         let mut lane = Driven::new(Arc::new(rules));
-        lane.deliver(1, Arrival::Revision(5), false);
+        lane.deliver(1, Arrival::Revision(5, time(5)), false);
         let (_, stored) = run(&mut lane, Duration::ZERO, &[0, 1, 4, 5], 5);
         let header = stored.unwrap();
         let seen = (header.first, header.version, header.quarantine.map(|mark| mark.at));
