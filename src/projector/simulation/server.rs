@@ -514,13 +514,8 @@ impl SimSubscription {
             &format!("answer {:?}", ids.iter().map(|id| link_of(*id)).collect::<Vec<_>>()),
         );
         let wait = sim.latency();
-        if wait.is_zero() {
-            sim.answered(&group, &ids, park);
-            return;
-        }
-        tokio::spawn(async move {
-            tokio::time::sleep(wait).await;
-            // What was on its way when the connection went is lost.
+        // What is on its way when the connection goes is lost.
+        let arrive = move || {
             let there = sim
                 .groups()
                 .named
@@ -529,6 +524,14 @@ impl SimSubscription {
             if there {
                 sim.answered(&group, &ids, park);
             }
+        };
+        if wait.is_zero() {
+            arrive();
+            return;
+        }
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            arrive();
         });
     }
 }
