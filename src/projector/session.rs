@@ -147,6 +147,10 @@ pub struct Session<Sub, J, S, R> {
     host: Host<J, S>,
     report: R,
     deliveries: Deliveries,
+    /// When the last one came or went.
+    stirred: Instant,
+    /// The last one was taken without room for it.
+    beyond: bool,
     acks: Vec<Uuid>,
     parks: Vec<(Uuid, String)>,
     /// Whether anything was acknowledged since the last tick.
@@ -164,6 +168,8 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
             host,
             report,
             deliveries: Deliveries::default(),
+            stirred: Instant::now(),
+            beyond: false,
             acks: Vec::new(),
             parks: Vec::new(),
             moved: false,
@@ -246,12 +252,20 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         None
     }
 
-    /// Whether another delivery may be taken. One always may, whatever lanes hold for others.
+    /// Whether another delivery may be taken. One always may, whatever lanes hold for others. And so may one
+    /// when none has come or gone for a message timeout: the group has taken back by then what is held, and
+    /// that the connection has ended shows where deliveries are taken.
     fn has_room(&self) -> bool {
+        self.is_within_bounds() || (!self.beyond && self.stirred.elapsed() >= self.spec.group.message_timeout)
+    }
+
+    fn is_within_bounds(&self) -> bool {
         self.deliveries.len() == 0 || self.host.has_room()
     }
 
     fn deliver(&mut self, delivery: Delivery) {
+        self.stirred = Instant::now();
+        self.beyond = !self.is_within_bounds();
         self.host.meter().count(Count::Received, 1);
         let record = Record::of(&delivery);
         let (stream, arrival) = match delivery.said {
@@ -304,6 +318,7 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
     }
 
     fn let_go(&mut self, settled: Settled) {
+        self.stirred = Instant::now();
         let Some(answer) = self.deliveries.settle(settled) else {
             return;
         };

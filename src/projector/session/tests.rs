@@ -10,6 +10,7 @@ use crate::{
     projector::{
         effects::Stores,
         host::tests::{change, spec},
+        lanes,
         meter::{Meter, Timing},
         replica_cache::ReplicaCache,
     },
@@ -20,6 +21,8 @@ use crate::{
 /// Hands over what it is given, one after another.
 struct Fed {
     deliveries: VecDeque<Delivery>,
+    /// The connection ends after them.
+    ends: bool,
     acks: Arc<Mutex<usize>>,
 }
 
@@ -28,6 +31,7 @@ impl Subscription for Fed {
         tokio::time::sleep(Duration::from_millis(1)).await;
         match self.deliveries.pop_front() {
             Some(delivery) => Ok(delivery),
+            None if self.ends => Err(JournalError::Unavailable("the server went away".into())),
             None => std::future::pending().await,
         }
     }
@@ -85,6 +89,28 @@ impl Meter for Most {
     fn unset(&self, _: Level) {}
 }
 
+fn session(lanes: lanes::Spec, buffer: usize) -> Spec {
+    Spec {
+        lanes: Arc::new(lanes),
+        group: GroupSpec {
+            name: "g".into(),
+            source: "category:order".parse().unwrap(),
+            strategy: Strategy::Pinned,
+            message_timeout: Duration::from_mins(1),
+            max_retries: 1_000,
+            checkpoint_after: Duration::from_secs(1),
+            checkpoint_upper: 10,
+            read_batch: 10,
+            history_buffer: 100,
+            live_buffer: 100,
+        },
+        buffer,
+        outage_after: Duration::from_mins(1),
+        watchdog_after: Duration::from_mins(1),
+        drain: Duration::from_secs(5),
+    }
+}
+
 /// Small events on large states, and a table that throttles: the states of all streams that waited to
 /// be put were held beside the budget.
 #[tokio::test(start_paused = true)]
@@ -130,30 +156,13 @@ async fn states_that_wait_to_be_put_are_in_the_budget() {
     for nth in 1..=3 * STREAMS as u64 {
         table.fail_put(nth, PutFault::Throttle);
     }
-    let spec = Spec {
-        lanes: Arc::new(spec()),
-        group: GroupSpec {
-            name: "g".into(),
-            source: "category:order".parse().unwrap(),
-            strategy: Strategy::Pinned,
-            message_timeout: Duration::from_mins(1),
-            max_retries: 1_000,
-            checkpoint_after: Duration::from_secs(1),
-            checkpoint_upper: 10,
-            read_batch: 10,
-            history_buffer: 100,
-            live_buffer: 100,
-        },
-        buffer: STREAMS,
-        outage_after: Duration::from_mins(1),
-        watchdog_after: Duration::from_mins(1),
-        drain: Duration::from_secs(5),
-    };
+    let spec = session(spec(), STREAMS);
     let meter = Arc::new(Most::default());
     let stores = Stores::new(journal, table, meter.clone());
     let acks = Arc::new(Mutex::new(0));
     let sub = Fed {
         deliveries,
+        ends: false,
         acks: acks.clone(),
     };
     let memory = spec.lanes.memory;
@@ -170,4 +179,34 @@ async fn states_that_wait_to_be_put_are_in_the_budget() {
     let (most, held) = (*meter.holding.lock().unwrap() as usize, *meter.memory.lock().unwrap());
     assert!(most > 2 && most * STATE < 2 * memory, "{most} streams at once");
     assert!(held < 1.5 * memory as f64, "{held} bytes at once");
+}
+
+/// What it holds may wait for what never comes, and the server has taken it back: a session without room used
+/// to stay on a connection that had ended.
+#[tokio::test(start_paused = true)]
+async fn a_full_session_sees_that_its_connection_has_ended() {
+    let (whole, journal) = (MemoryJournal::new(), MemoryJournal::new());
+    whole.push("order-1", (1..=3).map(change).collect());
+    // A copy of the event store came back, which has not got that far.
+    journal.push("order-1", vec![change(1)]);
+    let last = whole.all("order-1").pop().unwrap();
+    let delivery = Delivery {
+        ack: Uuid::from_u128(1),
+        retry: 0,
+        at: last.created,
+        place: Some(Mark::Revision(2)),
+        said: Said::Event(last),
+    };
+    let sub = Fed {
+        deliveries: [delivery].into(),
+        ends: true,
+        acks: Arc::default(),
+    };
+    let spec = session(lanes::Spec { memory: 1, ..spec() }, 10);
+    let timeout = spec.group.message_timeout;
+    let stores = Stores::new(journal, MemoryStore::new(), Arc::new(Most::default()));
+    let host = Host::new(spec.lanes.clone(), "g", stores, ReplicaCache::new(0));
+    let session = Session::new(Arc::new(spec), sub, host, Unheard);
+    let end = tokio::time::timeout(2 * timeout, session.run(CancellationToken::new())).await;
+    assert!(matches!(end, Ok(End::Disconnected(_))), "{end:?}");
 }
