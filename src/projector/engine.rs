@@ -18,8 +18,9 @@ use tracing::{error, info, warn};
 
 use super::{
     effects::{Stores, sentence},
-    host::Host,
+    host::{Host, Reader},
     lag::{self, Measured, SharedSettled},
+    lanes::Halt,
     meter::{Count, Level, Meter},
     replica_cache::ReplicaCache,
     session::{End, Report, Session, Spec},
@@ -81,6 +82,8 @@ pub struct Projection<F, J, S> {
 pub struct Running {
     /// How it stands.
     pub status: watch::Receiver<Status>,
+    /// Has its lanes look at streams, beside its group and while there is none.
+    pub reader: Reader,
     task: JoinHandle<()>,
 }
 
@@ -125,30 +128,31 @@ pub fn start<F: Feed, J: Journal, S: ReplicaStore>(
         last_error: None,
     };
     let (sender, receiver) = watch::channel(status);
-    let task = tokio::spawn(supervise(projection, Arc::new(sender), stop));
-    Running { status: receiver, task }
+    let stores = Stores::new(projection.journal, projection.table, projection.meter);
+    let cache = ReplicaCache::new(projection.cache_bytes);
+    let host = Host::new(spec.lanes.clone(), spec.group.name.clone(), stores, cache);
+    let reader = host.reader();
+    let (spec, feed, every) = (projection.spec, projection.feed, projection.measure_every);
+    let task = tokio::spawn(supervise(spec, feed, host, every, Arc::new(sender), stop));
+    Running {
+        status: receiver,
+        reader,
+        task,
+    }
 }
 
 type Shared = Arc<watch::Sender<Status>>;
 
 async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
-    projection: Projection<F, J, S>,
+    spec: Arc<Spec>,
+    feed: F,
+    mut host: Host<J, S>,
+    measure_every: Duration,
     status: Shared,
     stop: CancellationToken,
 ) {
-    let Projection {
-        spec,
-        feed,
-        journal,
-        table,
-        meter,
-        cache_bytes,
-        measure_every,
-        ..
-    } = projection;
     let name = spec.projection().to_owned();
-    let stores = Stores::new(journal, table, meter.clone());
-    let cache = ReplicaCache::new(cache_bytes);
+    let (table, meter) = (host.stores().table.clone(), host.stores().meter.clone());
     let shared = Reporter {
         status,
         asked: Arc::default(),
@@ -159,15 +163,19 @@ async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
     let measuring = tokio::spawn(measure(
         spec.clone(),
         feed.clone(),
-        stores.table.clone(),
+        table,
         meter.clone(),
         shared.clone(),
         measure_every,
     ));
     let mut delay = FIRST_DELAY;
+    let mut halted = None;
     while !stop.is_cancelled() {
         let began = Instant::now();
-        let next = connected(&spec, &feed, &stores, &cache, &shared, &stop).await;
+        let next = match halted.take() {
+            Some(next) => next,
+            None => connected(&spec, &feed, &mut host, &shared, &stop).await,
+        };
         meter.set(Level::SubscriptionUp, 0.0);
         if began.elapsed() >= GOOD_SESSION {
             delay = FIRST_DELAY;
@@ -181,6 +189,7 @@ async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
             Next::Operator(phase) => (phase, OPERATOR_DELAY),
             Next::Never(phase) => {
                 error!(projection = name, reason = phase.reason(), "the projection stopped");
+                host.clear("The projection stopped.");
                 status.send_modify(|s| s.phase = phase);
                 stop.cancelled().await;
                 break;
@@ -199,11 +208,7 @@ async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
             s.phase = phase;
             s.holding = 0;
         });
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(wait) => {}
-        }
+        halted = meanwhile(&mut host, &stop, tokio::time::sleep(wait)).await.err();
     }
     measuring.abort();
     status.send_modify(|s| s.phase = Phase::Stopped);
@@ -243,24 +248,45 @@ impl Next {
     }
 }
 
+/// Waits while lanes go on without a session, and no longer than the process is to run: a store that
+/// does not answer must not keep one that is asked to stop.
+async fn meanwhile<T, J: Journal, S: ReplicaStore>(
+    host: &mut Host<J, S>,
+    stop: &CancellationToken,
+    done: impl Future<Output = T>,
+) -> Result<T, Next> {
+    let halted = tokio::select! {
+        biased;
+        done = done => return Ok(done),
+        () = stop.cancelled() => return Err(Next::Stopped),
+        halted = panics::caught(host.alone()) => halted.unwrap_or_else(Halt::Panicked),
+    };
+    host.clear("The projection cannot go on.");
+    Err(followed(End::from(halted), host))
+}
+
 async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
     spec: &Arc<Spec>,
     feed: &F,
-    stores: &Stores<J, S>,
-    cache: &ReplicaCache,
+    host: &mut Host<J, S>,
     shared: &Reporter,
     stop: &CancellationToken,
 ) -> Next {
     let status = &shared.status;
     shared.forget_settled();
-    let sub = tokio::select! {
-        biased;
-        sub = subscribed(spec, feed, stores, cache, &shared.asked, status) => sub,
-        // A store that does not answer must not keep a process that is asked to stop.
-        () = stop.cancelled() => return Next::Stopped,
+    let stores = host.stores().clone();
+    let known = match meanwhile(host, stop, prepared(spec, feed, &stores, &shared.asked, status)).await {
+        Ok(Ok(known)) => known,
+        Ok(Err(next)) | Err(next) => return next,
     };
-    let sub = match sub {
-        Ok(sub) => sub,
+    if !known {
+        // Another task may have been first to fill it again: what is remembered of the old one does
+        // not cover what is delivered for the new.
+        host.clear("The table was created again.");
+    }
+    let sub = match meanwhile(host, stop, feed.subscribe(&spec.group, spec.buffer)).await {
+        Ok(Ok(sub)) => sub,
+        Ok(Err(error)) => return Next::journal(&error),
         Err(next) => return next,
     };
     let name = spec.projection();
@@ -276,17 +302,25 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
         connection: shared.asked.connected(),
         ..shared.clone()
     };
-    let host = Host::new(spec.lanes.clone(), &spec.group.name, stores.clone(), cache.clone());
     let session = Session::new(spec.clone(), sub, host, report);
-    let end = match tokio::spawn(panics::caught(session.run(stop.clone()))).await {
-        Ok(Ok(end)) => end,
-        Ok(Err(how)) => End::Panicked(how),
-        Err(error) => End::Panicked(error.to_string()),
+    let end = match panics::caught(session.run(stop.clone())).await {
+        Ok(end) => end,
+        Err(how) => {
+            // Whatever it was at when it panicked is not to be trusted.
+            host.clear("The session panicked.");
+            End::Panicked(how)
+        }
     };
     // Lag is measured without a session, too.
     shared.forget_settled();
+    followed(end, host)
+}
+
+/// What follows the end of a session, or of lanes that went on without one.
+fn followed<J: Journal, S: ReplicaStore>(end: End, host: &Host<J, S>) -> Next {
+    let (name, meter) = (host.projection(), host.meter());
     if !matches!(end, End::Stopped { .. }) {
-        stores.meter.count(Count::Reconnect(end.reason()), 1);
+        meter.count(Count::Reconnect(end.reason()), 1);
     }
     match end {
         End::Stopped { left } => {
@@ -298,7 +332,7 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
             Next::Stopped
         }
         End::Panicked(how) => {
-            stores.meter.count(Count::Panic, 1);
+            meter.count(Count::Panic, 1);
             error!(
                 projection = name,
                 error = how,
@@ -321,15 +355,14 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
     }
 }
 
-/// Makes sure of table and group, and connects to it.
-async fn subscribed<F: Feed, J: Journal, S: ReplicaStore>(
+/// Makes sure of table and group. Whether the table is the one that was known before.
+async fn prepared<F: Feed, J: Journal, S: ReplicaStore>(
     spec: &Arc<Spec>,
     feed: &F,
     stores: &Stores<J, S>,
-    cache: &ReplicaCache,
     asked: &Asked,
     status: &Shared,
-) -> Result<F::Subscription, Next> {
+) -> Result<bool, Next> {
     let name = spec.projection();
     // Nothing is taken from the group while the table cannot take it.
     let in_use = match stores.table.in_use().await {
@@ -355,14 +388,7 @@ async fn subscribed<F: Feed, J: Journal, S: ReplicaStore>(
         refill(spec, feed).await.map_err(|error| Next::journal(&error))?;
         stores.table.set_in_use().await.map_err(|error| Next::store(&error))?
     };
-    if !asked.is_known(table) {
-        // Another task may have been first to fill it again: what is remembered of the old one does
-        // not cover what is delivered for the new.
-        cache.clear();
-    }
-    feed.subscribe(&spec.group, spec.buffer)
-        .await
-        .map_err(|error| Next::journal(&error))
+    Ok(asked.is_known(table))
 }
 
 /// A table that never served, beside a group that has delivered: what was acknowledged, whether the
@@ -670,7 +696,94 @@ fn heed(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::projector::status::Lag;
+    use crate::{
+        clock,
+        journal::feed::{Delivery, GroupSpec, Head},
+        projection::Source,
+        projector::{
+            host::tests::{change, spec},
+            lane::Arrival,
+            lanes::Work,
+            meter::NoMeter,
+            session::tests::{Fed, session},
+            status::Lag,
+        },
+        testing::{MemoryJournal, MemoryStore},
+    };
+
+    /// An event store that has no groups.
+    #[derive(Clone)]
+    struct NoGroups;
+
+    fn refused<T>() -> Result<T, JournalError> {
+        Err(JournalError::Unavailable("no group can be had".into()))
+    }
+
+    impl Feed for NoGroups {
+        type Subscription = Fed;
+
+        async fn ensure(&self, _: &GroupSpec) -> Result<Ensured, JournalError> {
+            refused()
+        }
+        async fn restart(&self, _: &GroupSpec) -> Result<(), JournalError> {
+            refused()
+        }
+        async fn subscribe(&self, _: &GroupSpec, _: usize) -> Result<Fed, JournalError> {
+            refused()
+        }
+        async fn info(&self, _: &GroupSpec) -> Result<GroupInfo, JournalError> {
+            refused()
+        }
+        async fn head(&self, _: &Source) -> Result<Option<Head>, JournalError> {
+            refused()
+        }
+        async fn stalled(
+            &self,
+            _: &Source,
+            _: Option<&Head>,
+        ) -> Result<Option<chrono::DateTime<chrono::Utc>>, JournalError> {
+            refused()
+        }
+        async fn entries(&self, _: &Source, _: Option<Mark>, _: usize) -> Result<Vec<(Mark, Delivery)>, JournalError> {
+            refused()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_of_the_source_makes_replicas_right_without_a_group() {
+        let (journal, table) = (MemoryJournal::new(), MemoryStore::new());
+        journal.push("order-1", [1, 2].map(change).into());
+        let projection = Projection {
+            spec: Arc::new(session(spec(), 10)),
+            feed: NoGroups,
+            journal,
+            table: table.clone(),
+            table_name: "t".into(),
+            meter: Arc::new(NoMeter),
+            cache_bytes: 0,
+            measure_every: Duration::from_secs(1),
+        };
+        let stop = CancellationToken::new();
+        let running = start(projection, stop.clone());
+        let work = Work {
+            stream: "order-1".into(),
+            arrival: Arrival::Onward,
+            at: clock::now(),
+        };
+        assert!(running.reader.look_at(work).await);
+        while table
+            .stored("order-1")
+            .is_none_or(|stored| stored.header.version != Some(1))
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(matches!(
+            running.status.borrow().phase,
+            Phase::Starting | Phase::Reconnecting(_)
+        ));
+        stop.cancel();
+        running.stopped().await;
+    }
 
     fn status(waiting: u64, moved: Duration) -> Status {
         Status {

@@ -59,6 +59,9 @@ pub(super) enum Applied {
 
 /// The lanes of one projection, and what is under way for them.
 pub struct Host<J, S> {
+    spec: Arc<Spec>,
+    group: Arc<str>,
+    cache: ReplicaCache,
     stores: Stores<J, S>,
     lanes: Lanes,
     running: JoinSet<Done>,
@@ -69,13 +72,14 @@ pub struct Host<J, S> {
 
 impl<J: Journal, S: ReplicaStore> Host<J, S> {
     /// A host without lanes. `group`: whose deliveries they are for, for traces.
-    pub fn new(spec: Arc<Spec>, group: &str, stores: Stores<J, S>, cache: ReplicaCache) -> Self {
-        let runs = Runs::new(&spec.rules, group);
-        let lanes = Lanes::new(spec, cache, stores.meter.clone(), stores.table_trouble.clone(), runs);
+    pub fn new(spec: Arc<Spec>, group: Arc<str>, stores: Stores<J, S>, cache: ReplicaCache) -> Self {
         let (reader, work) = mpsc::channel(HANDED_IN);
         Self {
+            lanes: lanes(&spec, &group, &stores, &cache),
+            spec,
+            group,
+            cache,
             stores,
-            lanes,
             running: JoinSet::new(),
             epoch: Instant::now(),
             reader: Reader(reader),
@@ -237,6 +241,16 @@ impl<J: Journal, S: ReplicaStore> Host<J, S> {
         self.lanes.gauges(&self.now());
     }
 
+    /// The projection's name.
+    pub(super) fn projection(&self) -> &str {
+        self.spec.rules.fold.name()
+    }
+
+    /// What carries effects out.
+    pub(super) fn stores(&self) -> &Stores<J, S> {
+        &self.stores
+    }
+
     /// Trouble with the event store and with the table.
     pub(super) fn troubles(&self) -> [&Trouble; 2] {
         [&self.stores.journal_trouble, &self.stores.table_trouble]
@@ -246,11 +260,33 @@ impl<J: Journal, S: ReplicaStore> Host<J, S> {
         &*self.stores.meter
     }
 
-    /// Ends all that is under way.
-    pub(super) fn abandon(&mut self, why: &str) {
-        self.running.abort_all();
-        self.lanes.abandon(why);
+    /// A connection has ended or begun: lanes live on, and trust nothing that they saw before. Work
+    /// that was handed in with a ticket is done, and nobody hears of it. `why`: for traces.
+    pub(super) fn begin_time(&mut self, why: &str) {
+        self.end_effects();
+        self.lanes.begin_time(why);
     }
+
+    /// Of what is under way no outcome comes any more. A request that has left may still be carried out.
+    fn end_effects(&mut self) {
+        self.running.abort_all();
+        self.running = JoinSet::new();
+    }
+
+    /// Ends all that is under way and begins again with no lane and nothing kept. `why`: for traces.
+    pub(super) fn clear(&mut self, why: &str) {
+        self.end_effects();
+        self.lanes.abandon(why);
+        self.cache.clear();
+        self.lanes = lanes(&self.spec, &self.group, &self.stores, &self.cache);
+        self.epoch = Instant::now();
+    }
+}
+
+fn lanes<J, S>(spec: &Arc<Spec>, group: &str, stores: &Stores<J, S>, cache: &ReplicaCache) -> Lanes {
+    let runs = Runs::new(&spec.rules, group);
+    let (meter, trouble) = (stores.meter.clone(), stores.table_trouble.clone());
+    Lanes::new(spec.clone(), cache.clone(), meter, trouble, runs)
 }
 
 async fn one<J: Journal, S: ReplicaStore>(

@@ -5,7 +5,10 @@
 //! is a hint, the stream read at the leader is the truth, and nothing is acknowledged before it is
 //! settled.
 //!
-//! Of a lane either nothing is known, or there is a base and with it all of `Known`:
+//! Of a lane either nothing is known, or there is a base and with it all of `Known`. What was known can
+//! be given up ([`Lane::doubt`]), with what is under way.
+//!
+//! Of what is known:
 //!
 //! | what | its states | file |
 //! |---|---|---|
@@ -136,6 +139,23 @@ impl Lane {
         self.inbox_mut().held_back = wait;
     }
 
+    /// Gives up what was seen of stream and replica, for the event store may have become another one:
+    /// what is asked for stays, and is read again. No outcome of an effect under way may come any more.
+    /// Returns the base to begin again from, when it holds nothing unsaved.
+    pub fn doubt(&mut self) -> Option<Base> {
+        let nothing = At::Unknown {
+            inbox: Inbox::default(),
+            loading: None,
+        };
+        let (mut inbox, base) = match mem::replace(&mut self.at, nothing) {
+            At::Unknown { inbox, .. } => (inbox, None),
+            At::Known(mut known) => (mem::take(&mut known.inbox), known.into_base()),
+        };
+        inbox.doubt();
+        self.at = At::Unknown { inbox, loading: None };
+        base
+    }
+
     /// Deliveries that are not settled.
     pub fn unsettled(&self) -> usize {
         match &self.at {
@@ -147,8 +167,7 @@ impl Lane {
     /// The base to keep when the lane is dropped: only one that holds nothing unsaved.
     pub fn into_base(self) -> Option<Base> {
         let At::Known(known) = self.at else { return None };
-        let clean = known.under_way.is_none() && !known.unsaved.any() && !known.base.rebase;
-        clean.then_some(known.base)
+        known.into_base()
     }
 
     /// Whether a denial of its stream would be nothing new: that is what its stored mark says.
@@ -191,7 +210,7 @@ impl Lane {
                 };
                 Step {
                     next,
-                    verdicts: Vec::new(),
+                    verdicts: mem::take(&mut inbox.verdicts),
                     tally: Tally::default(),
                 }
             }
@@ -265,6 +284,11 @@ impl Known {
             pace: Pace::default(),
             tally: Tally::default(),
         }
+    }
+
+    fn into_base(self) -> Option<Base> {
+        let clean = self.under_way.is_none() && !self.unsaved.any() && !self.base.rebase;
+        clean.then_some(self.base)
     }
 
     /// What is to be done next.

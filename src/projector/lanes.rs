@@ -50,7 +50,7 @@ const LOOKS: usize = 4;
 /// How long a denial waits for others before it becomes a mark: permissions that are taken away from all
 /// streams show on all that move.
 const DENIED_TOGETHER: Duration = Duration::from_secs(2);
-/// Tells times of one process apart; see `Base::session`.
+/// Tells times of one process apart; see [`Lanes::begin_time`].
 static TIMES: AtomicU64 = AtomicU64::new(1);
 
 /// What an event takes beside its bodies: its id, type, place in a lane.
@@ -76,7 +76,7 @@ pub struct Spec {
     pub quarantine_limit: usize,
 }
 
-/// Something that a lane is to look at.
+/// Something that a lane is to look at. What nobody waits for any more is still looked at.
 #[derive(Clone, Debug)]
 pub struct Work {
     /// Its stream.
@@ -454,7 +454,7 @@ impl Lanes {
                     if let Some(mut base) = self.cache.take(&*self.spec.rules.fold, stream) {
                         self.meter.count(Count::CacheHit, 1);
                         // Since then the event store may have become another one.
-                        if base.session != self.time {
+                        if base.time != self.time {
                             base.verified = base.header.version.is_none();
                         }
                         let lane = self.lanes.get_mut(stream)?;
@@ -499,7 +499,7 @@ impl Lanes {
         self.since.remove(stream);
         let base: Option<Base> = self.lanes.remove(stream).and_then(Lane::into_base);
         if let Some(mut base) = base {
-            base.session = self.time;
+            base.time = self.time;
             self.cache.keep(&*self.spec.rules.fold, stream.clone(), base);
         }
     }
@@ -654,7 +654,43 @@ impl Lanes {
         meter.set(Level::MemoryBytes, self.memory() as f64);
     }
 
-    /// What is under way is done by another, or again: for traces.
+    /// Another time begins: a connection has ended or begun, and meanwhile the event store may have
+    /// become another one. What is under way is given up, for a put of what was folded of a lost history
+    /// would be taken; whoever calls this sees that no outcome comes any more. The work stays: what was
+    /// seen of streams is seen again, and what was in hand is read again. Who handed it in with a ticket
+    /// hears no more of it, for the group that waits for it is gone. `why`: for traces.
+    pub(super) fn begin_time(&mut self, why: &str) {
+        self.runs.abandon(why);
+        self.settled.clear();
+        let mut work = 0;
+        for held in self.held.values_mut() {
+            held.ticket = None;
+            // The event is let go.
+            held.bytes = held.bytes.min(EVENT_BYTES);
+            work += held.bytes;
+        }
+        self.budget.begin_again(work);
+        (self.loading, self.reading, self.writing) = (0, 0, 0);
+        self.cold.clear();
+        self.reads.clear();
+        self.writes.clear();
+        self.held_back.clear();
+        self.are_held_back.clear();
+        self.timers.clear();
+        self.denials.clear();
+        let mut streams: Vec<_> = self.lanes.keys().cloned().collect();
+        streams.sort_unstable();
+        for stream in &streams {
+            if let Some(mut base) = self.lanes.get_mut(stream).and_then(Lane::doubt) {
+                base.time = self.time;
+                self.cache.keep(&*self.spec.rules.fold, stream.clone(), base);
+            }
+        }
+        self.touched = streams;
+        self.time = TIMES.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The runs that are under way come to nothing: for traces.
     pub(super) fn abandon(&mut self, why: &str) {
         self.runs.abandon(why);
     }

@@ -95,6 +95,15 @@ impl End {
         }
     }
 
+    /// Whether lanes end with the connection: what they hold is not to be done by this process, or
+    /// belongs to a table that is no more.
+    fn ends_lanes(&self) -> bool {
+        match self {
+            Self::Disconnected(_) | Self::StoreOutage(_) | Self::Watchdog | Self::Operator(_) => false,
+            Self::Storm(_) | Self::TableAnew | Self::Panicked(_) | Self::Stopped { .. } => true,
+        }
+    }
+
     /// As a sentence.
     fn why(&self) -> String {
         match self {
@@ -140,11 +149,11 @@ enum Input {
     Stop,
 }
 
-/// One connection, and the lanes while it lasts.
-pub struct Session<Sub, J, S, R> {
+/// One connection, and the lanes' host for as long as it lasts.
+pub struct Session<'a, Sub, J, S, R> {
     spec: Arc<Spec>,
     sub: Sub,
-    host: Host<J, S>,
+    host: &'a mut Host<J, S>,
     report: R,
     deliveries: Deliveries,
     /// When the last one came or went.
@@ -159,9 +168,10 @@ pub struct Session<Sub, J, S, R> {
     stopping: Option<Instant>,
 }
 
-impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, S, R> {
-    /// A session on a fresh connection.
-    pub fn new(spec: Arc<Spec>, sub: Sub, host: Host<J, S>, report: R) -> Self {
+impl<'a, Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<'a, Sub, J, S, R> {
+    /// A session on a fresh connection. What the host holds of a connection before it is nobody's.
+    pub fn new(spec: Arc<Spec>, sub: Sub, host: &'a mut Host<J, S>, report: R) -> Self {
+        host.begin_time("The connection is another one.");
         Self {
             spec,
             sub,
@@ -178,11 +188,33 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
         }
     }
 
-    /// Runs until the connection ends or `stop` asks for it.
+    /// Runs until the connection ends or `stop` asks for it. Lanes live on, but for an end that says
+    /// that they must not.
     pub async fn run(mut self, stop: CancellationToken) -> End {
-        let end = loop {
-            let input = self.select(&stop).await;
-            let mut end = self.apply(input);
+        let end = self.connected(&stop).await;
+        if end.ends_lanes() {
+            self.host.clear(&end.why());
+        } else {
+            self.host.begin_time(&end.why());
+        }
+        self.gauges(0);
+        if matches!(end, End::Stopped { .. }) {
+            // The process may end right after this.
+            self.sub.close().await;
+        }
+        end
+    }
+
+    async fn connected(&mut self, stop: &CancellationToken) -> End {
+        // What lanes held before comes first.
+        let mut end = self.host.go_on().map(End::from);
+        self.host.dispatch();
+        loop {
+            if let Some(end) = end {
+                return end;
+            }
+            let input = self.select(stop).await;
+            end = self.apply(input);
             for _ in 1..TURN {
                 if end.is_some() || self.stopping.is_some() || !self.has_room() {
                     break;
@@ -192,32 +224,19 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
                 };
                 end = self.apply(Input::Delivered(delivered));
             }
-            let end = end
+            end = end
                 .or_else(|| self.host.drain().map(End::from))
                 .or_else(|| self.host.go_on().map(End::from));
             self.host.dispatch();
             let flushed = self.flush().await;
-            if let Some(end) = end {
-                break end;
-            }
-            if let Err(error) = flushed {
-                break End::Disconnected(error);
-            }
+            end = end.or(flushed.err().map(End::Disconnected));
             if let Some(deadline) = self.stopping
                 && (self.deliveries.len() == 0 || Instant::now() >= deadline)
             {
-                break End::Stopped {
-                    left: self.deliveries.len(),
-                };
+                let left = self.deliveries.len();
+                end.get_or_insert(End::Stopped { left });
             }
-        };
-        self.host.abandon(&end.why());
-        self.gauges(0);
-        if matches!(end, End::Stopped { .. }) {
-            // The process may end right after this.
-            self.sub.close().await;
         }
-        end
     }
 
     async fn select(&mut self, stop: &CancellationToken) -> Input {
@@ -408,4 +427,4 @@ impl<Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<Sub, J, 
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -62,7 +62,7 @@ fn work(stream: &str, arrival: Arrival) -> Work {
 
 fn host(journal: &MemoryJournal, table: &MemoryStore) -> Host<MemoryJournal, MemoryStore> {
     let stores = Stores::new(journal.clone(), table.clone(), Arc::new(NoMeter));
-    Host::new(Arc::new(spec()), "g", stores, ReplicaCache::new(0))
+    Host::new(Arc::new(spec()), "g".into(), stores, ReplicaCache::new(0))
 }
 
 /// Runs lanes until the replica has this version.
@@ -129,4 +129,53 @@ async fn work_with_a_ticket_gives_it_back_when_it_is_settled() {
     };
     let ticket = Ticket(7);
     assert_eq!(settled.await, [Settled { ticket, park: None }]);
+}
+
+/// What a group that is gone has handed over takes memory until it is done, and no longer.
+#[tokio::test(start_paused = true)]
+async fn work_that_is_nobodys_stays_in_the_budget() {
+    let (journal, table) = (MemoryJournal::new(), MemoryStore::new());
+    let mut spec = spec();
+    spec.memory = 1_000;
+    let stores = Stores::new(journal.clone(), table.clone(), Arc::new(NoMeter));
+    let mut host = Host::new(Arc::new(spec), "g".into(), stores, ReplicaCache::new(0));
+    assert!(host.has_room());
+    for n in 0..2 {
+        let stream = format!("order-{n}");
+        journal.push(&stream, vec![change(n)]);
+        let event = journal.all(&stream).remove(0);
+        host.take(work(&stream, Arrival::Event(event)), Some(Ticket(n as u64)));
+    }
+    assert!(!host.has_room());
+    host.begin_time("The group is gone.");
+    assert!(!host.has_room(), "lanes hold it still");
+    for n in 0..2 {
+        until_stored(&mut host, &table, &format!("order-{n}"), 0).await;
+    }
+    while !host.is_empty() {
+        assert_eq!(host.turn().await, None);
+    }
+    assert!(host.has_room());
+    assert_eq!(host.take_settled(), [], "whoever held its ticket is gone");
+}
+
+/// An event that came before the event store was another one is not folded: the stream says what there is.
+#[tokio::test(start_paused = true)]
+async fn what_was_in_hand_at_another_time_is_read_again() {
+    let (journal, other, table) = (MemoryJournal::new(), MemoryJournal::new(), MemoryStore::new());
+    journal.push("order-1", [1, 2].map(change).into());
+    other.push("order-1", [1, 7].map(change).into());
+    let mut host = host(&journal, &table);
+    host.take(work("order-1", Arrival::Revision(0, clock::now())), None);
+    until_stored(&mut host, &table, "order-1", 1).await;
+    journal.push("order-1", vec![change(3)]);
+    let lost = other.push("order-1", vec![change(8)]);
+    assert_eq!(lost, Some(2));
+    // It never was in this store.
+    let event = other.all("order-1").remove(2);
+    host.take(work("order-1", Arrival::Event(event)), Some(Ticket(1)));
+    host.begin_time("The connection is another one.");
+    until_stored(&mut host, &table, "order-1", 2).await;
+    let last = table.stored("order-1").and_then(|stored| stored.header.event);
+    assert_eq!(last.map(|event| event.id), Some(Uuid::from_u128(3)));
 }

@@ -75,6 +75,16 @@ impl Inbox {
         }
     }
 
+    /// What was heeded is heeded again, and what was in hand is read again.
+    pub(super) fn doubt(&mut self) {
+        self.act_again();
+        self.reconsider_suspects();
+        for waiting in self.waiting.values_mut() {
+            let written = waiting.event.take().map(|event| event.created);
+            waiting.named_at = waiting.named_at.max(written);
+        }
+    }
+
     pub(super) fn unsettled(&self) -> usize {
         let suspects = self.suspects.iter().map(|(_, waiting)| waiting);
         let waiting = self.waiting.values().chain(suspects).map(|w| w.tokens.len());

@@ -55,6 +55,10 @@ enum Op {
     Crash {
         task: u8,
     },
+    /// A task's connection is another one.
+    Doubt {
+        task: u8,
+    },
     /// Somebody writes administratively.
     Bump,
     /// Somebody writes a state that this code cannot read.
@@ -86,6 +90,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         10 => (0u8..2, any::<u8>()).prop_map(|(task, pick)| Op::Deliver { task, pick }),
         14 => (0u8..2, any::<bool>()).prop_map(|(task, lose_reply)| Op::Step { task, lose_reply }),
         1 => (0u8..2).prop_map(|task| Op::Crash { task }),
+        1 => (0u8..2).prop_map(|task| Op::Doubt { task }),
         1 => Just(Op::Bump),
         1 => Just(Op::Garble),
         1 => Just(Op::Wipe),
@@ -532,16 +537,30 @@ impl World {
         Ok(())
     }
 
-    fn crash(&mut self, index: usize) {
-        // What it owed is for whoever is told of the note.
+    /// What a task owed is for whoever is told of the note.
+    fn forget_debt(&mut self, index: usize) {
         if let Some(clearing) = self.clearing[index].take() {
             assert!(self.noted.is_some() || self.wiped, "a debt died with its session");
             self.orphaned.get_or_insert_default().extend(clearing.owed);
         }
+        self.tasks[index].told = false;
+    }
+
+    fn doubt(&mut self, index: usize) {
+        self.forget_debt(index);
+        let task = &mut self.tasks[index];
+        task.effect = None;
+        if let Some(mut base) = task.lane.doubt() {
+            base.verified = base.header.version.is_none();
+            task.cache = Some(base);
+        }
+    }
+
+    fn crash(&mut self, index: usize) {
+        self.forget_debt(index);
         let task = &mut self.tasks[index];
         task.lane = Driven::new(task.rules.clone());
         task.effect = None;
-        task.told = false;
         task.tokens.clear();
         task.cache = None;
     }
@@ -572,6 +591,7 @@ impl World {
                 self.step(usize::from(task), lose_reply, !lose_reply)?;
             }
             Op::Crash { task } => self.crash(usize::from(task)),
+            Op::Doubt { task } => self.doubt(usize::from(task)),
             Op::Bump => {
                 if let Some(stored) = &mut self.stored {
                     stored.header.generation += 1;

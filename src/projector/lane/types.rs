@@ -11,7 +11,7 @@ use crate::{
     replica::{Broken, Header, Put, PutOutcome, Replica, item::Body},
 };
 
-/// Names one delivery between the session and its lane. Tokens rise in order of arrival.
+/// Names one piece of work between a lane and whoever hosts it. Tokens rise in order of arrival.
 pub type Token = u64;
 
 /// What to do with a replica whose stream was deleted.
@@ -222,12 +222,12 @@ pub struct Base {
     pub unreadable: Option<String>,
     /// The stored item is not readable at all; what can be read of it.
     pub broken: Option<Box<Broken>>,
-    /// The stream was seen, in this session, to have the replica's last event at its version.
+    /// The stream was seen, at this time, to have the replica's last event at its version.
     pub verified: bool,
     /// Size of the stored item, for caches.
     pub bytes: usize,
-    /// The session that left it in the cache.
-    pub session: u64,
+    /// The time at which it was left in the cache: what was seen before it may not be so any more.
+    pub time: u64,
 }
 
 impl Base {
@@ -242,7 +242,7 @@ impl Base {
             broken: None,
             verified: true,
             bytes: 0,
-            session: 0,
+            time: 0,
         }
     }
 

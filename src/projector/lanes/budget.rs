@@ -41,6 +41,15 @@ impl Budget {
         self.read -= self.read_on.remove(stream).unwrap_or_default();
     }
 
+    /// Only so much of work is held any more.
+    pub(super) fn begin_again(&mut self, work: usize) {
+        *self = Self {
+            work,
+            usual_put: self.usual_put,
+            ..Self::default()
+        };
+    }
+
     /// A put of so much waits from now on.
     pub(super) fn will_write(&mut self, bytes: usize) {
         self.writes += bytes;

@@ -18,8 +18,8 @@ use crate::{
     testing::{MemoryJournal, MemoryStore, PutFault},
 };
 
-/// Hands over what it is given, one after another.
-struct Fed {
+/// Hands over what it is given, one after another, and then ends or has nothing more.
+pub(in crate::projector) struct Fed {
     deliveries: VecDeque<Delivery>,
     /// The connection ends after them.
     ends: bool,
@@ -89,7 +89,8 @@ impl Meter for Most {
     fn unset(&self, _: Level) {}
 }
 
-fn session(lanes: lanes::Spec, buffer: usize) -> Spec {
+/// What a session needs to know, with these lanes.
+pub(in crate::projector) fn session(lanes: lanes::Spec, buffer: usize) -> Spec {
     Spec {
         lanes: Arc::new(lanes),
         group: GroupSpec {
@@ -108,6 +109,16 @@ fn session(lanes: lanes::Spec, buffer: usize) -> Spec {
         outage_after: Duration::from_mins(1),
         watchdog_after: Duration::from_mins(1),
         drain: Duration::from_secs(5),
+    }
+}
+
+fn delivery(event: crate::event::RawEvent, n: u64) -> Delivery {
+    Delivery {
+        ack: Uuid::from_u128(u128::from(n) + 1),
+        retry: 0,
+        at: event.created,
+        place: Some(Mark::Revision(n)),
+        said: Said::Event(event),
     }
 }
 
@@ -145,13 +156,7 @@ async fn states_that_wait_to_be_put_are_in_the_budget() {
                 bytes: STATE,
             },
         );
-        deliveries.push_back(Delivery {
-            ack: Uuid::from_u128(n as u128 + 1),
-            retry: 0,
-            at: second.created,
-            place: Some(Mark::Revision(n as u64)),
-            said: Said::Event(second),
-        });
+        deliveries.push_back(delivery(second, n as u64));
     }
     for nth in 1..=3 * STREAMS as u64 {
         table.fail_put(nth, PutFault::Throttle);
@@ -166,10 +171,13 @@ async fn states_that_wait_to_be_put_are_in_the_budget() {
         acks: acks.clone(),
     };
     let memory = spec.lanes.memory;
-    let host = Host::new(spec.lanes.clone(), "g", stores, ReplicaCache::new(0));
-    let session = Session::new(Arc::new(spec), sub, host, Unheard);
+    let mut host = Host::new(spec.lanes.clone(), "g".into(), stores, ReplicaCache::new(0));
     let stop = CancellationToken::new();
-    let running = tokio::spawn(session.run(stop.clone()));
+    let stopped = stop.clone();
+    let running = tokio::spawn(async move {
+        let session = Session::new(Arc::new(spec), sub, &mut host, Unheard);
+        session.run(stopped).await
+    });
     while *acks.lock().unwrap() < STREAMS {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -190,23 +198,81 @@ async fn a_full_session_sees_that_its_connection_has_ended() {
     // A copy of the event store came back, which has not got that far.
     journal.push("order-1", vec![change(1)]);
     let last = whole.all("order-1").pop().unwrap();
-    let delivery = Delivery {
-        ack: Uuid::from_u128(1),
-        retry: 0,
-        at: last.created,
-        place: Some(Mark::Revision(2)),
-        said: Said::Event(last),
-    };
     let sub = Fed {
-        deliveries: [delivery].into(),
+        deliveries: [delivery(last, 2)].into(),
         ends: true,
         acks: Arc::default(),
     };
     let spec = session(lanes::Spec { memory: 1, ..spec() }, 10);
     let timeout = spec.group.message_timeout;
     let stores = Stores::new(journal, MemoryStore::new(), Arc::new(Most::default()));
-    let host = Host::new(spec.lanes.clone(), "g", stores, ReplicaCache::new(0));
-    let session = Session::new(Arc::new(spec), sub, host, Unheard);
+    let mut host = Host::new(spec.lanes.clone(), "g".into(), stores, ReplicaCache::new(0));
+    let session = Session::new(Arc::new(spec), sub, &mut host, Unheard);
     let end = tokio::time::timeout(2 * timeout, session.run(CancellationToken::new())).await;
     assert!(matches!(end, Ok(End::Disconnected(_))), "{end:?}");
+}
+
+/// A group that drops its consumer delivers again what it held: what was done for it meanwhile is not
+/// done again, and the acknowledgement of the dead connection is not sent on the new one.
+#[tokio::test(start_paused = true)]
+async fn lanes_live_on_when_a_group_is_gone_and_its_deliveries_are_nobodys() {
+    let (journal, table) = (MemoryJournal::new(), MemoryStore::new());
+    journal.push("order-1", [1, 2, 3].map(change).into());
+    let events = journal.all("order-1");
+    // The first put is not answered before the connection is gone.
+    for nth in 1..=20 {
+        table.fail_put(nth, PutFault::Throttle);
+    }
+    let deliveries = |of: &[usize]| -> VecDeque<_> {
+        let delivered = of.iter().map(|n| delivery(events[*n].clone(), *n as u64));
+        delivered.collect()
+    };
+    let spec = Arc::new(session(spec(), 10));
+    let stores = Stores::new(journal, table.clone(), Arc::new(Most::default()));
+    let mut host = Host::new(spec.lanes.clone(), "g".into(), stores, ReplicaCache::new(1 << 20));
+    let first = Arc::new(Mutex::new(0));
+    let sub = Fed {
+        deliveries: deliveries(&[0, 1]),
+        acks: first.clone(),
+        ends: true,
+    };
+    let end = Session::new(spec.clone(), sub, &mut host, Unheard);
+    let end = end.run(CancellationToken::new()).await;
+    assert!(matches!(end, End::Disconnected(_)), "{end:?}");
+    assert!(
+        table.stored("order-1").is_none() && !host.is_empty(),
+        "it is not done yet"
+    );
+    let done = async {
+        while table
+            .stored("order-1")
+            .is_none_or(|stored| stored.header.version != Some(2))
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = done => {}
+        halt = host.alone() => panic!("{halt:?}"),
+    }
+    assert_eq!(*first.lock().unwrap(), 0);
+    let puts = table.calls().puts;
+    let second = Arc::new(Mutex::new(0));
+    let sub = Fed {
+        deliveries: deliveries(&[0, 1, 2]),
+        acks: second.clone(),
+        ends: false,
+    };
+    let stop = CancellationToken::new();
+    let session = Session::new(spec.clone(), sub, &mut host, Unheard);
+    let acknowledged = async {
+        while *second.lock().unwrap() < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        stop.cancel();
+    };
+    let (end, ()) = tokio::join!(session.run(stop.clone()), acknowledged);
+    assert!(matches!(end, End::Stopped { left: 0 }), "{end:?}");
+    assert_eq!((*first.lock().unwrap(), *second.lock().unwrap()), (0, 3));
+    assert_eq!(table.calls().puts, puts, "nothing is put twice");
 }
