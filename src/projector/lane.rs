@@ -346,9 +346,14 @@ impl Known {
         let mut again = self.reads_again_at();
         if again.is_none() {
             // The stream was read to its end, and all of it is stored or changed nothing.
-            self.note.pay();
-            if self.note == Note::Noted && self.base.header.quarantine.is_none() {
-                return self.forget();
+            match self.note {
+                // Since it was read others may have marked it anew, in the generation of the note.
+                Note::Confirmed => {
+                    self.note = Note::Paid;
+                    return self.load();
+                }
+                Note::Paid if self.base.header.quarantine.is_none() => return self.forget(),
+                _ => {}
             }
             again = self.note.due_since(now);
             if again.is_some_and(|due| now >= due) {
@@ -421,7 +426,7 @@ impl Known {
         let another = base.header.generation != self.base.stored.as_ref().map_or(0, |stored| stored.generation);
         match self.note {
             Note::Noted if base.header.quarantine.is_none() => self.note.owe(),
-            Note::Owing(_) | Note::Confirmed if another => self.note.owe(),
+            Note::Owing(_) | Note::Confirmed | Note::Paid if another => self.note.owe(),
             _ => {}
         }
         // What changed nothing was settled by that, and nothing is delivered for it again.

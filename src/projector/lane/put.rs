@@ -209,8 +209,6 @@ impl Known {
             // before the mark was cleared: what came in between is read now.
             self.agenda.read = true;
             self.note.owe();
-        } else if !self.agenda.read {
-            self.note.pay();
         }
     }
 

@@ -29,6 +29,8 @@ pub(super) enum Note {
     Owing(Option<Duration>),
     /// What is owed was read to its end, and is yet to be stored.
     Confirmed,
+    /// All of it is stored: the note goes, if no other mark has come meanwhile.
+    Paid,
 }
 
 impl Note {
@@ -63,13 +65,6 @@ impl Note {
     /// The stream was read to its end, late enough.
     pub(super) fn confirm(&mut self) {
         *self = Self::Confirmed;
-    }
-
-    /// What was owed is stored.
-    pub(super) fn pay(&mut self) {
-        if *self == Self::Confirmed {
-            *self = Self::Noted;
-        }
     }
 }
 

@@ -61,6 +61,26 @@ fn what_a_mark_had_settled_is_read_when_no_deposed_leader_answers_any_more() {
     assert_eq!(world.noted, None);
 }
 
+/// The note of a mark that never came is about to be forgotten when another task makes one in its generation,
+/// which used to lose its note: nobody looked at that stream again.
+#[test]
+fn a_mark_that_is_made_while_an_older_note_waits_keeps_its_own() {
+    let mut world = World::new(OnDeletion::Keep, OnRevival::Continue, true);
+    world.append(Kind::Put);
+    world.deliver(0, 0);
+    rest(&mut world, 0);
+    world.noted = Some(1);
+    world.note(0);
+    while world.clock < SHOWN_WITHIN {
+        assert!(world.step(0, false, false).unwrap(), "it waits for a last read");
+    }
+    let header = &mut world.stored.as_mut().unwrap().header;
+    header.generation = 1;
+    header.quarantine = Some(Quarantine::denied("read it", "new".into()));
+    rest(&mut world, 0);
+    assert_eq!(world.noted, Some(1));
+}
+
 /// One task acknowledges by a mark that it has read; another clears the mark, reads on, and its put
 /// is refused for somebody else's (`bump`), or the clearing one for its own, whose reply was lost.
 #[test]
