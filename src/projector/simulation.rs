@@ -323,6 +323,8 @@ struct Told {
     histories: BTreeMap<String, Vec<Vec<RawEvent>>>,
     /// Of them, those of which it cannot be seen any more which history a replica is of.
     unprovable: BTreeSet<String>,
+    /// Streams whose deletion was lost: they were deleted, and are not in the older copy that came back.
+    undeleted: BTreeSet<String>,
 }
 
 impl Told {

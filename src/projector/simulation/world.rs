@@ -342,9 +342,13 @@ impl Sim {
         self.say("someone", "brings the copy of the event store back");
         let names: Vec<String> = (0..self.plan.streams).map(|n| format!("tally-{n}")).collect();
         let before: Vec<_> = names.iter().map(|stream| self.journal.all(stream)).collect();
+        let gone = |stream: &String| self.journal.stands(stream).1 != Presence::Present;
+        let deleted: Vec<_> = names.iter().filter(|stream| gone(stream)).cloned().collect();
         self.journal.restore_all(journal);
         self.groups().restore(groups);
         let mut told = self.told();
+        told.undeleted
+            .extend(deleted.into_iter().filter(|stream| !gone(stream)));
         for (stream, before) in names.into_iter().zip(before) {
             if self.journal.all(&stream).len() < before.len() {
                 told.histories.entry(stream).or_default().push(before);
@@ -576,7 +580,7 @@ impl Sim {
         let touched = self.told().lost[0].is_some();
         for stream in &names {
             // What a store has lost or somebody has spoiled shows with the stream's next event.
-            let touched = touched || self.told().is_restored(stream);
+            let touched = touched || self.told().is_restored(stream) || self.told().undeleted.contains(stream);
             if (touched || self.told().tampered.contains(&(1, stream.clone()))) && !self.journal.all(stream).is_empty()
             {
                 self.push(stream, "Added");
