@@ -142,13 +142,13 @@ impl<J: Journal, S: ReplicaStore> Host<J, S> {
         let now = self.now();
         match input {
             Input::Done(Ok(done)) => self.lanes.done(done, &now).map_or(Applied::Nothing, Applied::Halted),
-            Input::Done(Err(_)) => Applied::Nothing,
             Input::Work(work) => {
                 self.look_at(work, &now);
                 Applied::Nothing
             }
             Input::Time if self.lanes.time(&now) => Applied::TickIsDue,
-            Input::Time => Applied::Nothing,
+            // A task that was aborted.
+            Input::Done(Err(_)) | Input::Time => Applied::Nothing,
         }
     }
 

@@ -168,7 +168,7 @@ pub(super) struct Lanes {
     cache: ReplicaCache,
     meter: Arc<dyn Meter>,
     table_trouble: Arc<Trouble>,
-    lanes: HashMap<Arc<str>, Lane>,
+    by_stream: HashMap<Arc<str>, Lane>,
     /// Since when each lane has been at what it is at; kept apart, for figures only.
     since: HashMap<Arc<str>, Duration>,
     /// What is done for each stream, for traces only.
@@ -217,7 +217,7 @@ impl Lanes {
             cache,
             meter,
             table_trouble,
-            lanes: HashMap::new(),
+            by_stream: HashMap::new(),
             since: HashMap::new(),
             runs,
             held: BTreeMap::new(),
@@ -254,7 +254,7 @@ impl Lanes {
 
     /// Whether nothing is held and nothing is to be done.
     pub(super) fn is_empty(&self) -> bool {
-        self.lanes.is_empty()
+        self.by_stream.is_empty()
     }
 
     /// Bytes of work, reads and writes under way, and of states that wait to be written. A read that is
@@ -313,7 +313,7 @@ impl Lanes {
         self.held.insert(self.newest, held);
         let rules = &self.spec.rules;
         let lane = self
-            .lanes
+            .by_stream
             .entry(stream.clone())
             .or_insert_with(|| Lane::new(stream.clone(), rules.clone()));
         self.runs.arrived(&stream, &arrival);
@@ -361,7 +361,7 @@ impl Lanes {
 
     fn outcome(&mut self, stream: Arc<str>, outcome: Outcome, now: &Now) {
         self.runs.answered(&stream, &outcome);
-        let Some(lane) = self.lanes.get_mut(&stream) else {
+        let Some(lane) = self.by_stream.get_mut(&stream) else {
             return;
         };
         if let (Outcome::Denied(why), false) = (&outcome, lane.is_denied()) {
@@ -384,10 +384,10 @@ impl Lanes {
             )));
         }
         while let Some((since, ..)) = self.denials.front()
-            && now.at - *since >= DENIED_TOGETHER
+            && now.at.saturating_sub(*since) >= DENIED_TOGETHER
             && let Some((_, stream, why)) = self.denials.pop_front()
         {
-            if let Some(lane) = self.lanes.get_mut(&stream) {
+            if let Some(lane) = self.by_stream.get_mut(&stream) {
                 lane.apply(Outcome::Denied(why), now.at);
                 self.touched.push(stream);
             }
@@ -426,7 +426,7 @@ impl Lanes {
     fn advance_lane(&mut self, stream: &Arc<str>, now: &Now) -> Option<Halt> {
         loop {
             let wait = !self.may_put();
-            let lane = self.lanes.get_mut(stream)?;
+            let lane = self.by_stream.get_mut(stream)?;
             lane.hold_back(wait);
             self.runs.goes_on(stream);
             let Step { next, verdicts, tally } = lane.step(now.at);
@@ -457,7 +457,7 @@ impl Lanes {
                         if base.time != self.time {
                             base.verified = base.header.version.is_none();
                         }
-                        let lane = self.lanes.get_mut(stream)?;
+                        let lane = self.by_stream.get_mut(stream)?;
                         lane.apply(Outcome::Cached(Box::new(base)), now.at);
                         continue;
                     }
@@ -497,7 +497,7 @@ impl Lanes {
     fn drop_lane(&mut self, stream: &Arc<str>) {
         self.budget.forget_read(stream);
         self.since.remove(stream);
-        let base: Option<Base> = self.lanes.remove(stream).and_then(Lane::into_base);
+        let base: Option<Base> = self.by_stream.remove(stream).and_then(Lane::into_base);
         if let Some(mut base) = base {
             base.time = self.time;
             self.cache.keep(&*self.spec.rules.fold, stream.clone(), base);
@@ -513,7 +513,7 @@ impl Lanes {
             _ => return None,
         };
         let storm = self.storms.entry(class).or_default();
-        storm.retain(|at| now.at - *at < STORM_WINDOW);
+        storm.retain(|at| now.at.saturating_sub(*at) < STORM_WINDOW);
         storm.push_back(now.at);
         if storm.len() > self.spec.quarantine_limit {
             let reason = reason.unwrap_or_default();
@@ -642,9 +642,13 @@ impl Lanes {
         let meter = &self.meter;
         for state in LaneState::ALL {
             let (mut lanes, mut oldest) = (0_u32, Duration::ZERO);
-            for (stream, _) in self.lanes.iter().filter(|(_, lane)| lane.state() == state) {
+            for (stream, _) in self.by_stream.iter().filter(|(_, lane)| lane.state() == state) {
                 lanes += 1;
-                oldest = oldest.max(self.since.get(stream).map_or(Duration::ZERO, |since| now.at - *since));
+                oldest = oldest.max(
+                    self.since
+                        .get(stream)
+                        .map_or(Duration::ZERO, |since| now.at.saturating_sub(*since)),
+                );
             }
             meter.set(Level::Lanes(state), f64::from(lanes));
             meter.set(Level::LanesOldestSeconds(state), oldest.as_secs_f64());
@@ -678,10 +682,10 @@ impl Lanes {
         self.are_held_back.clear();
         self.timers.clear();
         self.denials.clear();
-        let mut streams: Vec<_> = self.lanes.keys().cloned().collect();
+        let mut streams: Vec<_> = self.by_stream.keys().cloned().collect();
         streams.sort_unstable();
         for stream in &streams {
-            if let Some(mut base) = self.lanes.get_mut(stream).and_then(Lane::doubt) {
+            if let Some(mut base) = self.by_stream.get_mut(stream).and_then(Lane::doubt) {
                 base.time = self.time;
                 self.cache.keep(&*self.spec.rules.fold, stream.clone(), base);
             }
