@@ -2,7 +2,7 @@
 //!
 //! A host belongs to a projection and to no connection. Work comes from the deliveries of a group, and
 //! from any [`Reader`] of the source beside it. A session has the host wait in its own loop
-//! ([`Host::input`], [`Host::apply`], [`Host::go_on`]); while there is none it goes on [`Host::alone`].
+//! (`Host::input`, `Host::apply`, `Host::go_on`); while there is none it goes on [`Host::alone`].
 //! Invariant: I6 pure: what waits is here, what is decided is in `lanes`.
 
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use std::{mem, time::Duration};
 
 use super::{
     Agenda, Known, Next, types,
-    unsaved::{Folded, Run},
+    unsaved::{Folded, Run, Write},
 };
 use crate::{event::RawEvent, projection::run::fold_run};
 
@@ -52,6 +52,7 @@ impl Known {
         }
     }
 
+    /// Folds events, and keeps of them what a put that fails needs.
     pub(super) fn fold(&mut self, events: Vec<RawEvent>, follows: Follows) {
         let (fold, base) = (&*self.rules.fold, &mut self.base);
         let from_scratch = follows == Follows::Nothing;
@@ -68,7 +69,12 @@ impl Known {
             );
             let start = scratch.unwrap_or(before);
             self.tally.applied += applied as u64;
-            // From scratch the version still rises, so the put stays a fold's own.
+            // Who replaces history that is lost demands exactly what it read, and raises the generation: a
+            // cached base or an eventually consistent load may be behind a replica that has all of it, and
+            // whoever else stands on such a base must not go on from there.
+            if from_scratch && base.stored.is_some() && self.unsaved.administrative.is_none() {
+                self.unsaved.say(Write::Repair);
+            }
             // What went before may have been another life, whose end a cached base or an eventually
             // consistent load does not show: only a put does.
             let changed = folded.changed || follows != Follows::Base || base.rebase;

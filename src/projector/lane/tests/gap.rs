@@ -215,3 +215,31 @@ fn a_truncated_stream_is_folded_from_what_is_left() {
         );
     }
 }
+
+/// A base that is behind what is stored cannot tell history that others have folded from history that is
+/// lost: what it began again with used to replace the whole, its version being the higher one.
+#[test]
+fn a_start_behind_lost_history_replaces_only_what_it_read() {
+    for (stored, begins, generation) in [(5, 0, 0), (2, 5, 1)] {
+        let mut world = World::new(OnDeletion::Keep, OnRevival::Continue, true);
+        for entry in 0..stored {
+            world.append(Kind::Put);
+            world.deliver(1, entry);
+        }
+        rest(&mut world, 1);
+        for _ in stored..6 {
+            world.append(Kind::Put);
+        }
+        world.run(&Op::Truncate(5)).unwrap();
+        let view = StoredState::Document(Document::List([Document::Number("0".into())].into()));
+        let behind = replica(ends_with(&world.log[0]), Some(view));
+        world.tasks[0].cache = Some(Base::from_stored(&*world.tasks[0].rules.fold, Some(behind)));
+        world.deliver(0, 5);
+        rest(&mut world, 0);
+        let header = &world.stored.as_ref().unwrap().header;
+        assert_eq!(
+            (header.first, header.version, header.generation),
+            (begins, Some(5), generation)
+        );
+    }
+}
