@@ -156,6 +156,8 @@ impl<J: Journal, S: ReplicaStore> Host<J, S> {
         if let Err(error) = item::check_key(&work.stream) {
             // Nothing can stand under such a name, not even a mark.
             warn!(
+                projection = self.projection(),
+                stream = %work.stream,
                 error = sentence(&error),
                 "a reader of the source came upon a stream that has no replica"
             );
