@@ -158,10 +158,9 @@ impl Known {
             }
             return;
         }
-        let outlived = self.is_outlived(from, &slice);
-        if !self.verify(from, &mut slice) {
+        let Some(follows) = self.verify(from, &mut slice) else {
             return self.diverged(Divergence::OtherEvent(from));
-        }
+        };
         if !asked.only_verifies {
             self.tally.gap_reads += 1;
             self.tally.gap_events += slice.events.len() as u64;
@@ -186,12 +185,7 @@ impl Known {
         };
         if !events.is_empty() {
             self.unsaved.read = true;
-            let follows = match (from_scratch, outlived) {
-                (true, _) => Follows::Nothing,
-                (false, true) => Follows::Outlived,
-                (false, false) => Follows::Base,
-            };
-            self.fold(events, follows);
+            self.fold(events, if from_scratch { Follows::Nothing } else { follows });
         }
         if !end {
             return;
@@ -212,37 +206,33 @@ impl Known {
         self.inbox.behind = false;
     }
 
-    /// Whether the read is from the base's last event on, and shows later ones alone.
-    fn is_outlived(&self, from: Revision, slice: &Slice) -> bool {
-        let first = slice.events.first();
-        !self.base.rebase && self.base.header.version == Some(from) && first.is_some_and(|first| first.revision > from)
-    }
-
-    /// Whether the replica's last event is the stream's, as far as the read shows it; takes that one out.
-    fn verify(&mut self, from: Revision, slice: &mut Slice) -> bool {
+    /// Takes the replica's last event out of a read that shows it, and says what the others follow; `None`
+    /// when it is another event than the stream's.
+    fn verify(&mut self, from: Revision, slice: &mut Slice) -> Option<Follows> {
         let base = &mut self.base;
+        let mut follows = Follows::Base;
         if base.rebase {
-            return true;
+            return Some(follows);
         }
         if slice.ends_before(base.header.version) {
             self.agenda.look.want();
         }
         if base.header.version != Some(from) {
-            return true;
+            return Some(follows);
         }
         match slice.events.first() {
             Some(first) if first.revision == from => {
                 if base.header.event.as_ref().is_some_and(|e| e.id != first.id) {
-                    return false;
+                    return None;
                 }
                 slice.events.remove(0);
             }
             // The replica's last event cannot be read any more; what is above it can.
-            Some(_) => {}
+            Some(_) => follows = Follows::Outlived,
             None => self.agenda.look.want(),
         }
         base.verified = true;
-        true
+        Some(follows)
     }
 
     /// The events to fold, and whether the stream ends with them. Of holes between events the policy

@@ -54,21 +54,18 @@ impl Inbox {
     pub(super) fn deliver(&mut self, token: Token, arrival: Arrival, behind: bool) {
         self.newest = self.newest.max(token);
         self.behind |= behind;
-        let (revision, event) = match arrival {
+        let (revision, event, named_at) = match arrival {
             Arrival::Moved => return self.hints.push((token, Hint::Look)),
             Arrival::Onward => return self.hints.push((token, Hint::Read)),
             Arrival::Noted { generation } => {
                 self.note_seen = self.note_seen.max(generation);
                 return self.hints.push((token, Hint::Note));
             }
-            Arrival::Revision(revision, at) => {
-                let waiting = self.waiting.entry(revision).or_default();
-                waiting.named_at = waiting.named_at.max(Some(at));
-                (revision, None)
-            }
-            Arrival::Event(event) => (event.revision, Some(event)),
+            Arrival::Revision(revision, at) => (revision, None, Some(at)),
+            Arrival::Event(event) => (event.revision, Some(event), None),
         };
         let waiting = self.waiting.entry(revision).or_default();
+        waiting.named_at = waiting.named_at.max(named_at);
         waiting.tokens.push(token);
         if event.is_some() {
             waiting.event = event;
