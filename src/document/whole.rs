@@ -84,6 +84,10 @@ struct Walk<'a, F> {
 }
 
 impl<F> Walk<'_, F> {
+    fn here(&self) -> Self {
+        Self { ..*self }
+    }
+
     /// One step down. `by`: what tells it from its siblings.
     fn down(&self, by: u64) -> Self {
         let place = self
@@ -215,17 +219,6 @@ impl<F: Fn(Option<u64>, f64) -> bool> ser::Serializer for Walk<'_, F> {
     }
 }
 
-impl<F: Fn(Option<u64>, f64) -> bool> ser::SerializeSeq for Walk<'_, F> {
-    type Ok = ();
-    type Error = Met;
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Met> {
-        value.serialize(Self { ..*self })
-    }
-    fn end(self) -> Result<(), Met> {
-        Ok(())
-    }
-}
-
 impl<F: Fn(Option<u64>, f64) -> bool> ser::SerializeMap for Walk<'_, F> {
     type Ok = ();
     type Error = Met;
@@ -235,7 +228,7 @@ impl<F: Fn(Option<u64>, f64) -> bool> ser::SerializeMap for Walk<'_, F> {
         Ok(())
     }
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Met> {
-        value.serialize(Self { ..*self })
+        value.serialize(self.here())
     }
     fn end(self) -> Result<(), Met> {
         Ok(())
@@ -258,6 +251,7 @@ macro_rules! walks {
 }
 
 walks! {
+    SerializeSeq: serialize_element() by here,
     SerializeTuple: serialize_element() by next,
     SerializeTupleStruct: serialize_field() by next,
     SerializeTupleVariant: serialize_field() by next,
