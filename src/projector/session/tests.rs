@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     document::Document,
     journal::feed::Strategy,
-    projection::StoredState,
+    projection::{Source, StoredState},
     projector::{
         effects::Stores,
         host::tests::{change, spec},
@@ -89,22 +89,27 @@ impl Meter for Most {
     fn unset(&self, _: Level) {}
 }
 
+/// A group of a server in memory, where sizes do not matter.
+pub(in crate::projector) fn group(name: String, source: Source, message_timeout: Duration) -> GroupSpec {
+    GroupSpec {
+        name: name.into(),
+        source,
+        strategy: Strategy::Pinned,
+        message_timeout,
+        max_retries: 1_000,
+        checkpoint_after: Duration::from_secs(1),
+        checkpoint_upper: 10,
+        read_batch: 10,
+        history_buffer: 100,
+        live_buffer: 100,
+    }
+}
+
 /// What a session needs to know, with these lanes.
 pub(in crate::projector) fn session(lanes: lanes::Spec, buffer: usize) -> Spec {
     Spec {
         lanes: Arc::new(lanes),
-        group: GroupSpec {
-            name: "g".into(),
-            source: "category:order".parse().unwrap(),
-            strategy: Strategy::Pinned,
-            message_timeout: Duration::from_mins(1),
-            max_retries: 1_000,
-            checkpoint_after: Duration::from_secs(1),
-            checkpoint_upper: 10,
-            read_batch: 10,
-            history_buffer: 100,
-            live_buffer: 100,
-        },
+        group: group("g".into(), "category:order".parse().unwrap(), Duration::from_mins(1)),
         buffer,
         outage_after: Duration::from_mins(1),
         watchdog_after: Duration::from_mins(1),

@@ -19,17 +19,13 @@ use crate::{
     command::{CommandError, CommandSettings, Context, OnDeleted, Replicas, Repository},
     document::Document,
     event::{Revision, next_after},
-    journal::{
-        NewEvent, Presence, ReadLimit,
-        feed::{GroupSpec, Strategy},
-        memory,
-    },
+    journal::{NewEvent, Presence, ReadLimit, memory},
     projection::{FoldError, OnLostHistory},
     projector::{
         engine::{self, Projection, Running},
         lane::Rules,
         lanes,
-        session::Spec,
+        session::{Spec, tests::group},
         status::Phase,
     },
     replica::{MarkKind, ReplicaStore as _, item},
@@ -173,18 +169,11 @@ impl Sim {
         let process = Process::new(format!("{}#{started}", code.fingerprint));
         let rules = self.rules(code);
         let spec = Spec {
-            group: GroupSpec {
-                name: format!("tally-s{}", code.schema).into(),
-                source: rules.fold.source(),
-                strategy: Strategy::Pinned,
-                message_timeout: self.plan.message_timeout,
-                max_retries: 1_000,
-                checkpoint_after: Duration::from_secs(1),
-                checkpoint_upper: 10,
-                read_batch: 10,
-                history_buffer: 100,
-                live_buffer: 100,
-            },
+            group: group(
+                format!("tally-s{}", code.schema),
+                rules.fold.source(),
+                self.plan.message_timeout,
+            ),
             lanes: Arc::new(lanes::Spec {
                 rules: Arc::new(rules),
                 memory: self.plan.memory,
