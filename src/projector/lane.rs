@@ -347,7 +347,7 @@ impl Known {
         if again.is_none() {
             // The stream was read to its end, and all of it is stored or changed nothing.
             match self.note {
-                // Since it was read others may have marked it anew, in the generation of the note.
+                // Since it was read others may have marked it again, in the generation of the note.
                 Note::Confirmed => {
                     self.note = Note::Paid;
                     return self.load();

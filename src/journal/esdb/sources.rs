@@ -67,7 +67,7 @@ impl Search {
         let mut fresh = fresh;
         let ends_at = page.first().map(|record| record.position.commit);
         if fresh && self.0.first().is_some_and(|part| ends_at < Some(part.top)) {
-            // A log that ends before what was seen of it is another one: restored, or begun anew.
+            // A log that ends before what was seen of it is another one: restored, or begun again.
             self.0.clear();
         }
         for record in page {
