@@ -30,6 +30,7 @@ pub mod projection;
 #[doc(hidden)]
 pub mod projector;
 pub mod query;
+mod reading;
 pub mod replica;
 pub mod store;
 #[cfg(feature = "daemon")]

@@ -10,7 +10,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use uuid::Uuid;
 
 use crate::{
-    event::{Revision, Version},
+    event::{RawEvent, Revision, Version},
     projection::StoredState,
 };
 
@@ -110,6 +110,12 @@ impl Header {
             quarantine: None,
             deleted: false,
         }
+    }
+
+    /// Whether it ends with this event; `None` for one of another revision.
+    pub fn ends_with(&self, event: &RawEvent) -> Option<bool> {
+        let own = self.event.as_ref().map(|own| own.id);
+        (self.version == Some(event.revision)).then(|| own == Some(event.id))
     }
 }
 

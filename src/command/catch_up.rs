@@ -18,6 +18,7 @@ use crate::{
         Fold, FoldError, OnLostHistory, State,
         run::{command_of, fold_run},
     },
+    reading::{Evidence, Reading, Stretch},
     replica::Header,
 };
 
@@ -153,61 +154,61 @@ impl CatchUp {
     }
 
     /// Takes what a read from [`Self::from`] brought.
-    pub fn feed(&mut self, fold: &dyn Fold, mut slice: Slice) -> Result<Fed, CatchUpError> {
-        let version = self.base.header.version;
-        if slice.events.is_empty() && slice.presence != Presence::Present {
-            // Deleted between two pages, perhaps: then this is no stream's end.
-            return Ok(Fed::Nothing(slice.presence));
+    pub fn feed(&mut self, fold: &dyn Fold, slice: Slice) -> Result<Fed, CatchUpError> {
+        let (nothing, presence) = (slice.events.is_empty(), slice.presence);
+        let begun = self.verified && self.base.header.version.is_some();
+        // Deleted between two pages, perhaps: then this is no stream's end.
+        if nothing && (presence != Presence::Present || (slice.last.is_none() && !begun)) {
+            return Ok(Fed::Nothing(presence));
         }
-        if slice.ends_before(version) {
+        if slice.ends_before(self.base.header.version) {
             return Ok(Fed::Shorter);
         }
-        if slice.events.is_empty() && slice.last.is_none() && (!self.verified || version.is_none()) {
-            return Ok(Fed::Nothing(slice.presence));
-        }
-        if !self.verified {
-            if slice.events.first().is_some_and(|first| first.revision > self.again) {
-                self.gone.get_or_insert(self.again);
+        let (from, reached) = (self.from(), slice.events.last().map(|last| last.revision));
+        if !self.verified && slice.events.first().is_some_and(|first| first.revision > from) {
+            self.gone.get_or_insert(from);
+            if self.rules.restarts {
+                // What is left begins a new life, also where it stands below the former one's version.
+                self.start_over(fold);
             }
-            let anew = self.rules.restarts && self.gone.is_some();
-            if !anew {
+        }
+        let reading = Reading::new(&self.base.header, from, slice);
+        match reading.evidence {
+            Evidence::Another => return Ok(Fed::Diverged),
+            Evidence::Unreached => {
                 // What was folded is not folded again.
-                self.again = slice.events.last().map_or(self.again, |last| last.revision + 1);
-                slice.events.retain(|event| Some(event.revision) >= version);
-                if slice.events.is_empty() && !slice.end {
-                    return Ok(Fed::More);
-                }
+                self.again = reached.map_or(from, |last| last + 1);
+                return Ok(Fed::More);
             }
-            match slice.events.first().filter(|_| !anew) {
-                Some(first) if Some(first.revision) == version => {
-                    let own = self.base.header.event.as_ref();
-                    if own.is_none_or(|own| own.id != first.id) {
-                        return Ok(Fed::Diverged);
-                    }
-                    slice.events.remove(0);
-                }
-                // An event of the base cannot be read any more: deleted and revived, or truncated.
-                _ if self.rules.restarts => self.base = Base::initial(fold, Lineage::Foreign),
-                _ => {}
+            // Deleted and revived, or truncated.
+            Evidence::Outlived | Evidence::Nothing if self.rules.restarts => {
+                self.start_over(fold);
+                return Ok(Fed::More);
             }
-            self.verified = true;
-            self.base.verified = true;
-            self.base.seen = None;
+            Evidence::Same | Evidence::Outlived | Evidence::Nothing => self.verify(),
+            Evidence::NotAsked => {}
         }
-        // Indices shift with each run that is taken, from the front.
-        let holes: Vec<_> = slice.holes(self.base.header.version).collect();
-        self.hole = slice.hole_at_end(self.base.header.version);
-        let mut events = std::mem::take(&mut slice.events);
-        let mut taken = 0;
-        for (index, hole) in holes {
-            let behind = events.split_off(index - taken);
+        self.hole = reading.hole;
+        for Stretch { hole, events } in reading.stretches {
+            if let Some(hole) = hole {
+                self.cross(fold, hole, &events)?;
+            }
             self.take(fold, &events)?;
-            self.cross(fold, hole, &behind)?;
-            taken = index;
-            events = behind;
         }
-        self.take(fold, &events)?;
-        Ok(if slice.end { Fed::UpToDate } else { Fed::More })
+        Ok(if reading.end { Fed::UpToDate } else { Fed::More })
+    }
+
+    /// What is read from now on follows the base.
+    fn verify(&mut self) {
+        self.verified = true;
+        self.base.verified = true;
+        self.base.seen = None;
+    }
+
+    /// Starts over with the first event that can be read.
+    fn start_over(&mut self, fold: &dyn Fold) {
+        self.base = Base::initial(fold, Lineage::Foreign);
+        self.verify();
     }
 
     /// Starts again behind a hole, where the policy allows that.
@@ -226,7 +227,7 @@ impl CatchUp {
             });
         }
         if header.version.is_some() {
-            self.base = Base::initial(fold, Lineage::Foreign);
+            self.start_over(fold);
         }
         Ok(())
     }

@@ -389,7 +389,7 @@ impl Known {
                 self.store_read = Some(high);
             }
             (UnderWay::Read(asked), Outcome::Read(slice)) => self.read(asked, slice, now),
-            (UnderWay::Check { at }, Outcome::Read(slice)) => self.checked(at, &slice),
+            (UnderWay::Check { at }, Outcome::Read(slice)) => self.checked(at, slice),
             (UnderWay::Probe, Outcome::Read(slice)) => self.probed(&slice),
             (UnderWay::Look(looking), Outcome::Looked(standing)) => self.looked(&standing, looking, now),
             (UnderWay::Put(put), Outcome::Put(PutOutcome::Done)) => self.stored(put, now),

@@ -95,16 +95,13 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
             // append that was acknowledged is not in doubt for that. The next one asks again.
             return self.base.verified && !self.rules.catch_up.restarts;
         };
-        let header = &self.base.header;
-        let own = header.event.as_ref().map(|event| event.id);
         // What a read has shown of it since must still be there: without that it may be a life that
         // was deleted, whose last event came behind the deletion.
+        let header = &self.base.header;
         let whole = self.base.seen.is_none_or(|seen| Some(seen) == header.version);
         match slice.events.first() {
-            Some(first) if Some(first.revision) == header.version && Some(first.id) == own && whole => {
-                self.base.verified = true;
-            }
-            Some(first) if Some(first.revision) == header.version && Some(first.id) != own => {
+            Some(first) if header.ends_with(first) == Some(true) && whole => self.base.verified = true,
+            Some(first) if header.ends_with(first) == Some(false) => {
                 self.observed.push(Observation::Discarded(Discard::Diverged));
                 self.base = Base::initial(self.fold, Lineage::Foreign);
             }

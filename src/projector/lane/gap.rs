@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
-use super::{Effect, Known, Next, Token, UnderWay, fold::Follows, unsaved::Write};
+use super::{Effect, Known, Next, Token, UnderWay, fold::Follows, history::Crossing, unsaved::Write};
 use crate::{
     backoff::doubled,
-    event::{RawEvent, Revision, next_after},
+    event::{Revision, next_after},
     journal::{Presence, ReadLimit, Slice},
-    replica::Divergence,
+    reading::{Evidence, Reading, Stretch},
+    replica::{Divergence, Header},
 };
 
 /// How long a revision that a delivery names, its event not in hand, is waited for while no read
@@ -143,7 +144,7 @@ impl Known {
         })
     }
 
-    pub(super) fn read(&mut self, asked: ReadOn, mut slice: Slice, now: Duration) {
+    pub(super) fn read(&mut self, asked: ReadOn, slice: Slice, now: Duration) {
         let ReadOn { from, high, .. } = asked;
         if slice.presence != Presence::Present {
             self.agenda.read = false;
@@ -158,16 +159,22 @@ impl Known {
             }
             return;
         }
-        let Some(follows) = self.verify(from, &mut slice) else {
+        let below = slice.last.map_or(Revision::MAX, |last| last + 1);
+        let base = &self.base;
+        // A state that was dropped with its stream is no part of what is read from the start.
+        let reading = if base.rebase && base.header.deleted {
+            Reading::new(&Header::new(), from, slice)
+        } else {
+            Reading::new(&base.header, from, slice)
+        };
+        let Some(follows) = self.follows(&reading) else {
             return self.diverged(Divergence::OtherEvent(from));
         };
         if !asked.only_verifies {
             self.tally.gap_reads += 1;
-            self.tally.gap_events += slice.events.len() as u64;
+            self.tally.gap_events += reading.events().count() as u64;
         }
-        let below = slice.last.map_or(Revision::MAX, |last| last + 1);
-        let (events, end) = self.without_holes(slice);
-        if self.base.header.deleted && !events.is_empty() {
+        if self.base.header.deleted && !reading.stretches.is_empty() {
             self.base.header.deleted = false;
             if self.rules.restarts() {
                 return self.start_over();
@@ -176,24 +183,17 @@ impl Known {
                 self.base.refold(&*self.rules.fold);
             }
         }
-        if self.replaces_another(&events) {
-            return;
+        if let Some(version) = self.replaces_another(&reading) {
+            return self.diverged(Divergence::OtherEvent(version));
         }
         let proven = Some(below) > self.base.durable();
-        let Some(from_scratch) = self.handle_lost_history(&events, end && proven) else {
-            return;
-        };
-        if !events.is_empty() {
-            self.unsaved.read = true;
-            self.fold(events, if from_scratch { Follows::Nothing } else { follows });
-        }
-        if !end {
+        if !self.fold_read(reading.stretches, follows) || !reading.end {
             return;
         }
         let quarantined = matches!(self.unsaved.write(), Some(Write::Quarantine(_)));
         if self.base.falls_short() && !quarantined {
             if proven {
-                return self.lost(self.base.next(), "nothing");
+                return self.lost("nothing");
             }
             // Not all of it is readable yet, or it is another stream: a look tells.
             return self.agenda.look.want();
@@ -206,54 +206,46 @@ impl Known {
         self.inbox.behind = false;
     }
 
-    /// Takes the replica's last event out of a read that shows it, and says what the others follow; `None`
-    /// when it is another event than the stream's.
-    fn verify(&mut self, from: Revision, slice: &mut Slice) -> Option<Follows> {
+    /// What the events of a read follow; `None` when the stream has another event where the replica
+    /// has its last one.
+    fn follows(&mut self, reading: &Reading) -> Option<Follows> {
         let base = &mut self.base;
-        let mut follows = Follows::Base;
         if base.rebase {
-            return Some(follows);
+            return Some(Follows::Base);
         }
-        if slice.ends_before(base.header.version) {
+        if reading.shorter {
             self.agenda.look.want();
         }
-        if base.header.version != Some(from) {
-            return Some(follows);
-        }
-        match slice.events.first() {
-            Some(first) if first.revision == from => {
-                if base.header.event.as_ref().is_some_and(|e| e.id != first.id) {
-                    return None;
-                }
-                slice.events.remove(0);
+        let follows = match reading.evidence {
+            Evidence::NotAsked => return Some(Follows::Base),
+            Evidence::Another => return None,
+            Evidence::Same => Follows::Base,
+            Evidence::Outlived => Follows::Outlived,
+            Evidence::Nothing | Evidence::Unreached => {
+                self.agenda.look.want();
+                Follows::Base
             }
-            // The replica's last event cannot be read any more; what is above it can.
-            Some(_) => follows = Follows::Outlived,
-            None => self.agenda.look.want(),
-        }
+        };
         base.verified = true;
         Some(follows)
     }
 
-    /// The events to fold, and whether the stream ends with them. Of holes between events the policy
-    /// says what becomes; one before the first event is seen to later.
-    fn without_holes(&mut self, slice: Slice) -> (Vec<RawEvent>, bool) {
-        let between: Vec<usize> = slice
-            .holes(self.base.header.version)
-            .map(|(index, _)| index)
-            .filter(|at| *at > 0)
-            .collect();
-        let Slice { mut events, end, .. } = slice;
-        let (Some(first), Some(last)) = (between.first(), between.last()) else {
-            return (events, end);
-        };
-        if self.rules.on_lost_history.goes_on() {
-            events.drain(..*last);
-            return (events, end);
+    /// Folds what was read, across holes as the policy for lost history says. Whether it goes on.
+    fn fold_read(&mut self, stretches: Vec<Stretch>, mut follows: Follows) -> bool {
+        for Stretch { hole, events } in stretches {
+            match hole.map(|hole| self.cross(hole)) {
+                Some(Crossing::Ends) => return false,
+                Some(Crossing::StartsOver) => follows = Follows::Nothing,
+                Some(Crossing::GoesOn) | None => {}
+            }
+            self.unsaved.read = true;
+            self.fold(events, follows);
+            if self.unsaved.is_mark() {
+                break;
+            }
+            follows = Follows::Base;
         }
-        events.truncate(*first);
-        self.agenda.read = true;
-        (events, false)
+        true
     }
 
     /// The stream was read, and ends below `below`: deliveries of what stands there or above are

@@ -4,59 +4,58 @@
 //! history or not at all.
 
 use super::Known;
-use crate::{
-    event::{RawEvent, Revision},
-    projection::FoldError,
-    replica::Divergence,
-};
+use crate::{event::Revision, journal::Hole, projection::FoldError, reading::Reading};
+
+/// What becomes of a fold that comes upon a hole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Crossing {
+    /// The replica covers it, or a new life begins behind it.
+    GoesOn,
+    /// Folding starts from nothing behind it.
+    StartsOver,
+    /// The aggregate is quarantined before it.
+    Ends,
+}
 
 impl Known {
-    /// Whether a refold comes upon another event than the one at the version of what it replaces.
-    pub(super) fn replaces_another(&mut self, events: &[RawEvent]) -> bool {
-        let stored = self.base.stored.as_ref().filter(|_| self.base.unreadable.is_some());
-        let last = stored.and_then(|stored| stored.version.zip(stored.event.as_ref()));
-        let Some((version, id)) = last.map(|(version, event)| (version, event.id)) else {
-            return false;
-        };
-        let other = events.iter().any(|e| e.revision == version && e.id != id);
-        if other {
-            self.diverged(Divergence::OtherEvent(version));
-        }
-        other
+    /// The version at which a refold comes upon another event than what it replaces ends with.
+    pub(super) fn replaces_another(&self, reading: &Reading) -> Option<Revision> {
+        let stored = self.base.stored.as_ref().filter(|_| self.base.unreadable.is_some())?;
+        let other = reading.events().any(|event| stored.ends_with(event) == Some(false));
+        stored.version.filter(|_| other)
     }
 
-    /// Deals with history that can no longer be read and that the replica does not cover. Says
-    /// whether folding starts from nothing; `None` when it does not go on.
-    pub(super) fn handle_lost_history(&mut self, events: &[RawEvent], end: bool) -> Option<bool> {
+    /// What becomes of the fold behind history that can no longer be read.
+    pub(super) fn cross(&mut self, hole: Hole) -> Crossing {
         let base = &self.base;
+        // A stream that begins a new life on purpose begins where that can be read.
         let on_purpose = self.unsaved.administrative.is_some() && base.rebase && base.unreadable.is_none();
-        let begins = base.header.version.is_none();
-        // A refold in place of a state that cannot be read begins where that one began.
-        let replaced = base.stored.as_ref().filter(|_| base.falls_short());
-        let due = replaced.filter(|_| begins).map_or(base.next(), |stored| stored.first);
-        let replaces = replaced.is_some();
-        let lost = match events.first() {
-            // A stream that begins a new life on purpose begins where that can be read.
-            Some(first) => first.revision > due && !(on_purpose && begins),
-            // Nothing to fold again from, and the stored state cannot be used.
-            None => end && replaces,
-        };
-        if !lost {
-            return Some(false);
+        let begins = on_purpose && base.header.version.is_none();
+        if begins || hole.last() < self.due() {
+            return Crossing::GoesOn;
         }
-        if self.rules.on_lost_history.goes_on() && !events.is_empty() && !replaces {
-            return Some(true);
+        // A state that cannot be read is replaced by all of its history or not at all.
+        if self.rules.on_lost_history.goes_on() && !base.falls_short() {
+            return Crossing::StartsOver;
         }
-        let readable = events
-            .first()
-            .map_or("nothing".to_owned(), |e| format!("revision {} on", e.revision));
-        self.lost(due, &readable);
-        None
+        self.lost(&format!("revision {} on", hole.last() + 1));
+        Crossing::Ends
     }
 
-    pub(super) fn lost(&mut self, from: Revision, readable: &str) {
+    /// The first revision that is to be folded. A refold in place of a state that cannot be read begins
+    /// where that one began.
+    fn due(&self) -> Revision {
+        let base = &self.base;
+        let begins = base.falls_short() && base.header.version.is_none();
+        let replaced = base.stored.as_ref().filter(|_| begins);
+        replaced.map_or(base.next(), |stored| stored.first)
+    }
+
+    /// History is gone without which the fold does not go on.
+    pub(super) fn lost(&mut self, readable: &str) {
         self.agenda.read = false;
-        let what = format!("revisions from {from} on cannot be read any more, only {readable}");
-        self.poisoned(from, &FoldError::Failed(what), "lost_history");
+        let due = self.due();
+        let what = format!("revisions from {due} on cannot be read any more, only {readable}");
+        self.poisoned(due, &FoldError::Failed(what), "lost_history");
     }
 }

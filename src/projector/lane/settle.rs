@@ -13,6 +13,7 @@ use super::{
 use crate::{
     event::Revision,
     journal::Slice,
+    reading::{Evidence, Reading},
     replica::{Divergence, Header},
 };
 
@@ -35,11 +36,10 @@ impl Known {
             return;
         };
         let seen = self.inbox.waiting.get(&covered).and_then(|w| w.event.as_ref());
-        let same = seen.zip(header.event.as_ref());
-        let verified = same.is_some_and(|(event, last)| event.id == last.id);
+        let verified = seen.is_some_and(|event| header.ends_with(event) == Some(true));
         let above = self.inbox.waiting.split_off(&(covered + 1));
         for (revision, waiting) in mem::replace(&mut self.inbox.waiting, above) {
-            if suspicious(header, self.pace.written, revision, &waiting) {
+            if suspicious(header, self.pace.written, &waiting) {
                 self.inbox.suspect(revision, waiting);
             } else {
                 let unwritten = waiting.tokens.iter().filter(|token| Some(**token) > self.pace.written);
@@ -81,12 +81,10 @@ impl Known {
         self.read_one(at)
     }
 
-    pub(super) fn checked(&mut self, at: Revision, slice: &Slice) {
-        match slice.events.first() {
-            Some(event) if event.revision == at => {
-                if self.base.header.event.as_ref().is_some_and(|e| e.id != event.id) {
-                    return self.diverged(Divergence::OtherEvent(at));
-                }
+    pub(super) fn checked(&mut self, at: Revision, slice: Slice) {
+        match Reading::new(&self.base.header, at, slice).evidence {
+            Evidence::Another => self.diverged(Divergence::OtherEvent(at)),
+            Evidence::Same => {
                 self.base.verified = true;
                 self.inbox.clear_suspects();
             }
@@ -111,11 +109,10 @@ fn covers(base: &Base, unsaved: bool) -> Option<(&Header, Revision)> {
 }
 
 /// Whether a delivery at or below the version does not look like one of the events folded in.
-fn suspicious(header: &Header, written: Option<Token>, revision: Revision, waiting: &Waiting) -> bool {
+fn suspicious(header: &Header, written: Option<Token>, waiting: &Waiting) -> bool {
     let Some(last) = &header.event else { return false };
     match &waiting.event {
-        Some(event) if header.version == Some(revision) => event.id != last.id,
-        Some(event) => event.created > last.at,
+        Some(event) => header.ends_with(event).map_or(event.created > last.at, |own| !own),
         // A link is written soon after its event, and before most of what follows that. What was written
         // since the delivery came was read for it.
         None => waiting.named_at > Some(last.at) && waiting.tokens.iter().any(|token| Some(*token) > written),
