@@ -145,8 +145,8 @@ fn policy(planned: &Planned) -> Policy {
     let rules = item_rules(planned);
     Policy {
         source: Some(planned.source.clone()),
-        restarts: lane::restarts(t.on_deletion.into(), t.on_revival.into()),
-        on_lost_history: t.on_lost_history.into(),
+        restarts: lane::restarts(t.on_deletion, t.on_revival),
+        on_lost_history: t.on_lost_history,
         keep_commands: t.commands,
         compress_above: rules.compress_above,
         promoted: rules.promoted,
@@ -165,15 +165,15 @@ pub fn item_rules(planned: &Planned) -> item::Rules {
 }
 
 /// The rules of a projection's lanes; `fold` is the plan's own, or one that stands for it.
-pub fn lane_rules(planned: &Planned, fold: Arc<dyn Fold>) -> lane::Rules {
+pub fn lane_rules(planned: &Planned, fold: Arc<dyn Fold>) -> lane::LaneRules {
     let t = &planned.tuned;
     let rules = item_rules(planned);
-    lane::Rules {
+    lane::LaneRules {
         fold,
         form: Arc::new(move |stream, header, encoded| item::prepare(encoded, &rules, stream, header)),
-        on_deletion: t.on_deletion.into(),
-        on_revival: t.on_revival.into(),
-        on_lost_history: t.on_lost_history.into(),
+        on_deletion: t.on_deletion,
+        on_revival: t.on_revival,
+        on_lost_history: t.on_lost_history,
         read: crate::journal::ReadLimit {
             events: t.read_events,
             bytes: usize::try_from(t.read_bytes.0).unwrap_or(usize::MAX),

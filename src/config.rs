@@ -25,9 +25,11 @@ mod tests;
 pub use layers::{CONFIG_DIR, CONFIG_TOML, DEFAULT_DIR, ENV, Inputs};
 pub use sections::{
     Connection, CreateTables, Defaults, DynamoDbSection, Engine, EventStoreSection, FoldKind, Http, KeyType, Log,
-    LogFormat, LostHistoryPolicy, OnDeletion, OnRevival, ProjectionSection, Promote, Separator, Settings, Strategy,
+    LogFormat, ProjectionSection, Promote, Separator, Settings, Strategy,
 };
 pub use units::{Secret, Size, Span};
+
+pub use crate::projection::{OnDeletion, OnLostHistory, OnRevival};
 
 /// Why there are no settings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

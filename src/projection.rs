@@ -80,6 +80,24 @@ impl OnLostHistory {
     }
 }
 
+/// What to do with the replica of a deleted stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDeletion {
+    /// Keep the state for readers, marked as deleted.
+    Keep,
+    /// Drop the state. A marker stays, so that nothing late resurrects it.
+    Remove,
+}
+
+/// How a replica goes on when its deleted stream comes to life again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRevival {
+    /// Fold on.
+    Continue,
+    /// Start over from the first readable event.
+    Restart,
+}
+
 /// A named fold of a stream's events into a view.
 pub trait Projection: Send + Sync + 'static {
     /// Lower-case name: part of the table's and the group's name and the metrics' label.

@@ -17,7 +17,7 @@ use crate::{
     projection::{Change, Encoded, Fold, FoldError, Source, State, StateError, StoredState},
     projector::{
         effects::Stores,
-        lane::{Arrival, Lane, Next, Rules},
+        lane::{Arrival, Lane, LaneRules, Next},
         meter::NoMeter,
     },
     replica::{Demand, Header, Put, PutOutcome, Quarantine, ReplicaStore, StoreError, item::Body},
@@ -194,7 +194,7 @@ async fn drive<J: Journal, S: ReplicaStore>(
         inner: plan.fold.clone(),
         fingerprint: format!("{} redriven {}", plan.fold.fingerprint(), uuid::Uuid::new_v4()),
     });
-    let rules = Rules {
+    let rules = LaneRules {
         // Nobody waits here for more events to come.
         keep_flush: Duration::ZERO,
         ..lane_rules(plan, fold)

@@ -74,7 +74,7 @@ enum Phase<A: Aggregate, E, R> {
 }
 
 /// The phase that follows, in terms of an [`Attempt`]'s own parameters.
-type Next<A, C, D> = Phase<A, <C as Command<A, D>>::Error, <D as Decision<<A as Aggregate>::Event>>::Reply>;
+type NextPhase<A, C, D> = Phase<A, <C as Command<A, D>>::Error, <D as Decision<<A as Aggregate>::Event>>::Reply>;
 
 /// How an attempt ended.
 struct Done<A: Aggregate, E, R> {
@@ -134,7 +134,7 @@ pub struct Attempt<'a, A: Aggregate, C: Command<A, D> + ?Sized, D: Decision<A::E
     stream: Arc<str>,
     identity: Identity,
     rules: AttemptRules,
-    phase: Next<A, C, D>,
+    phase: NextPhase<A, C, D>,
     base: Base,
     /// Which events the base held when it was loaded.
     loaded: (Version, Revision),
@@ -261,7 +261,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
         self.phase = Phase::Done(self.expired(phase));
     }
 
-    fn expired(&mut self, phase: Next<A, C, D>) -> Box<Done<A, C::Error, D::Reply>> {
+    fn expired(&mut self, phase: NextPhase<A, C, D>) -> Box<Done<A, C::Error, D::Reply>> {
         let part = match phase {
             Phase::Done(done) => return done,
             // What a command came to that was found does not hang on what else was asked.
@@ -320,7 +320,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
     }
 
     /// The phase, to be followed by another at once.
-    fn take(&mut self) -> Next<A, C, D> {
+    fn take(&mut self) -> NextPhase<A, C, D> {
         std::mem::replace(&mut self.phase, Phase::Load(Loading::Cache))
     }
 
@@ -335,7 +335,7 @@ impl<'a, A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt
         Done::with(answer)
     }
 
-    fn refused(&mut self, open: Open<D::Reply>, error: CommandError<C::Error>) -> Next<A, C, D> {
+    fn refused(&mut self, open: Open<D::Reply>, error: CommandError<C::Error>) -> NextPhase<A, C, D> {
         Phase::Done(self.ended(open, Err(error)))
     }
 }

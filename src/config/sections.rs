@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::units::{Secret, Size, Span, unless_empty, words};
+use super::units::{Secret, Size, Span, unless_empty, worded, words};
+use super::{OnDeletion, OnLostHistory, OnRevival};
 use crate::{
     journal::{
         esdb::{DEFAULT_IDLE_RENEW, DEFAULT_OPERATION_TIMEOUT, redacted},
         feed,
     },
     projection::run::COMMANDS_KEPT,
-    projector::lane,
     replica::{dynamodb::without_user_info, item},
 };
 
@@ -231,62 +231,11 @@ impl From<Strategy> for feed::Strategy {
     }
 }
 
-words! {
-    /// What becomes of the replica of a deleted stream.
-    OnDeletion {
-        /// Its state stays for readers, marked as deleted.
-        Keep = "keep",
-        /// Its state is dropped; a marker stays.
-        Remove = "remove",
-    }
-}
+worded! { OnDeletion { Keep = "keep", Remove = "remove" } }
 
-impl From<OnDeletion> for lane::OnDeletion {
-    fn from(policy: OnDeletion) -> Self {
-        match policy {
-            OnDeletion::Keep => Self::Keep,
-            OnDeletion::Remove => Self::Remove,
-        }
-    }
-}
+worded! { OnRevival { Continue = "continue", Restart = "restart" } }
 
-words! {
-    /// How a replica goes on when its deleted stream comes to life again.
-    OnRevival {
-        /// Fold on.
-        Continue = "continue",
-        /// Start again from the first readable event.
-        Restart = "restart",
-    }
-}
-
-impl From<OnRevival> for lane::OnRevival {
-    fn from(policy: OnRevival) -> Self {
-        match policy {
-            OnRevival::Continue => Self::Continue,
-            OnRevival::Restart => Self::Restart,
-        }
-    }
-}
-
-words! {
-    /// What to do when history is gone and no replica covers it.
-    LostHistoryPolicy {
-        /// Start at the first readable event; the replica's `first` says so.
-        Partial = "partial",
-        /// Quarantine the aggregate.
-        Quarantine = "quarantine",
-    }
-}
-
-impl From<LostHistoryPolicy> for crate::projection::OnLostHistory {
-    fn from(policy: LostHistoryPolicy) -> Self {
-        match policy {
-            LostHistoryPolicy::Partial => Self::Partial,
-            LostHistoryPolicy::Quarantine => Self::Quarantine,
-        }
-    }
-}
+worded! { OnLostHistory { Partial = "partial", Quarantine = "quarantine" } }
 
 /// Settings that every projection has, once with values and once with "as in `[defaults]`".
 macro_rules! tunables {
@@ -404,7 +353,7 @@ tunables! {
     /// How a replica goes on when its deleted stream comes to life again.
     on_revival: OnRevival = OnRevival::Continue,
     /// What to do when history is gone and no replica covers it.
-    on_lost_history: LostHistoryPolicy = LostHistoryPolicy::Partial,
+    on_lost_history: OnLostHistory = OnLostHistory::Partial,
     /// Quarantines for one reason within a minute that stop the projection.
     quarantine_limit: usize = 20,
     /// Subscribe again when there is work and nothing comes for this long.

@@ -144,6 +144,14 @@ macro_rules! words {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $name { $($(#[$vdoc])* $variant),+ }
 
+        crate::config::units::worded! { $name { $($variant = $word),+ } }
+    };
+}
+pub(super) use words;
+
+/// Gives the variants of a type of this crate the words that files and variables have for them.
+macro_rules! worded {
+    ($name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
         impl $name {
             /// Every word that is allowed.
             pub const WORDS: &[&str] = &[$($word),+];
@@ -178,7 +186,7 @@ macro_rules! words {
         }
     };
 }
-pub(super) use words;
+pub(super) use worded;
 
 #[cfg(test)]
 mod tests {

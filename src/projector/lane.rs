@@ -22,7 +22,7 @@
 //!
 //! Of beginning again: a state that cannot be read is *refolded*, and what is stored stays until the
 //! refold has caught up with it; a lane *starts over* from the first readable event with a new life;
-//! `Base::rebase` says that the next put replaces what is stored, whichever of the two it was, and
+//! `LaneBase::rebase` says that the next put replaces what is stored, whichever of the two it was, and
 //! `rebase_on` goes on from another base, after a load or a refused put.
 
 use std::{mem, sync::Arc, time::Duration};
@@ -30,10 +30,10 @@ use std::{mem, sync::Arc, time::Duration};
 use self::{
     agenda::{Agenda, Look},
     deletion::Looking,
-    gap::{ReadOn, Searched},
+    gap::{NotFound, ReadOn},
     inbox::{Hint, Inbox},
     put::{Pace, Putting},
-    quarantine::Note,
+    quarantine::MarkNote,
     unsaved::Unsaved,
 };
 use super::meter::LaneState;
@@ -58,15 +58,14 @@ mod unsaved;
 mod tests;
 
 pub use types::{
-    Arrival, Base, Effect, Form, Next, OnDeletion, OnRevival, Outcome, PutKind, Rules, Step, Tally, Token, Verdict,
-    restarts,
+    Arrival, Effect, Form, LaneBase, LaneRules, LaneToken, Next, Outcome, PutKind, Step, Tally, Verdict, restarts,
 };
 
 /// The machine for one stream.
 #[derive(Debug)]
 pub struct Lane {
     stream: Arc<str>,
-    rules: Arc<Rules>,
+    rules: Arc<LaneRules>,
     at: At,
 }
 
@@ -75,7 +74,7 @@ enum At {
     /// Nothing is known of the replica; `loading`: the newest delivery that was there when that began.
     Unknown {
         inbox: Inbox,
-        loading: Option<Token>,
+        loading: Option<LaneToken>,
     },
     Known(Box<Known>),
 }
@@ -84,17 +83,17 @@ enum At {
 #[derive(Debug)]
 struct Known {
     stream: Arc<str>,
-    rules: Arc<Rules>,
+    rules: Arc<LaneRules>,
     inbox: Inbox,
-    base: Base,
+    base: LaneBase,
     under_way: Option<UnderWay>,
     unsaved: Unsaved,
     agenda: Agenda,
-    searched: Searched,
-    note: Note,
+    not_found: NotFound,
+    note: MarkNote,
     /// The newest delivery that was there when the replica was last read from the store itself: older
     /// ones may be settled by a mark that it showed.
-    store_read: Option<Token>,
+    store_read: Option<LaneToken>,
     pace: Pace,
     tally: Tally,
 }
@@ -103,7 +102,7 @@ struct Known {
 #[derive(Clone, Copy, Debug)]
 enum UnderWay {
     Load {
-        high: Token,
+        high: LaneToken,
     },
     Read(ReadOn),
     /// Is the replica's last event still the stream's event at that revision?
@@ -119,7 +118,7 @@ enum UnderWay {
 
 impl Lane {
     /// A lane with nothing to do.
-    pub fn new(stream: Arc<str>, rules: Arc<Rules>) -> Self {
+    pub fn new(stream: Arc<str>, rules: Arc<LaneRules>) -> Self {
         let at = At::Unknown {
             inbox: Inbox::default(),
             loading: None,
@@ -129,7 +128,7 @@ impl Lane {
 
     /// Takes a delivery. `behind`: its event is old enough that reading the stream on will settle
     /// deliveries that have not come yet.
-    pub fn deliver(&mut self, token: Token, arrival: Arrival, behind: bool) {
+    pub fn deliver(&mut self, token: LaneToken, arrival: Arrival, behind: bool) {
         self.inbox_mut().deliver(token, arrival, behind);
     }
 
@@ -142,7 +141,7 @@ impl Lane {
     /// Gives up what was seen of stream and replica, for the event store may have become another one:
     /// what is asked for stays, and is read again. No outcome of an effect under way may come any more.
     /// Returns the base to begin again from, when it holds nothing unsaved.
-    pub fn doubt(&mut self) -> Option<Base> {
+    pub fn doubt(&mut self) -> Option<LaneBase> {
         let nothing = At::Unknown {
             inbox: Inbox::default(),
             loading: None,
@@ -165,7 +164,7 @@ impl Lane {
     }
 
     /// The base to keep when the lane is dropped: only one that holds nothing unsaved.
-    pub fn into_base(self) -> Option<Base> {
+    pub fn into_base(self) -> Option<LaneBase> {
         let At::Known(known) = self.at else { return None };
         known.into_base()
     }
@@ -236,8 +235,8 @@ impl Lane {
         let fold = &*self.rules.fold;
         let (base, problem) = match outcome {
             Outcome::Cached(base) => (*base, None),
-            Outcome::Loaded(replica) => (Base::from_stored(fold, replica.map(|r| *r)), None),
-            Outcome::Corrupt { problem, found } => (Base::from_broken(fold, found), Some(problem)),
+            Outcome::Loaded(replica) => (LaneBase::from_stored(fold, replica.map(|r| *r)), None),
+            Outcome::Corrupt { problem, found } => (LaneBase::from_broken(fold, found), Some(problem)),
             outcome => panic!("a load does not end with {outcome:?}"),
         };
         let mut known = Known::new(self.stream.clone(), self.rules.clone(), inbox, base);
@@ -264,7 +263,7 @@ impl Lane {
 }
 
 impl Known {
-    fn new(stream: Arc<str>, rules: Arc<Rules>, inbox: Inbox, base: Base) -> Self {
+    fn new(stream: Arc<str>, rules: Arc<LaneRules>, inbox: Inbox, base: LaneBase) -> Self {
         let agenda = Agenda {
             // A state that is folded again is put when it has caught up with what it replaces.
             read: base.rebase && !base.header.deleted,
@@ -278,15 +277,15 @@ impl Known {
             under_way: None,
             unsaved: Unsaved::default(),
             agenda,
-            searched: Searched::default(),
-            note: Note::default(),
+            not_found: NotFound::default(),
+            note: MarkNote::default(),
             store_read: None,
             pace: Pace::default(),
             tally: Tally::default(),
         }
     }
 
-    fn into_base(self) -> Option<Base> {
+    fn into_base(self) -> Option<LaneBase> {
         let clean = self.under_way.is_none() && !self.unsaved.any() && !self.base.rebase;
         clean.then_some(self.base)
     }
@@ -348,11 +347,11 @@ impl Known {
             // The stream was read to its end, and all of it is stored or changed nothing.
             match self.note {
                 // Since it was read others may have marked it again, in the generation of the note.
-                Note::Confirmed => {
-                    self.note = Note::Paid;
+                MarkNote::Confirmed => {
+                    self.note = MarkNote::Paid;
                     return self.load();
                 }
-                Note::Paid if self.base.header.quarantine.is_none() => return self.forget(),
+                MarkNote::Paid if self.base.header.quarantine.is_none() => return self.forget(),
                 _ => {}
             }
             again = self.note.due_since(now);
@@ -375,7 +374,7 @@ impl Known {
             .expect("an outcome belongs to an effect under way");
         match (under_way, outcome) {
             (UnderWay::Load { high } | UnderWay::Put(Putting { high, .. }), Outcome::Corrupt { problem, found }) => {
-                self.rebase_on(Base::from_broken(&*self.rules.fold, found));
+                self.rebase_on(LaneBase::from_broken(&*self.rules.fold, found));
                 self.mark_broken(&problem);
                 self.store_read = Some(high);
             }
@@ -385,7 +384,7 @@ impl Known {
             ) => self.denied(&why),
             (UnderWay::Forget, Outcome::Forgotten) => {}
             (UnderWay::Load { high }, Outcome::Loaded(replica)) => {
-                self.rebase_on(Base::from_stored(&*self.rules.fold, replica.map(|r| *r)));
+                self.rebase_on(LaneBase::from_stored(&*self.rules.fold, replica.map(|r| *r)));
                 self.store_read = Some(high);
             }
             (UnderWay::Read(asked), Outcome::Read(slice)) => self.read(asked, slice, now),
@@ -398,7 +397,7 @@ impl Known {
                 if self.unsaved.retries() {
                     self.note.owe();
                 }
-                self.rebase_on(Base::from_stored(&*self.rules.fold, stored.map(|r| *r)));
+                self.rebase_on(LaneBase::from_stored(&*self.rules.fold, stored.map(|r| *r)));
                 // What a refused put hands back is as fresh as a strongly consistent read.
                 self.store_read = Some(high);
             }
@@ -421,12 +420,12 @@ impl Known {
     }
 
     /// Forgets what was folded and decided on another base; deliveries stay as they are.
-    fn rebase_on(&mut self, base: Base) {
+    fn rebase_on(&mut self, base: LaneBase) {
         // Whoever cleared the mark that was here may have left owing what was settled by it.
         let another = base.header.generation != self.base.stored.as_ref().map_or(0, |stored| stored.generation);
         match self.note {
-            Note::Noted if base.header.quarantine.is_none() => self.note.owe(),
-            Note::Owing(_) | Note::Confirmed | Note::Paid if another => self.note.owe(),
+            MarkNote::Noted if base.header.quarantine.is_none() => self.note.owe(),
+            MarkNote::Owing(_) | MarkNote::Confirmed | MarkNote::Paid if another => self.note.owe(),
             _ => {}
         }
         // What changed nothing was settled by that, and nothing is delivered for it again.
@@ -439,7 +438,7 @@ impl Known {
         self.agenda = self.agenda.on_another_base(read, look);
         self.base = base;
         self.unsaved = Unsaved::default();
-        self.searched = Searched::default();
+        self.not_found = NotFound::default();
         self.pace.unflushed_since = None;
         self.inbox.reconsider_suspects();
         // What followed from a hint was lost with the old base: heed it again.

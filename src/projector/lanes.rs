@@ -22,7 +22,7 @@ use self::{budget::Budget, looks::Looks};
 use super::{
     batching::Batching,
     effects::{Failures, Trouble},
-    lane::{Arrival, Base, Effect, Lane, Next, Outcome, PutKind, Rules, Step, Token, Verdict},
+    lane::{Arrival, Effect, Lane, LaneBase, LaneRules, LaneToken, Next, Outcome, PutKind, Step, Verdict},
     meter::{Count, LaneState, Level, Meter, Timing},
     replica_cache::ReplicaCache,
     traced::Runs,
@@ -65,7 +65,7 @@ fn event_bytes(event: &RawEvent) -> usize {
 #[derive(Clone, Debug)]
 pub struct Spec {
     /// The fold and its policies.
-    pub rules: Arc<Rules>,
+    pub rules: Arc<LaneRules>,
     /// Bytes of deliveries, reads and writes under way at most; more waits at the stores.
     pub memory: usize,
     /// Reads of streams in flight at most.
@@ -174,8 +174,8 @@ pub(super) struct Lanes {
     /// What is done for each stream, for traces only.
     runs: Runs,
     /// All work that is not settled, in order of arrival.
-    held: BTreeMap<Token, Held>,
-    newest: Token,
+    held: BTreeMap<LaneToken, Held>,
+    newest: LaneToken,
     settled: Vec<Settled>,
     touched: Vec<Arc<str>>,
     cold: VecDeque<Arc<str>>,
@@ -497,7 +497,7 @@ impl Lanes {
     fn drop_lane(&mut self, stream: &Arc<str>) {
         self.budget.forget_read(stream);
         self.since.remove(stream);
-        let base: Option<Base> = self.by_stream.remove(stream).and_then(Lane::into_base);
+        let base: Option<LaneBase> = self.by_stream.remove(stream).and_then(Lane::into_base);
         if let Some(mut base) = base {
             base.time = self.time;
             self.cache.keep(&*self.spec.rules.fold, stream.clone(), base);

@@ -11,7 +11,7 @@ use std::{mem::size_of, sync::Arc};
 
 use quick_cache::{Weighter, sync::Cache};
 
-use super::lane::Base;
+use super::lane::LaneBase;
 use crate::{
     document::json,
     projection::{Fold, State, StoredState},
@@ -35,7 +35,7 @@ const fn heap(bytes: usize) -> usize {
 
 /// A base without its state.
 struct Kept {
-    base: Base,
+    base: LaneBase,
     /// The stored header is the base's own, and is left out of it.
     stored: bool,
     /// The state that is folded on.
@@ -43,13 +43,13 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(fold: &dyn Fold, base: Base) -> Option<Self> {
+    fn new(fold: &dyn Fold, base: LaneBase) -> Option<Self> {
         // What cannot be written down is loaded when it is wanted.
         let encoded = fold.encode(&base.state).ok()?;
         let state = json::to_string(encoded.fold.as_ref().unwrap_or(&encoded.view)).into_boxed_str();
         let stored = base.stored.as_ref() == Some(&base.header);
         Some(Self {
-            base: Base {
+            base: LaneBase {
                 stored: if stored { None } else { base.stored },
                 state: State::new(()),
                 ..base
@@ -59,7 +59,7 @@ impl Kept {
         })
     }
 
-    fn base(self, fold: &dyn Fold) -> Option<Base> {
+    fn base(self, fold: &dyn Fold) -> Option<LaneBase> {
         let document = json::parse(&self.state).ok()?;
         let state = fold.decode(&StoredState::Document(document), None).ok()?;
         let stored = if self.stored {
@@ -67,7 +67,7 @@ impl Kept {
         } else {
             self.base.stored
         };
-        Some(Base {
+        Some(LaneBase {
             stored,
             state,
             ..self.base
@@ -112,13 +112,13 @@ impl ReplicaCache {
     }
 
     /// Takes the base of a stream out.
-    pub fn take(&self, fold: &dyn Fold, stream: &Arc<str>) -> Option<Base> {
+    pub fn take(&self, fold: &dyn Fold, stream: &Arc<str>) -> Option<LaneBase> {
         let (_, kept) = self.0.remove(stream)?;
         Arc::into_inner(kept)?.base(fold)
     }
 
     /// Keeps a base.
-    pub fn keep(&self, fold: &dyn Fold, stream: Arc<str>, base: Base) {
+    pub fn keep(&self, fold: &dyn Fold, stream: Arc<str>, base: LaneBase) {
         if let Some(kept) = Kept::new(fold, base) {
             self.0.insert(stream, Arc::new(kept));
         }
@@ -157,8 +157,8 @@ mod tests {
     }
 
     /// A base as a lane leaves it: of a stream that had no replica, and put once.
-    fn base(version: u64, members: usize) -> Base {
-        let mut base = Base::from_stored(&fold(), None::<Replica>);
+    fn base(version: u64, members: usize) -> LaneBase {
+        let mut base = LaneBase::from_stored(&fold(), None::<Replica>);
         base.header.version = Some(version);
         base.stored = Some(base.header.clone());
         base.state = State::new(state(members));

@@ -35,12 +35,10 @@ use crate::{
     event::{Event, RawEvent, Revision},
     journal::{Presence, memory::Happened},
     projection::{
-        Change, Compiled, Encoded, Fold, FoldError, IN_MEMORY, Source, State, StateError, StoredState, run::fold_run,
+        Change, Compiled, Encoded, Fold, FoldError, IN_MEMORY, OnDeletion, OnRevival, Source, State, StateError,
+        StoredState, run::fold_run,
     },
-    projector::{
-        lane::{OnDeletion, OnRevival},
-        lanes::HELD_STATES,
-    },
+    projector::lanes::HELD_STATES,
     replica::{Header, Put, Replica, item::Body},
     testing::{MemoryJournal, MemoryStore},
 };

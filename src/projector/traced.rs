@@ -24,7 +24,7 @@ use opentelemetry_sdk::trace::SdkTracer;
 
 use super::{
     effects::Failures,
-    lane::{Arrival, Effect, Outcome, PutKind, Rules},
+    lane::{Arrival, Effect, LaneRules, Outcome, PutKind},
 };
 use crate::{
     event::RawEvent,
@@ -166,7 +166,7 @@ struct Open {
 
 impl Runs {
     /// Traced as the process is.
-    pub(super) fn new(rules: &Rules, group: &str) -> Self {
+    pub(super) fn new(rules: &LaneRules, group: &str) -> Self {
         Self(traces::tracer().map(|tracer| Box::new(Open::new(tracer, rules, group))))
     }
 
@@ -411,7 +411,7 @@ impl Step {
 }
 
 impl Open {
-    fn new(tracer: SdkTracer, rules: &Rules, group: &str) -> Self {
+    fn new(tracer: SdkTracer, rules: &LaneRules, group: &str) -> Self {
         let projection = rules.fold.name().to_owned();
         Self {
             tracer,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     effects::Failures,
-    lane::{Arrival, Effect, Outcome, Rules},
+    lane::{Arrival, Effect, LaneRules, Outcome},
 };
 
 #[derive(Debug)]
@@ -12,7 +12,7 @@ pub(super) struct Runs;
 
 #[allow(clippy::unused_self, reason = "it stands for what does something")]
 impl Runs {
-    pub(super) fn new(_: &Rules, _: &str) -> Self {
+    pub(super) fn new(_: &LaneRules, _: &str) -> Self {
         Self
     }
 

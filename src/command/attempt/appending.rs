@@ -5,7 +5,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    Append, Attempt, Next, Pause, Phase,
+    Append, Attempt, NextPhase, Pause, Phase,
     sent::{Doubt, Sent},
 };
 use crate::{
@@ -54,7 +54,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         outcome: Result<Appended, JournalError>,
         beside: Option<Result<Slice, JournalError>>,
         at: DateTime<Utc>,
-    ) -> Next<A, C, D> {
+    ) -> NextPhase<A, C, D> {
         match outcome {
             Ok(_) if self.to_verify().is_some() && !self.verifies(beside) => {
                 // It landed, on a state that is not known to be the stream's: what it came to
@@ -118,7 +118,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         self.base.verified && self.base.header.version.is_some()
     }
 
-    fn landed(&mut self, mut sent: Box<Sent<D::Reply>>, appended: Appended, at: DateTime<Utc>) -> Next<A, C, D> {
+    fn landed(&mut self, mut sent: Box<Sent<D::Reply>>, appended: Appended, at: DateTime<Utc>) -> NextPhase<A, C, D> {
         self.attempts += 1;
         let count = sent.events.len() as u64;
         let place = match sent.expected {

@@ -2,7 +2,7 @@
 //!
 //! I1 prefix: nothing is folded across a doubt; a base that the stream does not bear out is thrown away.
 
-use super::{Attempt, Next, Phase, sent::Open};
+use super::{Attempt, NextPhase, Phase, sent::Open};
 use crate::{
     aggregate::{Aggregate, Command, Decision},
     command::{
@@ -19,11 +19,11 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         CatchUp::new(base, Some(self.identity.command), self.rules.catch_up)
     }
 
-    pub(super) fn catch_up(&self, open: Open<D::Reply>) -> Next<A, C, D> {
+    pub(super) fn catch_up(&self, open: Open<D::Reply>) -> NextPhase<A, C, D> {
         Phase::CatchUp(Box::new(self.reading(self.base.clone())), open)
     }
 
-    pub(super) fn read(&mut self, mut reading: Box<CatchUp>, open: Open<D::Reply>, slice: Slice) -> Next<A, C, D> {
+    pub(super) fn read(&mut self, mut reading: Box<CatchUp>, open: Open<D::Reply>, slice: Slice) -> NextPhase<A, C, D> {
         let before = reading.folded;
         let fed = reading.feed(self.fold, slice);
         self.observed.push(Observation::Replayed(reading.folded - before));
@@ -54,7 +54,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         reading: Box<CatchUp>,
         open: Open<D::Reply>,
         base: Option<Box<Base>>,
-    ) -> Next<A, C, D> {
+    ) -> NextPhase<A, C, D> {
         let reached = reading.base.header.version;
         let Some(base) = base.filter(|base| base.header.version > reached && !base.header.deleted) else {
             return Phase::CatchUp(reading, open);
@@ -69,7 +69,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         }
     }
 
-    pub(super) fn caught_up(&mut self, reading: CatchUp, open: Open<D::Reply>) -> Next<A, C, D> {
+    pub(super) fn caught_up(&mut self, reading: CatchUp, open: Open<D::Reply>) -> NextPhase<A, C, D> {
         let CatchUp { base, found, hole, .. } = reading;
         self.base = base;
         self.hole = hole;
@@ -91,7 +91,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
 
     /// The stream does not fold to its end. A command that was found before is answered all the
     /// same, and one that may stand behind is not known to have failed.
-    fn unfoldable(&mut self, found: Option<Found>, open: Open<D::Reply>, error: CatchUpError) -> Next<A, C, D> {
+    fn unfoldable(&mut self, found: Option<Found>, open: Open<D::Reply>, error: CatchUpError) -> NextPhase<A, C, D> {
         self.confirmed = false;
         match found {
             Some(found) => self.answer_found(found, open),
@@ -111,7 +111,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         open.in_doubt() && open.0.as_ref().is_some_and(|sent| gone(sent.place()))
     }
 
-    fn lost_history(&mut self, hole: Hole, open: Open<D::Reply>) -> Next<A, C, D> {
+    fn lost_history(&mut self, hole: Hole, open: Open<D::Reply>) -> NextPhase<A, C, D> {
         self.confirmed = false;
         if open.in_doubt() {
             return self.give_up(open);
@@ -125,7 +125,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
     }
 
     /// Throws the base away and begins with the stream's first event.
-    pub(super) fn discard(&mut self, open: Open<D::Reply>, why: Discard) -> Next<A, C, D> {
+    pub(super) fn discard(&mut self, open: Open<D::Reply>, why: Discard) -> NextPhase<A, C, D> {
         self.observed.push(Observation::Discarded(why));
         self.base = Base::initial(self.fold, Lineage::Foreign);
         self.confirmed = false;

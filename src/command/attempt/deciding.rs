@@ -6,7 +6,7 @@
 use tracing::debug_span;
 
 use super::{
-    Attempt, Committed, Next, Phase, Searched, event_id,
+    Attempt, Committed, NextPhase, Phase, Searched, event_id,
     sent::{Doubt, Open, Sent},
     types::metadata,
 };
@@ -34,7 +34,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
     }
 
     /// Has the command landed already, as far as the base knows? Else it is decided.
-    pub(super) fn look_up(&mut self, open: Open<D::Reply>) -> Next<A, C, D> {
+    pub(super) fn look_up(&mut self, open: Open<D::Reply>) -> NextPhase<A, C, D> {
         let header = &self.base.header;
         let Some(landed) = self.known() else {
             let forgotten = self.rules.known_from.is_some_and(|from| header.commands_since > from);
@@ -72,7 +72,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         })
     }
 
-    pub(super) fn searched(&mut self, open: Open<D::Reply>, searched: Searched) -> Next<A, C, D> {
+    pub(super) fn searched(&mut self, open: Open<D::Reply>, searched: Searched) -> NextPhase<A, C, D> {
         match searched {
             Searched::Found(landed) if landed.first > next_after(self.base.header.version) => {
                 // Beyond the base: on the way there it is found.
@@ -121,12 +121,12 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
 
     /// Reads on from a base that nobody confirmed in this attempt: a stale state must never turn a
     /// valid command away.
-    fn confirm(&mut self, open: Open<D::Reply>) -> Next<A, C, D> {
+    fn confirm(&mut self, open: Open<D::Reply>) -> NextPhase<A, C, D> {
         self.observed.push(Observation::Confirming);
         self.catch_up(open)
     }
 
-    fn decide(&mut self, open: Open<D::Reply>) -> Next<A, C, D> {
+    fn decide(&mut self, open: Open<D::Reply>) -> NextPhase<A, C, D> {
         let misplaced = self.misplaced();
         if !self.confirmed && (misplaced.is_some() || self.rules.confirmed) {
             return self.confirm(open);
@@ -175,7 +175,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
     }
 
     /// Encodes what was decided, and makes sure that everybody will be able to read it.
-    fn prepare(&mut self, events: &[A::Event], reply: D::Reply, doubt: Doubt) -> Next<A, C, D> {
+    fn prepare(&mut self, events: &[A::Event], reply: D::Reply, doubt: Doubt) -> NextPhase<A, C, D> {
         let unwritable = |problem: String| CommandError::Unwritable {
             stream: self.stream.to_string(),
             problem,

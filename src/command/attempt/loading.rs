@@ -3,7 +3,7 @@
 //! I1 prefix: what was folded of a stream that turns out to be another one is dropped, and nothing
 //! that is loaded is answered on before the leader confirmed it.
 
-use super::{Action, Attempt, Next, Pause, Phase, sent::Open};
+use super::{Action, Attempt, NextPhase, Pause, Phase, sent::Open};
 use crate::{
     aggregate::{Aggregate, Command, Decision},
     command::{
@@ -94,14 +94,14 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         };
     }
 
-    pub(super) fn not_cached(&mut self, begun: Option<Base>) -> Next<A, C, D> {
+    pub(super) fn not_cached(&mut self, begun: Option<Base>) -> NextPhase<A, C, D> {
         match begun {
             Some(begun) => self.fold_from(begun, None),
             None => Phase::Load(Loading::Snapshot),
         }
     }
 
-    pub(super) fn snapshot(&mut self, snapshot: Result<Snapshot, SnapshotError>) -> Next<A, C, D> {
+    pub(super) fn snapshot(&mut self, snapshot: Result<Snapshot, SnapshotError>) -> NextPhase<A, C, D> {
         let (lineage, trouble) = match snapshot {
             Ok(Snapshot::Base(base)) => return share(base, false),
             Ok(Snapshot::Nothing(lineage)) => (lineage, None),
@@ -113,7 +113,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         self.fold_from(Base::initial(self.fold, lineage), trouble)
     }
 
-    fn fold_from(&mut self, base: Base, snapshot: Option<SnapshotError>) -> Next<A, C, D> {
+    fn fold_from(&mut self, base: Base, snapshot: Option<SnapshotError>) -> NextPhase<A, C, D> {
         self.observed.push(Observation::Loaded(Origin::Replay));
         Phase::Load(Loading::Fold(Box::new(Folding {
             reading: self.reading(base),
@@ -124,7 +124,11 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         })))
     }
 
-    pub(super) fn fold_on(&mut self, mut folding: Box<Folding>, read: Result<Slice, JournalError>) -> Next<A, C, D> {
+    pub(super) fn fold_on(
+        &mut self,
+        mut folding: Box<Folding>,
+        read: Result<Slice, JournalError>,
+    ) -> NextPhase<A, C, D> {
         let slice = match read {
             Ok(slice) => slice,
             Err(error) if error.is_transient() => {
@@ -165,7 +169,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         }
     }
 
-    fn folded(&self, reading: CatchUp, whole: bool) -> Next<A, C, D> {
+    fn folded(&self, reading: CatchUp, whole: bool) -> NextPhase<A, C, D> {
         let CatchUp {
             mut base, found, hole, ..
         } = reading;
@@ -186,7 +190,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         share(base, whole && hole.is_none())
     }
 
-    fn loaded(&mut self, base: Base, confirmed: bool) -> Next<A, C, D> {
+    fn loaded(&mut self, base: Base, confirmed: bool) -> NextPhase<A, C, D> {
         let deleted = base.header.deleted;
         self.loaded = (base.header.version, base.header.first);
         self.base = base;

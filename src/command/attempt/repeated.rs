@@ -4,7 +4,7 @@
 //! read can fold that, else with the state in hand.
 
 use super::{
-    Attempt, Committed, Done, Next, Phase,
+    Attempt, Committed, Done, NextPhase, Phase,
     sent::{Open, Sent},
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
 };
 
 impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_, A, C, D> {
-    pub(super) fn answer_found(&mut self, found: Found, open: Open<D::Reply>) -> Next<A, C, D> {
+    pub(super) fn answer_found(&mut self, found: Found, open: Open<D::Reply>) -> NextPhase<A, C, D> {
         // Of this very call, and found: that is no repetition but the outcome.
         match self.repeats(&found.events) {
             Ok(repeated) => Phase::Done(self.answer(open, &found.events, found.after, found.last, repeated)),
@@ -33,7 +33,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
     }
 
     /// Answers with a command whose events cannot be read any more.
-    pub(super) fn answer_from_memory(&mut self, landed: &Landed, open: Open<D::Reply>) -> Next<A, C, D> {
+    pub(super) fn answer_from_memory(&mut self, landed: &Landed, open: Open<D::Reply>) -> NextPhase<A, C, D> {
         if let Some(error) = self.reused(&landed.sort) {
             return self.refused(open, error);
         }
@@ -130,7 +130,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         landed: Landed,
         open: Open<D::Reply>,
         slice: Slice,
-    ) -> Next<A, C, D> {
+    ) -> NextPhase<A, C, D> {
         let fed = reading.feed(self.fold, slice);
         let passed = reading.base.header.version > Some(landed.last);
         match (fed, reading.found.take()) {
@@ -155,7 +155,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         mut events: Vec<RawEvent>,
         open: Open<D::Reply>,
         slice: Slice,
-    ) -> Next<A, C, D> {
+    ) -> NextPhase<A, C, D> {
         let Slice { events: read, end, .. } = slice;
         if events.is_empty() {
             match read.first() {

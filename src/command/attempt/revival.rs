@@ -3,7 +3,7 @@
 //! I1 prefix: a new life goes on with the state before it, or without, by the policy, and says so.
 
 use super::{
-    Attempt, Next, OnDeleted,
+    Attempt, NextPhase, OnDeleted,
     sent::{Doubt, Open},
 };
 use crate::{
@@ -33,7 +33,7 @@ pub(super) struct Lives {
 }
 
 impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_, A, C, D> {
-    pub(super) fn deleted(&mut self, open: Open<D::Reply>, tombstoned: bool) -> Next<A, C, D> {
+    pub(super) fn deleted(&mut self, open: Open<D::Reply>, tombstoned: bool) -> NextPhase<A, C, D> {
         self.confirmed = false;
         if open.in_doubt() {
             return self.give_up(open);
@@ -57,7 +57,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         self.lives.reviving = false;
     }
 
-    pub(super) fn stands(&mut self, open: Open<D::Reply>, standing: &Standing) -> Next<A, C, D> {
+    pub(super) fn stands(&mut self, open: Open<D::Reply>, standing: &Standing) -> NextPhase<A, C, D> {
         let version = self.base.header.version;
         match standing {
             Standing::Tombstoned => return self.deleted(open, true),

@@ -4,7 +4,7 @@
 //! skipped. A command that may have landed is never told as failed.
 
 use super::{
-    Attempt, Next, Pause, Phase,
+    Attempt, NextPhase, Pause, Phase,
     sent::{Doubt, Open, Sent},
 };
 use crate::{
@@ -20,13 +20,13 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         self.hole.map(Hole::last).or(self.base.header.version)
     }
 
-    pub(super) fn wait_then(&mut self, next: Next<A, C, D>) -> Next<A, C, D> {
+    pub(super) fn wait_then(&mut self, next: NextPhase<A, C, D>) -> NextPhase<A, C, D> {
         self.waits += 1;
         Phase::Wait(Pause::Race(self.waits), Box::new(next))
     }
 
     /// Goes on with a base that the leader confirmed and that does not hold the command.
-    pub(super) fn resume(&mut self, mut open: Open<D::Reply>) -> Next<A, C, D> {
+    pub(super) fn resume(&mut self, mut open: Open<D::Reply>) -> NextPhase<A, C, D> {
         if let Some((expected, actual)) = self.callers_place().zip(open.hint())
             && actual != Some(expected)
         {
@@ -78,7 +78,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         }
     }
 
-    pub(super) fn failed(&mut self, phase: Next<A, C, D>, error: JournalError) -> Next<A, C, D> {
+    pub(super) fn failed(&mut self, phase: NextPhase<A, C, D>, error: JournalError) -> NextPhase<A, C, D> {
         if error.is_transient() {
             self.trouble = Some(error);
             return self.wait_then(phase);
@@ -95,7 +95,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
     }
 
     /// The races are lost. An append in doubt may have won one of them all the same.
-    pub(super) fn give_up(&mut self, open: Open<D::Reply>) -> Next<A, C, D> {
+    pub(super) fn give_up(&mut self, open: Open<D::Reply>) -> NextPhase<A, C, D> {
         let error = if open.in_doubt() {
             self.unknown()
         } else {
@@ -106,7 +106,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
 
     /// An append may have landed where nothing can be read any more: looking finds nothing, and
     /// that says nothing. Deciding again could contradict it or do it twice.
-    pub(super) fn lost_track(&mut self, open: Open<D::Reply>) -> Next<A, C, D> {
+    pub(super) fn lost_track(&mut self, open: Open<D::Reply>) -> NextPhase<A, C, D> {
         self.confirmed = false;
         let unknown = self.unknown();
         self.refused(open, unknown)

@@ -7,9 +7,9 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     journal::{NewEvent, ReadLimit},
-    projection::{MergePatch, OnLostHistory},
+    projection::{MergePatch, OnDeletion, OnLostHistory, OnRevival},
     projector::{
-        lane::{Arrival, OnDeletion, OnRevival, Rules},
+        lane::{Arrival, LaneRules},
         meter::NoMeter,
     },
     testing::{MemoryJournal, MemoryStore},
@@ -19,7 +19,7 @@ use crate::{
 pub(in crate::projector) fn spec() -> Spec {
     let form = item::Rules::new("order");
     Spec {
-        rules: Arc::new(Rules {
+        rules: Arc::new(LaneRules {
             fold: Arc::new(MergePatch::new("order", 1, "category:order".parse().unwrap(), "test")),
             form: Arc::new(move |stream, header, encoded| item::prepare(encoded, &form, stream, header)),
             on_deletion: OnDeletion::Keep,

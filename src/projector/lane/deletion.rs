@@ -6,20 +6,21 @@
 use std::{mem, time::Duration};
 
 use super::{
-    Effect, Hint, Known, Look, Next, OnDeletion, Token, UnderWay,
+    Effect, Hint, Known, LaneToken, Look, Next, UnderWay,
     gap::{LONGEST_PAUSE, SHOWN_WITHIN},
-    unsaved::{Folded, Write},
+    unsaved::{UnsavedFold, Write},
 };
 use crate::{
     event::{Revision, Version},
     journal::{Slice, Standing},
+    projection::OnDeletion,
     replica::Divergence,
 };
 
 /// A look that is under way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Looking {
-    high: Token,
+    high: LaneToken,
     /// A delivery asked for it.
     hinted: bool,
     /// Since when the stream has looked shorter than the replica.
@@ -104,7 +105,7 @@ impl Known {
         }
     }
 
-    fn deleted(&mut self, high: Token) {
+    fn deleted(&mut self, high: LaneToken) {
         let (fold, base) = (&*self.rules.fold, &mut self.base);
         if !base.header.deleted || base.header.quarantine.is_some() {
             // A state that cannot be read is kept as it is, like any other.
@@ -113,7 +114,7 @@ impl Known {
             {
                 base.header = stored.clone();
                 base.state = fold.initial();
-                self.unsaved.folded = Folded::Nothing;
+                self.unsaved.folded = UnsavedFold::Nothing;
             }
             base.header.deleted = true;
             base.header.quarantine = None;
@@ -126,7 +127,7 @@ impl Known {
             self.agenda.load = true;
         }
         self.agenda.read = false;
-        self.searched.nothing_for(high);
+        self.not_found.nothing_for(high);
     }
 
     /// The stream does not have what was folded from it. A new leader may not show it yet, and a
@@ -163,7 +164,7 @@ impl Known {
         if starts_over {
             self.start_over();
         } else if outlived {
-            self.searched.gone = None;
+            self.not_found.gone = None;
             self.agenda.read = true;
         }
     }
@@ -178,7 +179,7 @@ impl Known {
         }
         self.base.restart(&*self.rules.fold);
         self.unsaved.drop_run();
-        self.searched.gone = None;
+        self.not_found.gone = None;
         self.agenda.read = true;
     }
 }

@@ -6,7 +6,7 @@ use std::{mem, time::Duration};
 
 use super::{
     Agenda, Known, Next, types,
-    unsaved::{Folded, Run, Write},
+    unsaved::{UnsavedFold, UnsavedRun, Write},
 };
 use crate::{event::RawEvent, projection::run::fold_run};
 
@@ -79,9 +79,9 @@ impl Known {
             // consistent load does not show: only a put does.
             let changed = folded.changed || follows != Follows::Base || base.rebase;
             let run = match mem::take(&mut self.unsaved.folded) {
-                Folded::Run(run) if !from_scratch => Some(run),
-                Folded::Nothing if !changed => None,
-                _ => Some(Box::new(Run::new(start))),
+                UnsavedFold::Run(run) if !from_scratch => Some(run),
+                UnsavedFold::Nothing if !changed => None,
+                _ => Some(Box::new(UnsavedRun::new(start))),
             };
             if let Some(mut run) = run {
                 run.events.extend(events.into_iter().take(applied));
@@ -91,7 +91,7 @@ impl Known {
                     let durable = base.durable();
                     run.fold_down(&self.rules, &self.stream, (&base.header, &base.state), durable);
                 }
-                self.unsaved.folded = Folded::Run(run);
+                self.unsaved.folded = UnsavedFold::Run(run);
             }
         }
         if let Some((revision, error)) = stopped {

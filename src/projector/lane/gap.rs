@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Effect, Known, Next, Token, UnderWay, fold::Follows, history::Crossing, unsaved::Write};
+use super::{Effect, Known, LaneToken, Next, UnderWay, fold::Follows, history::Crossing, unsaved::Write};
 use crate::{
     backoff::doubled,
     event::{Revision, next_after},
@@ -31,7 +31,7 @@ const VERIFIES: usize = 2;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadOn {
     from: Revision,
-    high: Token,
+    high: LaneToken,
     /// It is to show what the event in hand follows, and nothing more.
     only_verifies: bool,
     /// It began late enough to show all that a cleared mark had settled.
@@ -40,7 +40,7 @@ pub(super) struct ReadOn {
 
 /// What reads have shown the stream not to have.
 #[derive(Debug, Default)]
-pub(super) struct Searched {
+pub(super) struct NotFound {
     pub(super) gone: Option<Gone>,
     pub(super) not_yet: Option<NotYet>,
 }
@@ -49,39 +49,39 @@ pub(super) struct Searched {
 /// below this revision: a read proves nothing of what the stream has not indexed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gone {
-    pub(super) high: Token,
+    pub(super) high: LaneToken,
     pub(super) below: Revision,
 }
 
 /// Deliveries, up to `high`, of revisions that were not yet readable when the stream was read last.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NotYet {
-    high: Token,
+    high: LaneToken,
     /// Where the stream ended then: nothing at or above it was readable.
     below: Revision,
     /// Since when it has ended there, and the newest delivery that has waited as long.
     since: Duration,
-    waited: Token,
+    waited: LaneToken,
     reads: u32,
     due: Duration,
 }
 
 impl NotYet {
     /// Up to which delivery nothing more is expected.
-    pub(super) fn hopeless(&self) -> Option<Token> {
+    pub(super) fn hopeless(&self) -> Option<LaneToken> {
         (self.due > self.since + SHOWN_WITHIN).then_some(self.waited)
     }
 }
 
-impl Searched {
+impl NotFound {
     /// Nothing of what was delivered up to `high` can be read.
-    pub(super) fn nothing_for(&mut self, high: Token) {
+    pub(super) fn nothing_for(&mut self, high: LaneToken) {
         let below = Revision::MAX;
         self.gone = Some(Gone { high, below });
     }
 
     /// Up to which delivery another read would show nothing new.
-    fn up_to(&self, now: Duration) -> Token {
+    fn up_to(&self, now: Duration) -> LaneToken {
         let gone = self.gone.map_or(0, |gone| gone.high);
         let waits = self.not_yet.filter(|n| now < n.due).map_or(0, |n| n.high);
         gone.max(waits)
@@ -99,9 +99,9 @@ impl Known {
             // A fresh start is put only when it is not behind what it replaces.
             return base.rebase && self.agenda.read && base.header.version < base.durable();
         }
-        let searched = self.searched.up_to(now);
+        let not_found = self.not_found.up_to(now);
         let mut missing = self.inbox.waiting.range(base.next()..).flat_map(|(_, w)| &w.tokens);
-        self.agenda.read || missing.any(|token| *token > searched)
+        self.agenda.read || missing.any(|token| *token > not_found)
     }
 
     pub(super) fn read_on(&mut self, now: Duration) -> Next {
@@ -153,7 +153,7 @@ impl Known {
                 self.note.confirm();
             }
             if self.base.header.deleted {
-                self.searched.nothing_for(high);
+                self.not_found.nothing_for(high);
             } else {
                 self.agenda.look.want();
             }
@@ -250,22 +250,22 @@ impl Known {
 
     /// The stream was read, and ends below `below`: deliveries of what stands there or above are
     /// waited for.
-    pub(super) fn found_nothing(&mut self, high: Token, below: Revision, now: Duration) {
-        self.searched.gone = Some(Gone { high, below });
+    pub(super) fn found_nothing(&mut self, high: LaneToken, below: Revision, now: Duration) {
+        self.not_found.gone = Some(Gone { high, below });
         let above = self.inbox.waiting.range(below.max(self.base.next())..);
         if above.flat_map(|(_, w)| &w.tokens).all(|token| *token > high) {
-            self.searched.not_yet = None;
+            self.not_found.not_yet = None;
             return;
         }
         // A stream that grows is on its way to what is waited for; what came after the last wait
         // began waits as long.
-        let (since, waited, reads) = match self.searched.not_yet {
+        let (since, waited, reads) = match self.not_found.not_yet {
             Some(n) if below > n.below => (now, high, 0),
             Some(n) if n.hopeless().is_some() => (now, high, n.reads),
             Some(n) => (n.since, n.waited, n.reads + 1),
             None => (now, high, 0),
         };
-        self.searched.not_yet = Some(NotYet {
+        self.not_found.not_yet = Some(NotYet {
             high,
             below,
             since,
@@ -278,6 +278,6 @@ impl Known {
     /// When the stream is read again for what was not readable yet.
     pub(super) fn reads_again_at(&self) -> Option<Duration> {
         let waits = self.inbox.waiting.range(self.base.next()..).next().is_some();
-        self.searched.not_yet.filter(|_| waits).map(|n| n.due)
+        self.not_found.not_yet.filter(|_| waits).map(|n| n.due)
     }
 }

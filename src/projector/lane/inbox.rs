@@ -6,16 +6,16 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use super::{Arrival, Token, Verdict};
+use super::{Arrival, LaneToken, Verdict};
 use crate::event::{RawEvent, Revision};
 
 /// Deliveries of one revision that wait.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(super) struct Pending {
     pub(super) event: Option<RawEvent>,
     /// When it was named last by what does not carry it.
     pub(super) named_at: Option<DateTime<Utc>>,
-    pub(super) tokens: Vec<Token>,
+    pub(super) tokens: Vec<LaneToken>,
 }
 
 /// What a delivery asks for that carries no event.
@@ -32,14 +32,14 @@ pub(super) enum Hint {
 /// Each delivery is in one of four places, and its token in the verdicts when it leaves.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
-    pub(super) waiting: BTreeMap<Revision, Waiting>,
+    pub(super) waiting: BTreeMap<Revision, Pending>,
     /// Deliveries that only say that something happened to the stream.
-    pub(super) hints: Vec<(Token, Hint)>,
+    pub(super) hints: Vec<(LaneToken, Hint)>,
     /// Deliveries of hints that were heeded; settled with whatever follows from that.
-    acting: Vec<(Token, Hint)>,
+    acting: Vec<(LaneToken, Hint)>,
     /// Deliveries at or below the version that do not fit the replica.
-    suspects: Vec<(Revision, Waiting)>,
-    pub(super) newest: Token,
+    suspects: Vec<(Revision, Pending)>,
+    pub(super) newest: LaneToken,
     /// Reading the stream on will settle deliveries that have not come yet.
     pub(super) behind: bool,
     /// The generation of the mark that was seen noted. Where the item was deleted meanwhile, its new
@@ -51,7 +51,7 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    pub(super) fn deliver(&mut self, token: Token, arrival: Arrival, behind: bool) {
+    pub(super) fn deliver(&mut self, token: LaneToken, arrival: Arrival, behind: bool) {
         self.newest = self.newest.max(token);
         self.behind |= behind;
         let (revision, event, named_at) = match arrival {
@@ -88,7 +88,7 @@ impl Inbox {
         waiting.sum::<usize>() + self.hints.len() + self.acting.len()
     }
 
-    pub(super) fn ack(&mut self, tokens: impl IntoIterator<Item = Token>) {
+    pub(super) fn ack(&mut self, tokens: impl IntoIterator<Item = LaneToken>) {
         self.verdicts.extend(tokens.into_iter().map(Verdict::Ack));
     }
 
@@ -124,7 +124,7 @@ impl Inbox {
         self.hints.append(&mut self.acting);
     }
 
-    pub(super) fn suspect(&mut self, revision: Revision, waiting: Waiting) {
+    pub(super) fn suspect(&mut self, revision: Revision, waiting: Pending) {
         self.suspects.push((revision, waiting));
     }
 

@@ -5,12 +5,12 @@
 use std::{mem, time::Duration};
 
 use super::{
-    Effect, Known, Next, OnDeletion, PutKind, Rules, Token, UnderWay,
-    unsaved::{Folded, Run, Write},
+    Effect, Known, LaneRules, LaneToken, Next, PutKind, UnderWay,
+    unsaved::{UnsavedFold, UnsavedRun, Write},
 };
 use crate::{
     event::{Revision, Version, next_after},
-    projection::{FoldError, State, run::fold_run},
+    projection::{FoldError, OnDeletion, State, run::fold_run},
     replica::{Demand, Header, Put, Quarantine, item::Body},
 };
 
@@ -21,7 +21,7 @@ pub(super) struct Pace {
     /// Since when the version has been ahead of the stored one without a change.
     pub(super) unflushed_since: Option<Duration>,
     /// Deliveries up to this one that are settled now were settled by a put.
-    pub(super) written: Option<Token>,
+    pub(super) written: Option<LaneToken>,
 }
 
 /// A put that is under way.
@@ -31,7 +31,7 @@ pub(super) struct Putting {
     write: Option<Write>,
     /// What is stored stays, and the state in hand may not be its.
     adrift: bool,
-    pub(super) high: Token,
+    pub(super) high: LaneToken,
 }
 
 impl Known {
@@ -118,7 +118,7 @@ impl Known {
     /// quarantines the one after it.
     fn back_to_storable(&mut self, error: &FoldError) -> Body {
         let mut run = match mem::take(&mut self.unsaved.folded) {
-            Folded::Run(run) => run,
+            UnsavedFold::Run(run) => run,
             other => {
                 self.unsaved.folded = other;
                 // Stored before, by other code or under another limit, and not storable now: it stays
@@ -133,7 +133,7 @@ impl Known {
             // Not even what it began with, which other code has stored: that stays as it is.
             let blamed = run.events.first();
             let blamed = blamed.map_or(next_after(run.begins().0.version), |event| event.revision);
-            self.unsaved.folded = Folded::Run(run);
+            self.unsaved.folded = UnsavedFold::Run(run);
             return self.marked_as_stored(blamed, error);
         };
         let blamed = match (run.unstorable, run.events.get(events)) {
@@ -145,7 +145,7 @@ impl Known {
         };
         run.events.truncate(events);
         (self.base.header, self.base.state) = best;
-        self.unsaved.folded = Folded::Run(run);
+        self.unsaved.folded = UnsavedFold::Run(run);
         self.agenda.read = false;
         self.inbox.act_again();
         // What is folded in place of a state that cannot be read does not replace it half done.
@@ -181,7 +181,7 @@ impl Known {
             self.note.see();
         }
         let goes_on = self.unsaved.retries() && self.agenda.read;
-        if let Folded::Run(mut run) = mem::take(&mut self.unsaved).folded {
+        if let UnsavedFold::Run(mut run) = mem::take(&mut self.unsaved).folded {
             run.let_go(self.base.durable());
             self.tally.durable.append(&mut run.created);
         }
@@ -237,9 +237,9 @@ struct Storable {
     body: Body,
 }
 
-impl Run {
+impl UnsavedRun {
     /// `None`: not even what it begins with can be. What it comes to in the end is known not to be.
-    fn storable(&self, rules: &Rules, stream: &str) -> Option<Storable> {
+    fn storable(&self, rules: &LaneRules, stream: &str) -> Option<Storable> {
         let begins = self.begins();
         let (mut good, mut bad) = (0, self.events.len());
         let mut body = form_of(rules, stream, &begins.0, &begins.1).ok()?;
@@ -265,7 +265,7 @@ impl Run {
     }
 
     /// Keeps of a refold's events what they have come to, `folded`, or how far that could be stored.
-    pub(super) fn fold_down(&mut self, rules: &Rules, stream: &str, folded: (&Header, &State), durable: Version) {
+    pub(super) fn fold_down(&mut self, rules: &LaneRules, stream: &str, folded: (&Header, &State), durable: Version) {
         if form_of(rules, stream, folded.0, folded.1).is_ok() {
             self.storable = Some((folded.0.clone(), folded.1.clone()));
             self.unstorable = None;
@@ -283,7 +283,7 @@ impl Run {
     }
 }
 
-pub(super) fn form_of(rules: &Rules, stream: &str, header: &Header, state: &State) -> Result<Body, FoldError> {
+pub(super) fn form_of(rules: &LaneRules, stream: &str, header: &Header, state: &State) -> Result<Body, FoldError> {
     let dropped = header.deleted && rules.on_deletion == OnDeletion::Remove;
     if header.version.is_none() || dropped {
         return Ok(Body::Nothing);

@@ -7,9 +7,9 @@
 use std::{mem, time::Duration};
 
 use super::{
-    Agenda, Effect, Hint, Known, Next, Searched, UnderWay, Verdict,
+    Agenda, Effect, Hint, Known, Next, NotFound, UnderWay, Verdict,
     gap::SHOWN_WITHIN,
-    unsaved::{Folded, Write},
+    unsaved::{UnsavedFold, Write},
 };
 use crate::{
     event::Revision,
@@ -19,7 +19,7 @@ use crate::{
 
 /// Whether the stream is noted as marked; the note goes when nothing is owed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Note {
+pub(super) enum MarkNote {
     #[default]
     None,
     /// It is, or may be.
@@ -33,7 +33,7 @@ pub(super) enum Note {
     Paid,
 }
 
-impl Note {
+impl MarkNote {
     /// A mark was seen: it stands before all that is not stored.
     pub(super) fn see(&mut self) {
         *self = Self::Noted;
@@ -130,7 +130,7 @@ impl Known {
         if let Some(stored) = base.stored.clone() {
             // Without a run all that was folded since changed nothing; a run that began again did not
             // begin with what is stored.
-            if let Folded::Run(run) = unsaved.folded {
+            if let UnsavedFold::Run(run) = unsaved.folded {
                 base.rebase |= run.header.version.is_none() && stored.version.is_some();
                 base.state = run.state;
             }
@@ -146,7 +146,7 @@ impl Known {
             base.state = self.rules.fold.initial();
         }
         self.agenda = Agenda::default();
-        self.searched = Searched::default();
+        self.not_found = NotFound::default();
     }
 
     /// A stored mark settles what stands behind it, unless other code left it: then this code tries.
@@ -172,7 +172,7 @@ impl Known {
             let known = self.base.header.version.is_some();
             self.agenda.probe = self.rules.restarts() && known && mark.kind() != MarkKind::Quarantined;
             self.agenda.read = true;
-            self.searched.gone = None;
+            self.not_found.gone = None;
             self.unsaved.retry();
             return None;
         }
@@ -230,7 +230,7 @@ impl Known {
     }
 
     pub(super) fn forget(&mut self) -> Next {
-        self.note = Note::None;
+        self.note = MarkNote::None;
         let stored = self.base.stored.as_ref().map_or(0, |stored| stored.generation);
         let generation = stored.max(mem::take(&mut self.inbox.note_seen));
         self.under_way = Some(UnderWay::Forget);

@@ -6,9 +6,9 @@
 use std::mem;
 
 use super::{
-    Base, Known, Next, Token, UnderWay,
+    Known, LaneBase, LaneToken, Next, UnderWay,
     gap::{Gone, NotYet},
-    inbox::Waiting,
+    inbox::Pending,
 };
 use crate::{
     event::Revision,
@@ -26,7 +26,7 @@ impl Known {
         let unsaved = self.unsaved.any();
         self.settle_covered(unsaved);
         // What was folded before it comes first.
-        if !unsaved && let Some(gone) = self.searched.gone.take() {
+        if !unsaved && let Some(gone) = self.not_found.gone.take() {
             self.settle_gone(gone);
         }
     }
@@ -51,7 +51,7 @@ impl Known {
     }
 
     fn settle_gone(&mut self, gone: Gone) {
-        let hopeless = self.searched.not_yet.as_ref().and_then(NotYet::hopeless);
+        let hopeless = self.not_found.not_yet.as_ref().and_then(NotYet::hopeless);
         let next = self.base.next();
         let mut settled = Vec::new();
         for (revision, waiting) in self.inbox.waiting.range_mut(next..) {
@@ -66,7 +66,7 @@ impl Known {
         self.inbox.ack(settled);
         self.inbox.waiting.retain(|_, waiting| !waiting.tokens.is_empty());
         if self.inbox.waiting.range(next..).next().is_none() {
-            self.searched.not_yet = None;
+            self.not_found.not_yet = None;
         }
     }
 
@@ -98,7 +98,7 @@ impl Known {
 }
 
 /// The header that covers deliveries, and the version that it covers them to.
-fn covers(base: &Base, unsaved: bool) -> Option<(&Header, Revision)> {
+fn covers(base: &LaneBase, unsaved: bool) -> Option<(&Header, Revision)> {
     // What is stored is about to be replaced, or is no replica: it covers nothing.
     if (base.rebase && !base.header.deleted) || base.broken.is_some() {
         return None;
@@ -109,7 +109,7 @@ fn covers(base: &Base, unsaved: bool) -> Option<(&Header, Revision)> {
 }
 
 /// Whether a delivery at or below the version does not look like one of the events folded in.
-fn suspicious(header: &Header, written: Option<Token>, waiting: &Waiting) -> bool {
+fn suspicious(header: &Header, written: Option<LaneToken>, waiting: &Pending) -> bool {
     let Some(last) = &header.event else { return false };
     match &waiting.event {
         Some(event) => header.ends_with(event).map_or(event.created > last.at, |own| !own),

@@ -15,12 +15,14 @@ use chrono::{DateTime, Utc};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::{gap::SHOWN_WITHIN, unsaved::Folded, *};
+use super::{gap::SHOWN_WITHIN, unsaved::UnsavedFold, *};
 use crate::{
     document::Document,
     event::RawEvent,
     journal::{Newest, Presence, ReadLimit, Slice, Standing},
-    projection::{Change, Encoded, Fold, FoldError, OnLostHistory, Source, State, StateError, StoredState},
+    projection::{
+        Change, Encoded, Fold, FoldError, OnDeletion, OnLostHistory, OnRevival, Source, State, StateError, StoredState,
+    },
     replica::{
         Broken, Demand, Header, LastEvent, Put, Replica,
         item::{Body, Promotions},
@@ -104,11 +106,11 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 }
 
 struct Task {
-    rules: Arc<Rules>,
+    rules: Arc<LaneRules>,
     lane: Driven,
-    cache: Option<Base>,
+    cache: Option<LaneBase>,
     /// Which entries the tokens stand for.
-    tokens: BTreeMap<Token, usize>,
+    tokens: BTreeMap<LaneToken, usize>,
     /// It was told of the note, and has not come to rest since.
     told: bool,
     effect: Option<Effect>,
@@ -130,7 +132,7 @@ struct World {
     parked: Vec<u64>,
     stored: Option<Replica>,
     tasks: Vec<Task>,
-    next_token: Token,
+    next_token: LaneToken,
     clock: Duration,
     /// The store lost data that it had acknowledged: what was settled no longer is.
     wiped: bool,
@@ -194,7 +196,7 @@ impl World {
         let tasks = ["new", if same_code { "new" } else { "old" }]
             .into_iter()
             .map(|fingerprint| {
-                let rules = Arc::new(Rules {
+                let rules = Arc::new(LaneRules {
                     fold: Arc::new(Collect(fingerprint)),
                     form: Arc::new(|_: &str, header: &Header, encoded: Encoded| {
                         if header.event.as_ref().is_some_and(|event| &*event.kind == "Heavy") {

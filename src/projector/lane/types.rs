@@ -7,37 +7,19 @@ use chrono::{DateTime, Utc};
 use crate::{
     event::{RawEvent, Revision, Version, next_after},
     journal::{ReadLimit, Slice, Standing},
-    projection::{Encoded, Fold, FoldError, OnLostHistory, State},
+    projection::{Encoded, Fold, FoldError, OnDeletion, OnLostHistory, OnRevival, State},
     replica::{Broken, Header, Put, PutOutcome, Replica, item::Body},
 };
 
 /// Names one piece of work between a lane and whoever hosts it. Tokens rise in order of arrival.
-pub type Token = u64;
-
-/// What to do with a replica whose stream was deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnDeletion {
-    /// Keep the state for readers, marked as deleted.
-    Keep,
-    /// Drop the state; a marker stays, so that nothing late resurrects it.
-    Remove,
-}
-
-/// How a replica goes on when its deleted stream comes to life again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnRevival {
-    /// Fold on.
-    Continue,
-    /// Start over from the first readable revision.
-    Restart,
-}
+pub type LaneToken = u64;
 
 /// Checks that a state can be stored, and in which form: see [`crate::replica::item`].
 pub type Form = Arc<dyn Fn(&str, &Header, Encoded) -> Result<Body, FoldError> + Send + Sync>;
 
 /// What all lanes of one projection share.
 #[derive(Clone)]
-pub struct Rules {
+pub struct LaneRules {
     /// The projection.
     pub fold: Arc<dyn Fold>,
     /// Checks a state before a put.
@@ -60,7 +42,7 @@ pub struct Rules {
     pub commands: usize,
 }
 
-impl Rules {
+impl LaneRules {
     /// Whether a stream that comes to life again starts over.
     pub(super) fn restarts(&self) -> bool {
         restarts(self.on_deletion, self.on_revival)
@@ -74,9 +56,9 @@ pub fn restarts(on_deletion: OnDeletion, on_revival: OnRevival) -> bool {
     on_revival == OnRevival::Restart || on_deletion == OnDeletion::Remove
 }
 
-impl fmt::Debug for Rules {
+impl fmt::Debug for LaneRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rules")
+        f.debug_struct("LaneRules")
             .field("projection", &self.fold.name())
             .finish_non_exhaustive()
     }
@@ -147,7 +129,7 @@ pub enum PutKind {
 #[derive(Clone, Debug)]
 pub enum Outcome {
     /// The base from a cache.
-    Cached(Box<Base>),
+    Cached(Box<LaneBase>),
     /// The replica from the store.
     Loaded(Option<Box<Replica>>),
     /// The stream's events.
@@ -173,9 +155,9 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Settled: acknowledge.
-    Ack(Token),
+    Ack(LaneToken),
     /// Set aside with a reason; a durable mark stands before it.
-    Park(Token, String),
+    Park(LaneToken, String),
 }
 
 /// What a lane wants next.
@@ -207,7 +189,7 @@ pub struct Step {
 
 /// A replica as a lane goes on from it: what is stored, and what is folded in memory.
 #[derive(Clone, Debug)]
-pub struct Base {
+pub struct LaneBase {
     /// The stored item's header; `None` when there is no item.
     pub stored: Option<Header>,
     /// All that is folded into `state`; at `stored` or ahead of it.
@@ -230,7 +212,7 @@ pub struct Base {
     pub time: u64,
 }
 
-impl Base {
+impl LaneBase {
     /// The base before any event, with nothing stored.
     pub fn empty(fold: &dyn Fold) -> Self {
         Self {

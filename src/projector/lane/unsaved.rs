@@ -15,7 +15,7 @@ use crate::{
 /// What is in hand and not stored.
 #[derive(Debug, Default)]
 pub(super) struct Unsaved {
-    pub(super) folded: Folded,
+    pub(super) folded: UnsavedFold,
     pub(super) administrative: Option<Administrative>,
     /// Events were read since the last put: it comes before reading again.
     pub(super) read: bool,
@@ -23,12 +23,12 @@ pub(super) struct Unsaved {
 
 /// How the state in hand differs from what is stored.
 #[derive(Debug, Default)]
-pub(super) enum Folded {
+pub(super) enum UnsavedFold {
     /// Not at all; the version may have moved.
     #[default]
     Nothing,
     /// By a run of events.
-    Run(Box<Run>),
+    Run(Box<UnsavedRun>),
     /// A run was given up for a fold from the start, which has not begun.
     Dropped,
 }
@@ -74,7 +74,7 @@ impl From<Write> for PutKind {
 
 /// Folding since the last put.
 #[derive(Debug)]
-pub(super) struct Run {
+pub(super) struct UnsavedRun {
     /// Where it began; to find the event that makes a state unstorable.
     pub(super) header: Header,
     pub(super) state: State,
@@ -89,7 +89,7 @@ pub(super) struct Run {
     pub(super) created: Vec<DateTime<Utc>>,
 }
 
-impl Run {
+impl UnsavedRun {
     pub(super) fn new((header, state): (Header, State)) -> Self {
         Self {
             header,
@@ -123,7 +123,7 @@ impl Unsaved {
 
     /// Whether the state is not the stored one.
     pub(super) fn changed(&self) -> bool {
-        !matches!(self.folded, Folded::Nothing)
+        !matches!(self.folded, UnsavedFold::Nothing)
     }
 
     pub(super) fn write(&self) -> Option<Write> {
@@ -155,12 +155,12 @@ impl Unsaved {
     /// Gives a run up, for a fold from the start.
     pub(super) fn drop_run(&mut self) {
         if self.changed() {
-            self.folded = Folded::Dropped;
+            self.folded = UnsavedFold::Dropped;
         }
         self.read = false;
     }
 
     pub(super) fn holds_events(&self) -> bool {
-        matches!(&self.folded, Folded::Run(run) if !run.events.is_empty())
+        matches!(&self.folded, UnsavedFold::Run(run) if !run.events.is_empty())
     }
 }

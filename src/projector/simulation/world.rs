@@ -23,7 +23,7 @@ use crate::{
     projection::{FoldError, OnLostHistory},
     projector::{
         engine::{self, Projection, Running},
-        lane::Rules,
+        lane::LaneRules,
         lanes,
         session::{Spec, tests::group},
         status::Phase,
@@ -134,9 +134,9 @@ impl Sim {
         told.numbers
     }
 
-    fn rules(&self, code: Code) -> Rules {
+    fn rules(&self, code: Code) -> LaneRules {
         let form = item::Rules::new("tally");
-        Rules {
+        LaneRules {
             fold: Arc::new(Coded::new(code)),
             form: Arc::new(move |stream, header, encoded| {
                 let numbers = match &encoded.view {

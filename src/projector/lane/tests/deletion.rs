@@ -111,7 +111,7 @@ fn a_deletion_is_stored_by_code_that_cannot_store_the_state() {
         rest(&mut world, 1);
         if with_an_event {
             world.run(&Op::Append(Kind::Put)).unwrap();
-            let mut verified = Base::from_stored(&*world.tasks[0].rules.fold, world.stored.clone());
+            let mut verified = LaneBase::from_stored(&*world.tasks[0].rules.fold, world.stored.clone());
             verified.verified = true;
             world.tasks[0].cache = Some(verified);
             world.deliver(0, 2);

@@ -13,7 +13,7 @@ pub(super) struct Driven {
 }
 
 impl Driven {
-    pub(super) fn new(rules: Arc<Rules>) -> Self {
+    pub(super) fn new(rules: Arc<LaneRules>) -> Self {
         Self {
             lane: Lane::new("s-1".into(), rules),
             verdicts: Vec::new(),

@@ -149,7 +149,7 @@ fn a_hole_between_two_events_is_crossed_as_one_before_them() {
         let rules = World::new(OnDeletion::Keep, OnRevival::Continue, true).tasks[0]
             .rules
             .clone();
-        let rules = Rules {
+        let rules = LaneRules {
             on_lost_history: policy,
             ..(*rules).clone()
         };
@@ -233,7 +233,7 @@ fn a_start_behind_lost_history_replaces_only_what_it_read() {
         world.run(&Op::Truncate(5)).unwrap();
         let view = StoredState::Document(Document::List([Document::Number("0".into())].into()));
         let behind = replica(ends_with(&world.log[0]), Some(view));
-        world.tasks[0].cache = Some(Base::from_stored(&*world.tasks[0].rules.fold, Some(behind)));
+        world.tasks[0].cache = Some(LaneBase::from_stored(&*world.tasks[0].rules.fold, Some(behind)));
         world.deliver(0, 5);
         rest(&mut world, 0);
         let header = &world.stored.as_ref().unwrap().header;

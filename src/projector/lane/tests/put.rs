@@ -16,7 +16,7 @@ fn a_put_whose_reply_is_lost_is_found_in_the_store() {
     let header = &world.stored.as_ref().unwrap().header;
     assert_eq!((header.version, header.generation), (Some(0), 0));
     assert!(world.unsettled.is_empty());
-    assert_eq!(world.tasks[0].cache.as_ref().and_then(Base::durable), Some(0));
+    assert_eq!(world.tasks[0].cache.as_ref().and_then(LaneBase::durable), Some(0));
 }
 
 /// Events that change nothing, on a base that is not what is stored: they were settled by that, and the put
@@ -40,7 +40,7 @@ fn a_version_without_a_change_that_the_store_refuses_is_read_on_to() {
         if deleted {
             world.stored = None;
         } else {
-            let mut verified = Base::from_stored(&*world.tasks[1].rules.fold, stored.clone());
+            let mut verified = LaneBase::from_stored(&*world.tasks[1].rules.fold, stored.clone());
             verified.verified = true;
             world.tasks[1].cache = Some(verified);
         }
@@ -111,7 +111,7 @@ fn a_fold_anew_that_cannot_be_stored_holds_no_more_than_a_page() {
         while world.stored.as_ref().unwrap().header.quarantine.is_none() {
             assert!(world.step(0, false, false).unwrap());
             let held = match world.tasks[0].lane.known().map(|known| &known.unsaved.folded) {
-                Some(Folded::Run(run)) => run.events.len(),
+                Some(UnsavedFold::Run(run)) => run.events.len(),
                 _ => 0,
             };
             assert!(held <= page, "{held} of one page");
@@ -143,7 +143,7 @@ fn what_a_fold_anew_replaces_does_not_become_durable_again() {
     while world.stored.as_ref().unwrap().header.version != Some(19) {
         assert!(world.step(0, false, false).unwrap());
         let kept = match world.tasks[0].lane.known().map(|known| &known.unsaved.folded) {
-            Some(Folded::Run(run)) => run.created.len(),
+            Some(UnsavedFold::Run(run)) => run.created.len(),
             _ => 0,
         };
         assert!(kept <= rules.read.events, "{kept} of one page");
