@@ -66,7 +66,7 @@ impl Reading {
                 Some(false) => Evidence::Another,
                 None => Evidence::Outlived,
             },
-            None if below > 0 && !slice.end => Evidence::Unreached,
+            None if !slice.end => Evidence::Unreached,
             None => Evidence::Nothing,
         };
         if matches!(evidence, Evidence::Same | Evidence::Another) {

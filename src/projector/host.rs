@@ -218,6 +218,16 @@ impl<J: Journal, S: ReplicaStore> Host<J, S> {
         self.lanes.take_settled()
     }
 
+    /// Lets lanes store at once what changed nothing.
+    pub(super) fn flush(&mut self) {
+        self.lanes.flush();
+    }
+
+    /// Whether nothing is left to flush, or the table would not take it.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.lanes.is_flushed() || self.stores.table_trouble.down().is_some()
+    }
+
     /// Whether there is memory for more work.
     pub(super) fn has_room(&self) -> bool {
         self.lanes.has_room()

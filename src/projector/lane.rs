@@ -132,6 +132,18 @@ impl Lane {
         self.inbox_mut().deliver(token, arrival, behind);
     }
 
+    /// Whether it has folded what changed nothing, and not stored that.
+    pub fn is_ahead(&self) -> bool {
+        self.known().is_some_and(Known::is_ahead)
+    }
+
+    /// Lets it store that with its next step: nobody is there to do so later.
+    pub fn flush(&mut self) {
+        if let At::Known(known) = &mut self.at {
+            known.pace.flushes = true;
+        }
+    }
+
     /// Whether its puts of folded events wait: others are under way, and one that is not written down
     /// yet takes no memory and carries what comes meanwhile.
     pub fn hold_back(&mut self, wait: bool) {
@@ -357,6 +369,9 @@ impl Known {
             again = self.note.due_since(now);
             if again.is_some_and(|due| now >= due) {
                 self.agenda.read = true;
+                if self.may_have_begun_again() {
+                    return self.probe();
+                }
                 return self.read_on(now);
             }
         }
@@ -395,7 +410,7 @@ impl Known {
             (UnderWay::Put(Putting { high, .. }), Outcome::Put(PutOutcome::Refused(stored))) => {
                 // An earlier try of this put may have landed, and cleared the mark.
                 if self.unsaved.retries() {
-                    self.note.owe();
+                    self.owe();
                 }
                 self.rebase_on(LaneBase::from_stored(&*self.rules.fold, stored.map(|r| *r)));
                 // What a refused put hands back is as fresh as a strongly consistent read.
@@ -437,6 +452,7 @@ impl Known {
         let look = behind && base.header.deleted && base.broken.is_none();
         self.agenda = self.agenda.on_another_base(read, look);
         self.base = base;
+        self.agenda.probe |= self.note.owes() && self.may_have_begun_again();
         self.unsaved = Unsaved::default();
         self.not_found = NotFound::default();
         self.pace.unflushed_since = None;

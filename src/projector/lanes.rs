@@ -200,6 +200,8 @@ pub(super) struct Lanes {
     looking: usize,
     /// Denials that wait whether they are a stream's own, and since when.
     denials: VecDeque<(Duration, Arc<str>, String)>,
+    /// Lanes that are ahead of what is stored, where they are not to be any more.
+    flushing: Option<HashSet<Arc<str>>>,
     moved: bool,
 }
 
@@ -242,6 +244,7 @@ impl Lanes {
             looks: Looks::default(),
             looking: 0,
             denials: VecDeque::new(),
+            flushing: None,
             moved: false,
         }
     }
@@ -278,6 +281,20 @@ impl Lanes {
     /// What was settled since the last call, of what had a ticket.
     pub(super) fn take_settled(&mut self) -> Vec<Settled> {
         std::mem::take(&mut self.settled)
+    }
+
+    /// Lets lanes store at once what changed nothing: who ends now would leave that to the next event of
+    /// each stream, and with it a deletion that another task has stored meanwhile.
+    pub(super) fn flush(&mut self) {
+        let ahead = self.by_stream.iter().filter(|(_, lane)| lane.is_ahead());
+        let ahead: HashSet<_> = ahead.map(|(stream, _)| stream.clone()).collect();
+        self.touched.extend(ahead.iter().cloned());
+        self.flushing = Some(ahead);
+    }
+
+    /// Whether no lane is left that [`Self::flush`] was about.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.flushing.as_ref().is_none_or(HashSet::is_empty)
     }
 
     /// Takes work. Without a ticket nobody hears that it is settled.
@@ -429,7 +446,17 @@ impl Lanes {
             let lane = self.by_stream.get_mut(stream)?;
             lane.hold_back(wait);
             self.runs.goes_on(stream);
+            if self.flushing.is_some() {
+                lane.flush();
+            }
             let Step { next, verdicts, tally } = lane.step(now.at);
+            if let Some(flushing) = &mut self.flushing {
+                if lane.is_ahead() {
+                    flushing.insert(stream.clone());
+                } else if matches!(next, Next::Idle | Next::WaitUntil(_)) {
+                    flushing.remove(stream);
+                }
+            }
             let waits = matches!(next, Next::WaitUntil(_)) && lane.unsettled() == 0;
             self.runs
                 .went_on(stream, tally.applied, waits || matches!(next, Next::Idle));
@@ -682,6 +709,7 @@ impl Lanes {
         self.are_held_back.clear();
         self.timers.clear();
         self.denials.clear();
+        self.flushing = None;
         let mut streams: Vec<_> = self.by_stream.keys().cloned().collect();
         streams.sort_unstable();
         for stream in &streams {

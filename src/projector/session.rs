@@ -231,7 +231,7 @@ impl<'a, Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<'a, 
             let flushed = self.flush().await;
             end = end.or(flushed.err().map(End::Disconnected));
             if let Some(deadline) = self.stopping
-                && (self.deliveries.len() == 0 || Instant::now() >= deadline)
+                && ((self.deliveries.len() == 0 && self.host.is_flushed()) || Instant::now() >= deadline)
             {
                 let left = self.deliveries.len();
                 end.get_or_insert(End::Stopped { left });
@@ -265,6 +265,7 @@ impl<'a, Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<'a, 
                     holding = self.deliveries.len(),
                     "draining in-flight deliveries"
                 );
+                self.host.flush();
                 self.stopping = Some(Instant::now() + self.spec.drain);
             }
         }

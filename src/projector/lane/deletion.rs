@@ -145,6 +145,13 @@ impl Known {
         }
     }
 
+    /// Whether a life may have ended and another begun where nobody looked: what told of it was settled
+    /// by a mark.
+    pub(super) fn may_have_begun_again(&self) -> bool {
+        let header = &self.base.header;
+        self.rules.restarts() && header.version.is_some() && !header.deleted
+    }
+
     pub(super) fn probe(&mut self) -> Next {
         self.under_way = Some(UnderWay::Probe);
         self.read_one(0)

@@ -20,6 +20,8 @@ pub(super) struct Pace {
     last_put: Option<Duration>,
     /// Since when the version has been ahead of the stored one without a change.
     pub(super) unflushed_since: Option<Duration>,
+    /// It is stored at once.
+    pub(super) flushes: bool,
     /// Deliveries up to this one that are settled now were settled by a put.
     pub(super) written: Option<LaneToken>,
 }
@@ -188,6 +190,7 @@ impl Known {
         self.pace = Pace {
             last_put: Some(now),
             unflushed_since: None,
+            flushes: false,
             written: Some(high),
         };
         // What is stored is not what is in hand: whatever comes next begins with reading it.
@@ -208,7 +211,7 @@ impl Known {
             // Another task may have settled a delivery by the mark after the stream was read and
             // before the mark was cleared: what came in between is read now.
             self.agenda.read = true;
-            self.note.owe();
+            self.owe();
         }
     }
 
@@ -223,7 +226,7 @@ impl Known {
             return Next::Idle;
         }
         let due = *self.pace.unflushed_since.get_or_insert(now) + self.rules.keep_flush;
-        if now < due {
+        if now < due && !self.pace.flushes {
             return Next::WaitUntil(due);
         }
         self.put(now)

@@ -149,6 +149,12 @@ impl Known {
         self.not_found = NotFound::default();
     }
 
+    /// A mark was cleared, by this task or another: what was settled by it is read.
+    pub(super) fn owe(&mut self) {
+        self.note.owe();
+        self.agenda.probe |= self.may_have_begun_again();
+    }
+
     /// A stored mark settles what stands behind it, unless other code left it: then this code tries.
     pub(super) fn act_on_mark(&mut self) -> Option<Next> {
         if self.unsaved.administrative.is_some() {
@@ -223,7 +229,7 @@ impl Known {
             if !self.is_fresh() && !waits {
                 return Some(self.load());
             }
-            self.note.owe();
+            self.owe();
         }
         self.agenda.read |= self.inbox.heed(&[Hint::Read, Hint::Note]);
         None

@@ -259,3 +259,30 @@ fn a_denied_stream_is_marked_and_tried_again() {
         }
     }
 }
+
+/// Of a stream whose item is broken a deletion is settled by the mark, and the item is replaced by a copy from
+/// before it: the note alone says that something may have gone by. The new life was folded onto the old one.
+#[test]
+fn a_life_that_began_while_the_item_was_broken_starts_over() {
+    let mut world = World::new(OnDeletion::Keep, OnRevival::Restart, true);
+    world.append(Kind::Put);
+    world.deliver(0, 0);
+    rest(&mut world, 0);
+    let mut copy = world.stored.clone().unwrap();
+    for op in [Op::Break { whole: true }, Op::Delete, Op::Revive] {
+        world.run(&op).unwrap();
+    }
+    for entry in [1, 2] {
+        world.deliver(1, entry);
+    }
+    rest(&mut world, 1);
+    assert!(world.unsettled.is_empty(), "settled by the mark");
+    world.broken = None;
+    copy.header.generation = 1;
+    world.stored = Some(copy);
+    world.note(0);
+    rest(&mut world, 0);
+    let header = &world.stored.as_ref().unwrap().header;
+    assert_eq!((header.first, header.version), (1, Some(1)));
+    assert_eq!(world.noted, None);
+}
