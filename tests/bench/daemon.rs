@@ -134,15 +134,66 @@ async fn run_stores(folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Processor time of this process so far, in seconds; none where there is no `/proc`.
-fn processor() -> f64 {
+/// Processor time so far, in seconds, as `/proc` tells it of a process or a thread; none where there is no
+/// `/proc`.
+fn ticked(stat: &Path) -> f64 {
     // Linux counts it in hundredths of a second.
     const TICKS: f64 = 100.0;
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let stat = std::fs::read_to_string(stat).unwrap_or_default();
     // The second field is the program's name in parentheses and may hold anything.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let ticks = |number: usize| fields.split_whitespace().nth(number - 3)?.parse::<f64>().ok();
     (ticks(14).unwrap_or_default() + ticks(15).unwrap_or_default()) / TICKS
+}
+
+/// Processor time so far, in seconds: of this process, and of the stores' process by store.
+#[derive(Clone, Copy)]
+struct Spent {
+    here: f64,
+    events: f64,
+    replicas: f64,
+}
+
+impl Spent {
+    fn by_now(stores: u32) -> Self {
+        let process = PathBuf::from(format!("/proc/{stores}"));
+        let threads = std::fs::read_dir(process.join("task")).into_iter().flatten().flatten();
+        // Each store names its threads. Those of the other may have ended, and are in the whole only.
+        let replicas = threads.map(|thread| thread.path()).filter(|thread| {
+            let name = std::fs::read_to_string(thread.join("comm"));
+            name.is_ok_and(|name| name.trim_end() == "dynamodb")
+        });
+        let replicas = replicas.map(|thread| ticked(&thread.join("stat"))).sum();
+        Self {
+            here: ticked(Path::new("/proc/self/stat")),
+            events: ticked(&process.join("stat")) - replicas,
+            replicas,
+        }
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            here: self.here - before.here,
+            events: self.events - before.events,
+            replicas: self.replicas - before.replicas,
+        }
+    }
+
+    fn whole(self) -> f64 {
+        self.here + self.events + self.replicas
+    }
+
+    /// Beside what is measured, in microseconds an event, and how much of the machine all of it took.
+    fn beside(self, count: usize, seconds: f64) -> String {
+        let micros = 1e6 / count as f64;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        format!(
+            "beside it the EventStoreDB server {:.1} µs and DynamoDB {:.1} µs an event; together {:.0} % of {cores} cores",
+            self.events * micros,
+            self.replicas * micros,
+            100.0 * self.whole() / seconds / cores as f64
+        )
+    }
 }
 
 fn folder() -> Result<PathBuf, Failure> {
@@ -186,16 +237,18 @@ async fn bench() -> Result<(), Failure> {
         loans::resident(apart.0.id()).unwrap_or_default() >> 20
     ));
 
-    let before = processor();
+    let spent = || Spent::by_now(apart.0.id());
+    let before = spent();
     let (count, raw) = raw_drain(&stores.connection).await?;
-    let (raw_processor, micros) = (processor() - before, 1e6 / count as f64);
+    let (bare, micros) = (spent().since(before), 1e6 / count as f64);
     say(&format!(
-        "raw drain, received and acknowledged only: {count} events in {raw:.2} s, {:.0} events/s, {:.1} µs of processor an event",
+        "raw drain, received and acknowledged only: {count} events in {raw:.2} s, {:.0} events/s, {:.1} µs of processor an event; {}",
         count as f64 / raw,
-        raw_processor * micros
+        bare.here * micros,
+        bare.beside(count, raw)
     ));
 
-    let before = processor();
+    let before = spent();
     let began = Instant::now();
     let daemon = app::start(&settings, planned.clone()).await?;
     let address = daemon.address.to_string();
@@ -207,16 +260,26 @@ async fn bench() -> Result<(), Failure> {
         }
         tokio::time::sleep(LOOK).await;
     }
-    let (whole, processor) = (began.elapsed().as_secs_f64(), processor() - before);
+    let (whole, took) = (began.elapsed().as_secs_f64(), spent().since(before));
     let metrics = page(&address, "/metrics").await.unwrap_or_default();
     say(&format!(
         "daemon, every replica durable: {count} events in {whole:.2} s, {:.0} events/s: {:.2} of the raw drain, {:.1} µs of processor an event, {:.3} writes an event, {:.0} gap reads with {:.0} events",
         count as f64 / whole,
         raw / whole,
-        processor * micros,
+        took.here * micros,
         sum(&metrics, "projector_writes_total", "outcome=\"done\"") / count as f64,
         sum(&metrics, "projector_gap_reads_total", ""),
         sum(&metrics, "projector_gap_events_total", ""),
+    ));
+    say(&took.beside(count, whole));
+    // All of them share the cores: a daemon that took no more than the raw drain's client would come so far.
+    let least = Spent {
+        here: bare.here,
+        ..took
+    };
+    say(&format!(
+        "a daemon that did nothing but receive and acknowledge, the stores' work the same: {:.2} of the raw drain",
+        raw / (whole * least.whole() / took.whole())
     ));
     say(&format!(
         "resident after it, the daemon and this bench: {} MiB, peak {} MiB",
