@@ -24,7 +24,7 @@ use crate::{
     aggregate::{Aggregate, Command, Decision},
     event::Metadata,
     journal::{Journal, JournalError, ReadLimit, Slice, esdb::EventStore},
-    projection::{Compiled, OnLostHistory, run::COMMANDS_KEPT},
+    projection::{Compiled, OnLostHistory, folding::COMMANDS_KEPT},
     replica::{ALL_COMMANDS, Sort, dynamodb::DynamoTable, stored_time},
 };
 

@@ -22,10 +22,10 @@ use crate::{
     replica::item::{number::as_read_back, size},
 };
 
+#[doc(hidden)]
+pub mod folding;
 mod merge;
 mod registry;
-#[doc(hidden)]
-pub mod run;
 mod source;
 
 pub use merge::MergePatch;

@@ -27,7 +27,7 @@ use crate::{
     document::Document,
     event::{RawEvent, Revision, Version},
     journal::{Journal, JournalError, Presence, ReadLimit, Slice, Standing, esdb::EventStore},
-    projection::{Compiled, Fold, FoldError, OnLostHistory, Projection, Source, State, run::fold_run},
+    projection::{Compiled, Fold, FoldError, OnLostHistory, Projection, Source, State, folding::fold_events},
     replica::{Header, Quarantine, Replica, ReplicaStore, StoreError, dynamodb::DynamoTable},
 };
 
@@ -667,7 +667,7 @@ impl<P, J: Journal, R: ReplicaStore> Queries<P, J, R> {
             base.header.event.as_ref().filter(|event| event.id == own.id)?;
         }
         *replayed += events.len();
-        let folded = fold_run(&*self.fold, (&base.header, &base.state), &events, 0);
+        let folded = fold_events(&*self.fold, (&base.header, &base.state), &events, 0);
         let kept = !folded.changed && folded.stopped.is_none();
         kept.then(|| self.answer(stream, Known::AtLeast, folded.header, folded.state))
     }

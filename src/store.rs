@@ -18,7 +18,7 @@ use crate::{
         observe::{Observer, Unobserved},
     },
     journal::esdb::{EsdbSettings, EventStore, SettingsError},
-    projection::{OnLostHistory, Projection, Source, run::COMMANDS_KEPT},
+    projection::{OnLostHistory, Projection, Source, folding::COMMANDS_KEPT},
     query::{Limits, Queries},
     replica::{
         StoreError,

@@ -88,7 +88,7 @@ use crate::{
     command::{CommandError, Context, Executing, Executor, NoSnapshots, Repository},
     event::{Event, RawEvent, codec},
     journal::NewEvent,
-    projection::{Compiled, Fold, Projection, run::fold_run},
+    projection::{Compiled, Fold, Projection, folding::fold_events},
     replica::Header,
 };
 
@@ -148,7 +148,7 @@ pub fn recorded<E: Event>(stream: &str, events: impl IntoIterator<Item = E>) -> 
 #[track_caller]
 fn folded<P: Projection>(events: &[RawEvent]) -> P::View {
     let fold = Compiled::<P>::new("test");
-    let folded = fold_run(&fold, (&Header::new(), &fold.initial()), events, 0);
+    let folded = fold_events(&fold, (&Header::new(), &fold.initial()), events, 0);
     if let Some((index, error)) = folded.stopped {
         panic!("event {index} (`{}`) does not fold: {error}", events[index].kind);
     }

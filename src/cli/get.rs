@@ -10,7 +10,7 @@ use crate::{
     },
     event::{RawEvent, Revision, next_after},
     journal::{Journal as _, Presence, ReadLimit},
-    projection::{Fold, StoredState, run::fold_run},
+    projection::{Fold, StoredState, folding::fold_events},
     replica::{Header, Replica, ReplicaStore as _},
 };
 
@@ -220,7 +220,7 @@ fn take(plan: &Planned, base: &mut (Header, crate::projection::State), events: &
     if events.is_empty() {
         return true;
     }
-    let folded = fold_run(&*plan.fold, (&base.0, &base.1), events, plan.tuned.commands);
+    let folded = fold_events(&*plan.fold, (&base.0, &base.1), events, plan.tuned.commands);
     *base = (folded.header, folded.state);
     if let Some((index, error)) = folded.stopped {
         fresh.stopped = Some(format!("failed to {error} (revision {})", events[index].revision));

@@ -16,7 +16,7 @@ use crate::{
     journal::{Hole, Presence, Slice},
     projection::{
         Fold, FoldError, OnLostHistory, State,
-        run::{command_of, fold_run},
+        folding::{command_of, fold_events},
     },
     reading::{Evidence, Reading, Stretch},
     replica::Header,
@@ -274,7 +274,7 @@ impl CatchUp {
 
     fn fold(&mut self, fold: &dyn Fold, run: &[RawEvent]) -> Result<(), CatchUpError> {
         let base = (&self.base.header, &self.base.state);
-        let folded = fold_run(fold, base, run, self.rules.keep_commands);
+        let folded = fold_events(fold, base, run, self.rules.keep_commands);
         self.base.header = folded.header;
         self.base.state = folded.state;
         self.base.weight.grew(run);

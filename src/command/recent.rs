@@ -16,7 +16,7 @@ use super::attempt::Searched;
 use crate::{
     event::{RawEvent, Revision},
     journal::{Journal, JournalError, Presence, ReadLimit},
-    projection::run::{begins_anew, origin_of},
+    projection::folding::{begins_anew, origin_of},
     replica::{ALL_COMMANDS, Header, Landed, stored_time},
 };
 

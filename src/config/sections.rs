@@ -14,7 +14,7 @@ use crate::{
         esdb::{DEFAULT_IDLE_RENEW, DEFAULT_OPERATION_TIMEOUT, redacted},
         feed,
     },
-    projection::run::COMMANDS_KEPT,
+    projection::folding::COMMANDS_KEPT,
     replica::{dynamodb::without_user_info, item},
 };
 

@@ -36,7 +36,7 @@ use crate::{
     journal::{Presence, memory::Happened},
     projection::{
         Change, Compiled, Encoded, Fold, FoldError, IN_MEMORY, OnDeletion, OnRevival, Source, State, StateError,
-        StoredState, run::fold_run,
+        StoredState, folding::fold_events,
     },
     projector::lanes::HELD_STATES,
     replica::{Header, Put, Replica, item::Body},
@@ -487,7 +487,7 @@ impl Sim {
             return Some(format!("it has {}..={version} of {} events", header.first, all.len()));
         };
         let fold = Coded::new(NEWEST);
-        let folded = fold_run(&fold, (&Header::new(), &fold.initial()), events, COMMANDS);
+        let folded = fold_events(&fold, (&Header::new(), &fold.initial()), events, COMMANDS);
         let right = folded.state.get::<Tally>().cloned().unwrap_or_default();
         if folded.stopped.is_some() {
             return Some("an event that nobody can fold is in it".into());

@@ -24,7 +24,7 @@ use projector::{
         Journal as _, ReadLimit,
         esdb::{EsdbSettings, EventStore},
     },
-    projection::{Compiled, Fold as _, run::fold_run},
+    projection::{Compiled, Fold as _, folding::fold_events},
     query::Queries,
     replica::{
         Header,
@@ -111,7 +111,7 @@ fn fold() -> Compiled<Account> {
 /// What these events come to.
 fn fold_of(events: &[RawEvent]) -> Account {
     let fold = fold();
-    let folded = fold_run(&fold, (&Header::new(), &fold.initial()), events, 0);
+    let folded = fold_events(&fold, (&Header::new(), &fold.initial()), events, 0);
     assert!(folded.stopped.is_none(), "{:?}", folded.stopped);
     folded.state.get::<Account>().unwrap().clone()
 }

@@ -16,7 +16,7 @@ use crate::{
     },
     event::{Revision, next_after},
     journal::{Appended, Expected, JournalError, Presence, Slice},
-    projection::run::fold_run,
+    projection::folding::fold_events,
 };
 
 /// Events of one process in a row, no read of the stream between, after which one is read beside an
@@ -143,7 +143,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
             self.base = Base::initial(self.fold, Lineage::Foreign);
         }
         let base = (&self.base.header, &self.base.state);
-        let folded = fold_run(self.fold, base, &raw, self.rules.catch_up.keep_commands);
+        let folded = fold_events(self.fold, base, &raw, self.rules.catch_up.keep_commands);
         let reviving = self.lives.reviving;
         self.base.weight.grew(&raw);
         // What went with the deletion, or a truncation, is known to be gone.

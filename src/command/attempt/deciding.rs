@@ -19,7 +19,7 @@ use crate::{
     },
     event::{Revision, codec, metadata::SPANS, next_after},
     journal::NewEvent,
-    projection::run::fold_run,
+    projection::folding::fold_events,
     replica::{Landed, Sort},
 };
 
@@ -223,7 +223,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
             rounds: 0,
         });
         let raw = sent.raw(&self.stream, next_after(self.place()), self.identity.at);
-        let folded = fold_run(self.fold, (&self.base.header, &self.base.state), &raw, 0);
+        let folded = fold_events(self.fold, (&self.base.header, &self.base.state), &raw, 0);
         if let Some((index, error)) = folded.stopped {
             let error = unwritable(format!("event {index} (`{}`): {error}", raw[index].kind));
             return self.refused(Open::NOTHING, error);

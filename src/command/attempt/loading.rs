@@ -14,7 +14,7 @@ use crate::{
         snapshots::{Snapshot, SnapshotError},
     },
     journal::{JournalError, Presence, Slice},
-    projection::run::origin_of,
+    projection::folding::origin_of,
     replica::{Landed, stored_time},
 };
 

@@ -18,7 +18,7 @@ use crate::{
     journal::{Presence, Slice},
     projection::{
         FoldError, State,
-        run::{command_of, fold_run, origin_of},
+        folding::{command_of, fold_events, origin_of},
     },
     replica::{Header, Landed},
 };
@@ -180,7 +180,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         let version = self.base.header.version;
         let rest: Vec<RawEvent> = events.iter().filter(|e| Some(e.revision) > version).cloned().collect();
         let base = (&self.base.header, &self.base.state);
-        let folded = fold_run(self.fold, base, &rest, self.rules.catch_up.keep_commands);
+        let folded = fold_events(self.fold, base, &rest, self.rules.catch_up.keep_commands);
         if let Some((index, error)) = folded.stopped {
             let error = self.unfolded(&rest[index], error);
             return self.refused(open, error.into());

@@ -17,7 +17,7 @@ use super::{kit::*, once::polled};
 use crate::{
     command::{CommandError, CommandSettings, Context, OnDeleted},
     event::{RawEvent, Version},
-    projection::run::command_of,
+    projection::folding::command_of,
     query::{Known, Limits, Mode, Queries, QueryError, Token, WhenLate},
 };
 

@@ -15,7 +15,7 @@ use crate::{
     },
     event::{Event, RawEvent},
     journal::{Journal, NewEvent, Presence, ReadLimit, Slice},
-    projection::{Compiled, Fold, run::fold_run},
+    projection::{Compiled, Fold, folding::fold_events},
     replica::{Header, item::Rules},
     testing::{MemoryJournal, MemoryStore, journal},
 };
@@ -222,7 +222,7 @@ impl World {
 
 pub(super) fn fold_of(events: &[RawEvent]) -> Account {
     let fold = fold();
-    let folded = fold_run(&fold, (&Header::new(), &fold.initial()), events, 0);
+    let folded = fold_events(&fold, (&Header::new(), &fold.initial()), events, 0);
     assert!(folded.stopped.is_none(), "{:?}", folded.stopped);
     folded.state.get::<Account>().unwrap().clone()
 }

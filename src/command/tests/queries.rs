@@ -465,8 +465,12 @@ async fn an_event_that_changes_nothing_is_not_waited_for() {
     // As the daemon leaves it: the version of what changed nothing is stored later.
     let put = async |events: usize| {
         let events = &world.journal.all(STREAM)[..events];
-        let folded =
-            crate::projection::run::fold_run(&*fold, (&crate::replica::Header::new(), &fold.initial()), events, 0);
+        let folded = crate::projection::folding::fold_events(
+            &*fold,
+            (&crate::replica::Header::new(), &fold.initial()),
+            events,
+            0,
+        );
         let replica = crate::replica::Replica {
             header: folded.header,
             view: Some(crate::projection::StoredState::Document(

@@ -13,7 +13,7 @@ use crate::{
     },
     event::{Metadata, RawEvent},
     journal::{Appended, JournalError, Presence, Slice, Standing},
-    projection::{Fold, run::fold_run},
+    projection::{Fold, folding::fold_events},
     replica::Sort,
     testing::journal,
 };
@@ -27,7 +27,7 @@ fn id(n: u128) -> Context {
 /// The base that these events make.
 fn folded(fold: &dyn Fold, events: &[RawEvent]) -> Base {
     let mut base = Base::initial(fold, Lineage::Foreign);
-    let folded = fold_run(fold, (&base.header, &base.state), events, 8);
+    let folded = fold_events(fold, (&base.header, &base.state), events, 8);
     (base.header, base.state) = (folded.header, folded.state);
     base
 }

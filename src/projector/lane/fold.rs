@@ -8,7 +8,7 @@ use super::{
     Agenda, Known, Next, types,
     unsaved::{UnsavedFold, UnsavedRun, Write},
 };
-use crate::{event::RawEvent, projection::run::fold_run};
+use crate::{event::RawEvent, projection::folding::fold_events};
 
 /// Events in hand that are folded without reading on, however far behind: at one put for eight
 /// events the writes are well below one for every six, and an event that is not read is not
@@ -58,7 +58,7 @@ impl Known {
         let from_scratch = follows == Follows::Nothing;
         let scratch = from_scratch.then(|| (types::restarted(&base.header), fold.initial()));
         let (header, state) = scratch.as_ref().map_or((&base.header, &base.state), |(h, s)| (h, s));
-        let folded = fold_run(fold, (header, state), &events, self.rules.commands);
+        let folded = fold_events(fold, (header, state), &events, self.rules.commands);
         let applied = folded.applied;
         let stopped = folded.stopped.map(|(index, error)| (events[index].revision, error));
         // With not even one event folded the replica stays at its last good version.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     event::{Revision, Version, next_after},
-    projection::{FoldError, OnDeletion, State, run::fold_run},
+    projection::{FoldError, OnDeletion, State, folding::fold_events},
     replica::{Demand, Header, Put, Quarantine, item::Body},
 };
 
@@ -250,7 +250,7 @@ impl UnsavedRun {
         while bad - good > 1 {
             let middle = usize::midpoint(good, bad);
             let begins = (&begins.0, &begins.1);
-            let folded = fold_run(&*rules.fold, begins, &self.events[..middle], rules.commands);
+            let folded = fold_events(&*rules.fold, begins, &self.events[..middle], rules.commands);
             match form_of(rules, stream, &folded.header, &folded.state) {
                 Ok(storable) => {
                     good = middle;

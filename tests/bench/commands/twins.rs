@@ -9,7 +9,7 @@ use projector::{
     command::Context,
     embedded::{dynamodb, eventstore},
     journal::{Journal as _, ReadLimit, esdb::EsdbSettings, esdb::EventStore},
-    projection::run::command_of,
+    projection::folding::command_of,
     store::Store,
 };
 use serde::{Deserialize, Serialize};

@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use projector::{event::RawEvent, event::Revision, event::Version, projection::run::command_of, query::Known};
+use projector::{event::RawEvent, event::Revision, event::Version, projection::folding::command_of, query::Known};
 use uuid::Uuid;
 
 use super::{Account, fold_of};

@@ -1,4 +1,4 @@
-//! Folding a run of events onto a replica: the one place where a version grows.
+//! Folding events onto a replica: the one place where a version grows.
 //!
 //! Invariant: I1 prefix: header and state move together, by the same events, whoever folds (the
 //! daemon, a command, a query, the command line).
@@ -20,7 +20,7 @@ pub const COMMANDS_KEPT: usize = 32;
 /// is what its read shows, unresolved, and changes nothing: what it points at is not this stream's.
 pub const LINK: &str = "$>";
 
-/// What a run of events came to.
+/// What folded events came to.
 #[derive(Clone, Debug)]
 pub struct Folded {
     /// The replica's header after the last event that could be folded.
@@ -37,7 +37,7 @@ pub struct Folded {
 
 /// Folds `events`, which follow `base` without a hole, as far as they can be folded.
 /// `keep`: how many command ids an aggregate's header remembers.
-pub fn fold_run(fold: &dyn Fold, base: (&Header, &State), events: &[RawEvent], keep: usize) -> Folded {
+pub fn fold_events(fold: &dyn Fold, base: (&Header, &State), events: &[RawEvent], keep: usize) -> Folded {
     let (mut header, mut state) = (base.0.clone(), base.1.clone());
     let mut changed = false;
     for (index, event) in events.iter().enumerate() {
@@ -61,7 +61,7 @@ pub fn fold_run(fold: &dyn Fold, base: (&Header, &State), events: &[RawEvent], k
                     error,
                     FoldError::Panicked(_) | FoldError::Refused(_) | FoldError::Failed(_)
                 ) {
-                    let good = fold_run(fold, base, &events[..index], keep);
+                    let good = fold_events(fold, base, &events[..index], keep);
                     return Folded {
                         stopped: Some((index, error)),
                         ..good
@@ -248,7 +248,7 @@ mod tests {
 
     fn run(events: &[RawEvent], keep: usize) -> Folded {
         let fold = Compiled::<Sum>::new("test");
-        fold_run(&fold, (&Header::new(), &fold.initial()), events, keep)
+        fold_events(&fold, (&Header::new(), &fold.initial()), events, keep)
     }
 
     #[test]
@@ -510,11 +510,11 @@ mod read_back {
 
     fn the_same(fold: &dyn Fold, bodies: &[String], read: &[bool]) -> Result<(), TestCaseError> {
         let events: Vec<_> = bodies.iter().zip(0..).map(|(body, n)| event(n, body)).collect();
-        let whole = fold_run(fold, (&Header::new(), &fold.initial()), &events, 0);
+        let whole = fold_events(fold, (&Header::new(), &fold.initial()), &events, 0);
         prop_assert!(whole.stopped.is_none(), "{:?}", whole.stopped);
         let (mut header, mut state) = (Header::new(), fold.initial());
         for (event, read) in events.iter().zip(read) {
-            let folded = fold_run(fold, (&header, &state), std::slice::from_ref(event), 0);
+            let folded = fold_events(fold, (&header, &state), std::slice::from_ref(event), 0);
             (header, state) = (folded.header, folded.state);
             if *read {
                 state = through_the_table(fold, &header, &state);
