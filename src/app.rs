@@ -21,7 +21,7 @@ use crate::{
     health::Health,
     http::{
         self, ListenError,
-        report::{About, Known, Watched},
+        report::{About, PageSource, WatchedProjection},
     },
     journal::esdb::{EventStore, SettingsError},
     metrics::{Backend, Metrics, ProjectionMetrics, emf, sample_process},
@@ -185,10 +185,10 @@ pub fn lane_rules(planned: &Planned, fold: Arc<dyn Fold>) -> lane::LaneRules {
     }
 }
 
-fn session_spec(settings: &Settings, planned: &Planned) -> session::Spec {
+fn session_spec(settings: &Settings, planned: &Planned) -> session::SessionSpec {
     let t = &planned.tuned;
-    session::Spec {
-        lanes: Arc::new(lanes::Spec {
+    session::SessionSpec {
+        lanes: Arc::new(lanes::LanesSpec {
             rules: Arc::new(lane_rules(planned, planned.fold.clone())),
             memory: usize::try_from(t.memory.0).unwrap_or(usize::MAX),
             reads: t.reads,
@@ -255,7 +255,7 @@ pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon,
             item_rules(plan),
             settings.creation(),
         );
-        let projection = engine::Projection {
+        let projection = engine::Supervised {
             spec: Arc::new(session_spec(settings, plan)),
             feed: connections.journal.clone(),
             journal: connections.journal.clone(),
@@ -268,7 +268,7 @@ pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon,
         let projection = engine::start(projection, stop.clone());
         health.watch(projection.status.clone());
         drains.push((projection.status.clone(), counts.clone()));
-        watched.push(Watched {
+        watched.push(WatchedProjection {
             counts: counts.clone(),
             history: Arc::default(),
         });
@@ -319,7 +319,7 @@ pub async fn start(settings: &Settings, planned: Vec<Planned>) -> Result<Daemon,
         ));
     }
     background.spawn(summarise(summaries, settings.log.summary_every.0, close.clone()));
-    let known = Known {
+    let known = PageSource {
         about,
         // As `--check-config` prints them; plain tables of texts and numbers.
         settings: serde_json::to_value(settings).unwrap_or_default(),

@@ -59,7 +59,7 @@ use cache::{Cache, Lead};
 use catch_up::CatchUpRules;
 use observe::{Discard, Observation, Observer, Origin, Unobserved};
 use queue::{Full, Queue, Turn};
-use recent::{Recent, Search};
+use recent::{CommandSearch, Recent};
 use snapshots::{Snapshot, Snapshots};
 
 /// Before the first look for an append that may be under way already: a commit's time, with room.
@@ -405,7 +405,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
         };
         seen.known_from = rules.known_from;
         let mut attempt = Attempt::new(&*self.fold, command, stream.clone(), identity, rules);
-        let mut appending = traced::Appending::default();
+        let mut appending = traced::TracedAppend::default();
         if traced::enabled() {
             attempt = attempt.traced(Box::new(appending.asked(stream, command_id)));
         }
@@ -496,7 +496,7 @@ impl<A: Aggregate, J: Journal, S: Snapshots> Repository<A, J, S> {
             Action::Look => Reply::Stands(self.journal.look(stream).await),
             Action::Begins => Reply::Begins(self.journal.begins(stream).await),
             Action::Search(upto) => {
-                let search = Search {
+                let search = CommandSearch {
                     command,
                     upto,
                     from: seen.known_from.unwrap_or(ALL_COMMANDS),

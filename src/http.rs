@@ -24,7 +24,7 @@ mod page;
 mod plot;
 pub mod report;
 
-use report::{Known, Report};
+use report::{PageSource, StatusReport};
 
 /// The address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ pub struct ListenError {
 struct Pages {
     health: Health,
     metrics: Metrics,
-    known: Arc<Known>,
+    known: Arc<PageSource>,
 }
 
 /// Takes the address, before anything else is started.
@@ -56,7 +56,7 @@ pub async fn serve(
     listener: TcpListener,
     health: Health,
     metrics: Metrics,
-    known: Known,
+    known: PageSource,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let pages = Pages {
@@ -78,12 +78,12 @@ pub async fn serve(
 }
 
 async fn index(State(pages): State<Pages>) -> Response {
-    show(&Report::of(&pages.health, &pages.known))
+    show(&StatusReport::of(&pages.health, &pages.known))
 }
 
 /// A report as the page for people. Its style and its script run by a nonce, nothing else does, and
 /// nothing of it is asked for elsewhere; no other site may frame it.
-pub fn show(report: &Report) -> Response {
+pub fn show(report: &StatusReport) -> Response {
     let nonce = Uuid::new_v4().simple().to_string();
     let policy = format!(
         "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; \
@@ -136,8 +136,8 @@ fn verdict(good: &str, reasons: &[String]) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
-async fn status(State(pages): State<Pages>) -> Json<Report> {
-    Json(Report::of(&pages.health, &pages.known))
+async fn status(State(pages): State<Pages>) -> Json<StatusReport> {
+    Json(StatusReport::of(&pages.health, &pages.known))
 }
 
 /// Whether a character shows nothing of itself, or turns the direction of what follows: what a name

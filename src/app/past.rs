@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 use super::Summed;
 use crate::http::{
     history::{Counted, EVERY},
-    report::Watched,
+    report::WatchedProjection,
 };
 
 /// Samples until `close`; the two lists are in the same order.
-pub(super) async fn keep(projections: Vec<Summed>, watched: Vec<Watched>, close: CancellationToken) {
+pub(super) async fn keep(projections: Vec<Summed>, watched: Vec<WatchedProjection>, close: CancellationToken) {
     let began = Instant::now();
     let mut ticks = interval(EVERY);
     // A process that was stopped for a while has no samples of it.

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Context, Failure, demo, out,
-    stack::{Both, Options, Place},
+    stack::{Both, StackOptions, StackPlace},
 };
 use crate::{
     aggregate::Aggregate as _,
@@ -23,7 +23,7 @@ use crate::{
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    place: Place,
+    place: StackPlace,
     /// EventStoreDB's port; 0, the default, takes a free one.
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     eventstore_port: u16,
@@ -36,11 +36,11 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, mut context: Context) -> Result<(), Failure> {
-    let options = Options {
+    let options = StackOptions {
         place: args.place,
         eventstore_port: args.eventstore_port,
         dynamodb_port: args.dynamodb_port,
-        ..Options::default()
+        ..StackOptions::default()
     };
     let demo = !args.no_demo;
     if demo {
@@ -78,7 +78,7 @@ pub(super) async fn run(args: Args, mut context: Context) -> Result<(), Failure>
     Ok(())
 }
 
-fn say(both: &Both, place: &Place, pages: SocketAddr, demo: bool, table: &str) {
+fn say(both: &Both, place: &StackPlace, pages: SocketAddr, demo: bool, table: &str) {
     let (connection, endpoint) = (both.connection(), both.endpoint());
     let kept = place.shown();
     out::line(format!(

@@ -17,7 +17,7 @@ use crate::journal::esdb::EventStore;
 mod lines;
 mod load;
 
-use lines::Origin;
+use lines::LineOrigin;
 use load::Loader;
 
 /// Append events from a file to EventStoreDB
@@ -85,7 +85,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
 }
 
 async fn import(args: &Args, journal: &EventStore) -> Result<Summary, Failure> {
-    let origin = Origin::open(&args.file)?;
+    let origin = LineOrigin::open(&args.file)?;
     let bar = bar(args, &origin);
     let (mut batches, position) = lines::read(origin, args.name.clone());
     let mut loader = Loader::new(journal.clone(), usize::from(args.parallel));
@@ -132,7 +132,7 @@ async fn import(args: &Args, journal: &EventStore) -> Result<Summary, Failure> {
     Ok(summary.0)
 }
 
-fn bar(args: &Args, origin: &Origin) -> ProgressBar {
+fn bar(args: &Args, origin: &LineOrigin) -> ProgressBar {
     if args.quiet {
         return ProgressBar::hidden();
     }

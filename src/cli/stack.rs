@@ -20,7 +20,7 @@ use crate::{
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    place: Place,
+    place: StackPlace,
     /// EventStoreDB's port; 0 takes a free one.
     #[arg(long, value_name = "PORT", default_value_t = 2113)]
     eventstore_port: u16,
@@ -108,7 +108,7 @@ impl FromStr for Named {
 
 /// Where the stores keep what they are given.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct Place {
+pub(super) struct StackPlace {
     /// Keep everything in this folder, over restarts and crashes.
     #[arg(long, value_name = "DIR", conflicts_with = "in_memory")]
     data_dir: Option<PathBuf>,
@@ -117,7 +117,7 @@ pub(super) struct Place {
     in_memory: bool,
 }
 
-impl Place {
+impl StackPlace {
     /// For people.
     pub(super) fn shown(&self) -> String {
         self.data_dir
@@ -134,8 +134,8 @@ pub(super) struct Both {
 
 /// How both are started.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Options {
-    pub(super) place: Place,
+pub(super) struct StackOptions {
+    pub(super) place: StackPlace,
     pub(super) eventstore_port: u16,
     pub(super) dynamodb_port: u16,
     pub(super) tls: bool,
@@ -146,7 +146,7 @@ pub(super) struct Options {
 
 impl Both {
     /// Starts both; they answer when this returns.
-    pub(super) async fn start(options: &Options) -> Result<Self, Failure> {
+    pub(super) async fn start(options: &StackOptions) -> Result<Self, Failure> {
         let dir = options.place.data_dir.as_ref();
         if let Some(dir) = dir {
             std::fs::create_dir_all(dir).map_err(|error| {
@@ -200,7 +200,7 @@ impl Both {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let users: Option<Vec<_>> = args.users.into_iter().map(|user| user.0).collect();
-    let options = Options {
+    let options = StackOptions {
         place: args.place,
         eventstore_port: args.eventstore_port,
         dynamodb_port: args.dynamodb_port,

@@ -44,7 +44,7 @@ pub use types::{Action, Append, AttemptRules, Identity, OnDeleted, Pause, Reply,
 
 use loading::{Loading, fresher, share};
 use revival::Lives;
-use sent::{Doubt, Open, Sent};
+use sent::{Doubt, Open, SentAppend};
 
 /// Where an attempt is, and all that it takes there. [`Attempt::select`] says what each phase asks
 /// for, [`Attempt::apply`] which answer leads where. Past loading, each knows what is still open of
@@ -67,7 +67,7 @@ enum Phase<A: Aggregate, E, R> {
     /// The command landed: reading its events where they stand.
     Reread(Landed, Vec<RawEvent>, Open<R>),
     /// Decided.
-    Append(Box<Sent<R>>),
+    Append(Box<SentAppend<R>>),
     /// Before the next phase.
     Wait(Pause, Box<Phase<A, E, R>>),
     Done(Box<Done<A, E, R>>),

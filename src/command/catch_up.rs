@@ -90,7 +90,7 @@ pub enum CatchUpError {
 
 /// A command's events as a read found them, and the base right after them.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct FoundCommand {
     /// Its events, in order.
     pub events: Vec<RawEvent>,
     /// The revision of the last of them.
@@ -105,7 +105,7 @@ pub struct CatchUp {
     /// The base so far.
     pub base: Base,
     /// The command that is looked for, and what was found of it.
-    pub found: Option<Found>,
+    pub found: Option<FoundCommand>,
     /// Events folded so far.
     pub folded: usize,
     /// What stands behind the base and cannot be read, once the base is up to date: the stream goes
@@ -259,7 +259,7 @@ impl CatchUp {
                         (found.last, found.after) = (last.revision, after);
                     }
                     None => {
-                        self.found = Some(Found {
+                        self.found = Some(FoundCommand {
                             events: run.to_vec(),
                             last: last.revision,
                             after,

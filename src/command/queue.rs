@@ -41,7 +41,7 @@ pub(super) struct Queue {
 }
 
 /// A place in a line; dropped, it is left.
-pub(super) struct Place<'a> {
+pub(super) struct QueuePlace<'a> {
     queue: &'a Queue,
     key: Key,
     line: Arc<Line>,
@@ -51,7 +51,7 @@ pub(super) struct Place<'a> {
 /// The turn; dropped, the next one has it.
 pub(super) struct Turn<'a> {
     _turn: OwnedMutexGuard<()>,
-    place: Place<'a>,
+    place: QueuePlace<'a>,
 }
 
 /// There is no room for another one; how many are in the line.
@@ -73,7 +73,7 @@ impl Queue {
 
     /// A place in the line of `stream`; `None` where nobody waits for anybody. `command`: the id,
     /// where the caller gave it.
-    pub(super) fn join(&self, stream: &Arc<str>, command: Option<Uuid>) -> Result<Option<Place<'_>>, Full> {
+    pub(super) fn join(&self, stream: &Arc<str>, command: Option<Uuid>) -> Result<Option<QueuePlace<'_>>, Full> {
         let command = if self.bound > 0 { None } else { command };
         if self.bound == 0 && command.is_none() {
             return Ok(None);
@@ -89,7 +89,7 @@ impl Queue {
         }
         let ahead = *inside;
         *inside += 1;
-        Ok(Some(Place {
+        Ok(Some(QueuePlace {
             queue: self,
             line: line.clone(),
             key,
@@ -98,7 +98,7 @@ impl Queue {
     }
 }
 
-impl<'a> Place<'a> {
+impl<'a> QueuePlace<'a> {
     /// How many were before this one when it came.
     pub(super) fn ahead(&self) -> usize {
         self.ahead
@@ -133,7 +133,7 @@ impl Turn<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         let mut lines = self.queue.lines();
         if let Some((_, inside)) = lines.0.get_mut(&self.key) {

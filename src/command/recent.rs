@@ -33,7 +33,7 @@ const FEW_PAGES: usize = 4;
 
 /// What a search is after.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Search {
+pub(super) struct CommandSearch {
     pub(super) command: Uuid,
     /// The last revision to look at: what is beyond it is read anyway.
     pub(super) upto: Revision,
@@ -133,7 +133,7 @@ impl Recent {
         &self,
         journal: &J,
         stream: &Arc<str>,
-        search: Search,
+        search: CommandSearch,
     ) -> Result<Searched, JournalError> {
         let shared = self.slot(stream);
         let mut slot = shared.lock().await;
@@ -242,7 +242,7 @@ async fn look<J: Journal>(
     journal: &J,
     stream: &str,
     slot: &mut Option<Known>,
-    search: Search,
+    search: CommandSearch,
 ) -> Result<Searched, JournalError> {
     let mut read = 0;
     let few = FEW_PAGES.saturating_mul(search.page.events);
@@ -375,13 +375,13 @@ fn without_hole(events: &[RawEvent]) -> usize {
 }
 
 /// The command, when it is known from its first event on: nothing older can be more of it.
-fn complete(known: Option<&Known>, search: Search) -> Option<Searched> {
+fn complete(known: Option<&Known>, search: CommandSearch) -> Option<Searched> {
     let known = known?;
     let landed = known.landed.get(&search.command)?;
     (landed.first > known.low || known.low == 0).then_some(Searched::Found(landed.clone()))
 }
 
-fn outcome(known: Option<&Known>, search: Search) -> Searched {
+fn outcome(known: Option<&Known>, search: CommandSearch) -> Searched {
     known
         .and_then(|known| known.landed.get(&search.command))
         .map_or(Searched::NotThere, |landed| Searched::Found(landed.clone()))
@@ -472,8 +472,8 @@ mod tests {
     }
 
     /// Pages of ten; back five minutes.
-    fn search(revision: Revision, upto: Revision) -> Search {
-        Search {
+    fn search(revision: Revision, upto: Revision) -> CommandSearch {
+        CommandSearch {
             command: id(revision),
             upto,
             from: ago(5),

@@ -90,7 +90,7 @@ pub(super) fn keep() -> Span {
 
 /// The one span of a command's appends.
 #[derive(Default)]
-pub(super) struct Appending {
+pub(super) struct TracedAppend {
     span: Arc<OnceLock<Span>>,
     expected: Option<Expected>,
     actual: Option<Version>,
@@ -99,7 +99,7 @@ pub(super) struct Appending {
     trouble: Option<&'static str>,
 }
 
-impl Appending {
+impl TracedAppend {
     /// Begins when it is asked.
     pub(super) fn asked(
         &self,

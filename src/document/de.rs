@@ -26,7 +26,7 @@ impl de::Error for DeError {
 
 /// The document as a state.
 pub fn from_document<T: DeserializeOwned>(document: &Document) -> Result<T, DeError> {
-    T::deserialize(From(document))
+    T::deserialize(DocumentReader(document))
 }
 
 /// A whole number's digits, from any way to write it (`100`, `1e2`, `100.0`).
@@ -60,9 +60,9 @@ fn whole(text: &str) -> Option<String> {
 }
 
 #[derive(Clone, Copy)]
-struct From<'de>(&'de Document);
+struct DocumentReader<'de>(&'de Document);
 
-impl<'de> From<'de> {
+impl<'de> DocumentReader<'de> {
     fn unexpected(self, expected: &dyn de::Expected) -> DeError {
         let found = match self.0 {
             Document::Null => de::Unexpected::Unit,
@@ -114,7 +114,7 @@ macro_rules! all {
     };
 }
 
-impl<'de> de::Deserializer<'de> for From<'de> {
+impl<'de> de::Deserializer<'de> for DocumentReader<'de> {
     type Error = DeError;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DeError> {
@@ -191,7 +191,7 @@ impl<'de> de::Deserializer<'de> for From<'de> {
                 let (name, content) = members.iter().next().ok_or_else(|| self.unexpected(&visitor))?;
                 visitor.visit_enum(Variant {
                     name,
-                    content: From(content),
+                    content: DocumentReader(content),
                 })
             }
             _ => Err(self.unexpected(&visitor)),
@@ -209,7 +209,10 @@ impl<'de> de::SeqAccess<'de> for &mut Items<'de> {
     type Error = DeError;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, DeError> {
-        self.0.next().map(|item| seed.deserialize(From(item))).transpose()
+        self.0
+            .next()
+            .map(|item| seed.deserialize(DocumentReader(item)))
+            .transpose()
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -238,7 +241,7 @@ impl<'de> de::MapAccess<'de> for Members<'de> {
             .value
             .take()
             .ok_or_else(|| DeError("a value without a key".to_owned()))?;
-        seed.deserialize(From(value))
+        seed.deserialize(DocumentReader(value))
             .map_err(|DeError(text)| match text.strip_prefix("at `") {
                 Some(rest) if rest.starts_with('[') => DeError(format!("at `{key}{rest}")),
                 Some(rest) => DeError(format!("at `{key}.{rest}")),
@@ -312,20 +315,20 @@ impl<'de> de::Deserializer<'de> for Key<'de> {
 
 struct Variant<'de> {
     name: &'de str,
-    content: From<'de>,
+    content: DocumentReader<'de>,
 }
 
 impl<'de> de::EnumAccess<'de> for Variant<'de> {
     type Error = DeError;
-    type Variant = From<'de>;
+    type Variant = DocumentReader<'de>;
 
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, From<'de>), DeError> {
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, DocumentReader<'de>), DeError> {
         let name: StrDeserializer<'de, DeError> = self.name.into_deserializer();
         Ok((seed.deserialize(name)?, self.content))
     }
 }
 
-impl<'de> de::VariantAccess<'de> for From<'de> {
+impl<'de> de::VariantAccess<'de> for DocumentReader<'de> {
     type Error = DeError;
 
     fn unit_variant(self) -> Result<(), DeError> {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     plot::plot,
-    report::{Projection, Report, StoreUp, Stream, Waiting},
+    report::{ProjectionReport, StatusReport, StoreUp, Stream, WaitingReport},
     visible,
 };
 use crate::config::Settings;
@@ -24,7 +24,7 @@ const STYLE: &str = include_str!("page/style.css");
 const SCRIPT: &str = include_str!("page/refresh.js");
 
 /// How the process stands, in a word and a colour.
-fn state(report: &Report) -> (&'static str, &'static str, &'static str) {
+fn state(report: &StatusReport) -> (&'static str, &'static str, &'static str) {
     if !report.alive {
         ("bad", "To be restarted", "%23b42318")
     } else if report.ready {
@@ -35,7 +35,7 @@ fn state(report: &Report) -> (&'static str, &'static str, &'static str) {
 }
 
 /// The page. Style and script run by `nonce` alone.
-pub(super) fn render(report: &Report, nonce: &str) -> String {
+pub(super) fn render(report: &StatusReport, nonce: &str) -> String {
     let (class, word, colour) = state(report);
     // Said, so that the browser does not look for one.
     let icon = format!(
@@ -114,8 +114,8 @@ fn why(what: &str, class: &str, reasons: &[String]) -> Markup {
 }
 
 /// How many streams wait alone, and where.
-fn alone(projections: &[Projection]) -> Markup {
-    let number = |p: &&Projection| p.quarantined.len() + p.diverged.len();
+fn alone(projections: &[ProjectionReport]) -> Markup {
+    let number = |p: &&ProjectionReport| p.quarantined.len() + p.diverged.len();
     let total: usize = projections.iter().map(|p| number(&p)).sum();
     let first = projections.iter().find(|p| number(p) > 0);
     html! {
@@ -127,7 +127,7 @@ fn alone(projections: &[Projection]) -> Markup {
     }
 }
 
-fn stores(report: &Report) -> Markup {
+fn stores(report: &StatusReport) -> Markup {
     let row = |title: &str, store: &StoreUp, at: &str| {
         let (class, word) = match store.up {
             Some(true) => ("good", "answers"),
@@ -156,11 +156,11 @@ fn stores(report: &Report) -> Markup {
     }
 }
 
-fn anchor(p: &Projection) -> String {
+fn anchor(p: &ProjectionReport) -> String {
     format!("{}-s{}", p.projection, p.schema)
 }
 
-fn phase(p: &Projection) -> Markup {
+fn phase(p: &ProjectionReport) -> Markup {
     let class = match p.phase {
         "running" => "good",
         "reconnecting" | "store_away" => "warn",
@@ -170,13 +170,13 @@ fn phase(p: &Projection) -> Markup {
     html! { span.word.(class) { (p.phase.replace('_', " ")) } }
 }
 
-fn overview(projections: &[Projection]) -> Markup {
+fn overview(projections: &[ProjectionReport]) -> Markup {
     html! {
         div.scroll tabindex="0" role="region" aria-labelledby="all" {
             table {
                 caption #all { "Projections" }
                 thead { tr {
-                    th scope="col" { "Projection" } th scope="col" { "Phase" }
+                    th scope="col" { "ProjectionReport" } th scope="col" { "Phase" }
                     th.n scope="col" { "Behind" } th.n scope="col" { "Oldest" } th.n scope="col" { "Folded" }
                     th.n scope="col" { "Held" } th.n scope="col" { "Quarantined" } th.n scope="col" { "Diverged" }
                 } }
@@ -200,7 +200,7 @@ fn overview(projections: &[Projection]) -> Markup {
 }
 
 /// How many streams have a mark: none is good, and not asked yet is not none.
-fn marks(p: &Projection, streams: &[String]) -> Markup {
+fn marks(p: &ProjectionReport, streams: &[String]) -> Markup {
     html! {
         @if p.waiting.is_none() { span.soft { "unknown" } }
         @else if streams.is_empty() { "0" }
@@ -217,7 +217,7 @@ fn fact(term: &str, value: Markup) -> Markup {
     html! { div { dt { (term) } dd { (value) } } }
 }
 
-fn details(p: &Projection) -> Markup {
+fn details(p: &ProjectionReport) -> Markup {
     let id = anchor(p);
     let unknown = || html! { span.soft { "unknown" } };
     let behind = p.lag.as_ref().map_or_else(unknown, |lag| html! { (count(lag.events)) });
@@ -273,7 +273,7 @@ fn details(p: &Projection) -> Markup {
 }
 
 /// How long a backlog lasts, where there is one that is worked off.
-fn pace(p: &Projection) -> Option<String> {
+fn pace(p: &ProjectionReport) -> Option<String> {
     // Below this it is over before it is read.
     const WORTH_SAYING: f64 = 30.0;
     let lag = p.lag.as_ref()?;
@@ -299,7 +299,7 @@ fn without<'a>(reason: &'a str, kind: &str) -> &'a str {
         .unwrap_or(reason)
 }
 
-fn waiting(waiting: &Waiting, id: &str) -> Markup {
+fn waiting(waiting: &WaitingReport, id: &str) -> Markup {
     let id = format!("{id}-waiting");
     // Roles are said, for a narrow screen shows the rows one below the other.
     let row = |w: &Stream| {
@@ -341,7 +341,7 @@ fn waiting(waiting: &Waiting, id: &str) -> Markup {
     }
 }
 
-fn group(p: &Projection) -> Markup {
+fn group(p: &ProjectionReport) -> Markup {
     let g = &p.group;
     let number = |n: Option<u64>| html! { (n.map_or_else(|| "unknown".to_owned(), count)) };
     html! {

@@ -34,7 +34,7 @@ pub struct About {
 
 /// One projection, as the pages see it beside its health.
 #[derive(Clone, Debug)]
-pub struct Watched {
+pub struct WatchedProjection {
     /// What it counts into.
     pub counts: ProjectionMetrics,
     /// Its last half hour.
@@ -43,19 +43,19 @@ pub struct Watched {
 
 /// What the pages are made from.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct PageSource {
     /// What does not change.
     pub about: About,
     /// The settings in force, secrets left out.
     pub settings: Value,
     /// Every projection, in the order in which health watches them.
-    pub watched: Vec<Watched>,
+    pub watched: Vec<WatchedProjection>,
 }
 
 /// How the process stands. Its fields are the keys of `/status`.
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "the guide says what each key is")]
-pub struct Report {
+pub struct StatusReport {
     pub about: About,
     #[serde(serialize_with = "milliseconds")]
     pub as_of: DateTime<Utc>,
@@ -64,15 +64,15 @@ pub struct Report {
     pub unready_because: Vec<String>,
     pub alive: bool,
     pub dead_because: Vec<String>,
-    pub stores: Stores,
-    pub projections: Vec<Projection>,
+    pub stores: StoresReport,
+    pub projections: Vec<ProjectionReport>,
     pub settings: Value,
 }
 
 /// Both stores.
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "the guide says what each key is")]
-pub struct Stores {
+pub struct StoresReport {
     pub eventstore: StoreUp,
     pub dynamodb: StoreUp,
 }
@@ -88,7 +88,7 @@ pub struct StoreUp {
 /// One projection.
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "the guide says what each key is")]
-pub struct Projection {
+pub struct ProjectionReport {
     pub projection: String,
     pub schema: u32,
     pub phase: &'static str,
@@ -99,7 +99,7 @@ pub struct Projection {
     pub table_confirmed: bool,
     pub holding: usize,
     pub seconds_since_progress: f64,
-    pub lag: Option<Lag>,
+    pub lag: Option<LagReport>,
     pub lag_unknown_because: Option<String>,
     pub drain_seconds: Option<f64>,
     pub rates: Rates,
@@ -108,8 +108,8 @@ pub struct Projection {
     /// Names of all of them.
     pub diverged: Vec<String>,
     /// The first of both, with reasons; `None` before they were asked for.
-    pub waiting: Option<Waiting>,
-    pub unplaced: Vec<Unplaced>,
+    pub waiting: Option<WaitingReport>,
+    pub unplaced: Vec<UnplacedReport>,
     pub last_error: Option<String>,
     pub history: Past,
 }
@@ -126,13 +126,13 @@ pub struct Group {
     pub buffered: Option<u64>,
     pub parked: Option<u64>,
     pub checkpoint: Option<u64>,
-    pub differences: Vec<Difference>,
+    pub differences: Vec<DifferenceReport>,
 }
 
 /// A setting of the group that is not the wanted one.
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "the guide says what each key is")]
-pub struct Difference {
+pub struct DifferenceReport {
     pub setting: String,
     pub wanted: String,
     pub found: String,
@@ -141,7 +141,7 @@ pub struct Difference {
 /// How far behind.
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "the guide says what each key is")]
-pub struct Lag {
+pub struct LagReport {
     pub events: u64,
     pub seconds: f64,
     pub source_stalled: bool,
@@ -160,7 +160,7 @@ pub struct Rates {
 /// Streams that wait under a mark, the first of them.
 #[derive(Clone, Debug, Default, Serialize)]
 #[allow(missing_docs, reason = "the guide says what each key is")]
-pub struct Waiting {
+pub struct WaitingReport {
     pub streams: Vec<Stream>,
     /// How many there are beside those.
     pub more: usize,
@@ -182,7 +182,7 @@ pub struct Stream {
 /// Deliveries that no lane can take.
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "the guide says what each key is")]
-pub struct Unplaced {
+pub struct UnplacedReport {
     pub class: String,
     pub deliveries: u64,
     pub problem: String,
@@ -208,19 +208,19 @@ fn rounded(value: f64) -> f64 {
     (value * 1_000.0).round() / 1_000.0
 }
 
-impl Report {
+impl StatusReport {
     /// How the process stands now.
-    pub fn of(health: &Health, known: &Known) -> Self {
+    pub fn of(health: &Health, known: &PageSource) -> Self {
         let view = health.view();
         let unready = health::unready(&view);
         let dead = health.dead();
         let projections = view.projections.iter().zip(&known.watched);
         let projections = projections.map(|((status, still), watched)| {
             let past = watched.history.lock().unwrap_or_else(PoisonError::into_inner);
-            Projection {
+            ProjectionReport {
                 seconds_since_progress: still.as_secs_f64(),
                 drain_seconds: status.lag.as_ref().map(|_| rounded(watched.counts.drain_seconds())),
-                ..Projection::of(status, &past)
+                ..ProjectionReport::of(status, &past)
             }
         });
         Self {
@@ -231,7 +231,7 @@ impl Report {
             unready_because: unready,
             alive: dead.is_empty(),
             dead_because: dead,
-            stores: Stores {
+            stores: StoresReport {
                 eventstore: StoreUp::of(&view.eventstore),
                 dynamodb: StoreUp::of(&view.dynamodb),
             },
@@ -250,22 +250,22 @@ impl StoreUp {
     }
 }
 
-impl Projection {
+impl ProjectionReport {
     /// How it stands by its status and its last half hour alone.
     pub fn of(s: &Status, history: &History) -> Self {
         // What was last heard of the group is no news while it cannot be asked.
         let info = s.info.as_ref().filter(|_| s.lag_unknown.is_none());
         let past = Past::of(history);
-        let waiting = s.waiting.as_deref().map(|first| Waiting {
+        let waiting = s.waiting.as_deref().map(|first| WaitingReport {
             streams: first.iter().map(|w| Stream::of(&s.projection, w)).collect(),
             more: (s.quarantined.len() + s.diverged.len()).saturating_sub(first.len()),
         });
-        let unplaced = s.unplaced.iter().map(|(class, seen)| Unplaced {
+        let unplaced = s.unplaced.iter().map(|(class, seen)| UnplacedReport {
             class: class.word().to_owned(),
             deliveries: *seen,
             problem: class.problem().to_owned(),
         });
-        let differences = s.differences.iter().map(|(setting, wanted, found)| Difference {
+        let differences = s.differences.iter().map(|(setting, wanted, found)| DifferenceReport {
             setting: (*setting).to_owned(),
             wanted: wanted.clone(),
             found: found.clone(),
@@ -291,7 +291,7 @@ impl Projection {
             table_confirmed: s.table_confirmed,
             holding: s.holding,
             seconds_since_progress: 0.0,
-            lag: s.lag.as_ref().map(|lag| Lag {
+            lag: s.lag.as_ref().map(|lag| LagReport {
                 events: lag.events,
                 seconds: lag.seconds,
                 source_stalled: lag.stalled,

@@ -10,7 +10,7 @@ use eventstore::{
 };
 
 use self::{
-    connection::{Factory, Failure},
+    connection::{ConnectFailure, Factory},
     convert::raw_event,
     encoding::DELETED,
     errors::Doing,
@@ -127,12 +127,17 @@ impl EventStore {
         self.factory.guard.shown()
     }
 
-    fn explain(&self, failure: Failure, doing: Doing<'_>) -> JournalError {
+    fn explain(&self, failure: ConnectFailure, doing: Doing<'_>) -> JournalError {
         failure.explain(doing, self.factory.user())
     }
 
     /// Reads until `limit`, the end, or a step that takes too long.
-    async fn collect(&self, stream: &str, options: &ReadStreamOptions, limit: ReadLimit) -> Result<Slice, Failure> {
+    async fn collect(
+        &self,
+        stream: &str,
+        options: &ReadStreamOptions,
+        limit: ReadLimit,
+    ) -> Result<Slice, ConnectFailure> {
         let step = self.factory.operation_timeout;
         let found = self
             .factory
@@ -169,8 +174,8 @@ impl EventStore {
             })
             .await;
         match found {
-            Err(Failure::Client(Error::ResourceNotFound)) => Ok(Slice::nothing(Presence::Absent)),
-            Err(Failure::Client(Error::ResourceDeleted)) => Ok(Slice::nothing(Presence::Tombstoned)),
+            Err(ConnectFailure::Client(Error::ResourceNotFound)) => Ok(Slice::nothing(Presence::Absent)),
+            Err(ConnectFailure::Client(Error::ResourceDeleted)) => Ok(Slice::nothing(Presence::Tombstoned)),
             other => other,
         }
     }

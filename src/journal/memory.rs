@@ -45,7 +45,7 @@ pub enum AppendFault {
 
 /// What was asked of the store, for tests that count round trips.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Calls {
+pub struct JournalCalls {
     /// Reads of streams.
     pub reads: u64,
     /// Events that reads brought.
@@ -56,7 +56,7 @@ pub struct Calls {
     pub appends: u64,
 }
 
-impl Calls {
+impl JournalCalls {
     /// All round trips.
     pub fn total(self) -> u64 {
         self.reads + self.looks + self.appends
@@ -75,7 +75,7 @@ pub struct MemoryJournal {
 #[derive(Default)]
 struct Inner {
     streams: HashMap<String, Stream>,
-    calls: Calls,
+    calls: JournalCalls,
     /// What goes wrong with the nth append and the nth read of all.
     append_faults: BTreeMap<u64, AppendFault>,
     read_faults: BTreeMap<u64, JournalError>,
@@ -218,7 +218,7 @@ impl Stream {
 
 /// The store as it once was.
 #[cfg(test)]
-pub(crate) struct Backup {
+pub(crate) struct LogBackup {
     streams: HashMap<String, Stream>,
     log: Vec<Happened>,
 }
@@ -235,7 +235,7 @@ impl MemoryJournal {
     }
 
     /// What was asked of it so far.
-    pub fn calls(&self) -> Calls {
+    pub fn calls(&self) -> JournalCalls {
         self.lock().calls
     }
 
@@ -406,13 +406,13 @@ impl MemoryJournal {
 
     /// All that is committed now, to be brought back by [`Self::restore_all`].
     #[cfg(test)]
-    pub(crate) fn backup(&self) -> Backup {
+    pub(crate) fn backup(&self) -> LogBackup {
         let inner = self.lock();
         let streams = inner
             .streams
             .iter()
             .map(|(name, stream)| (name.clone(), stream.committed()));
-        Backup {
+        LogBackup {
             streams: streams.collect(),
             log: inner.log.clone(),
         }
@@ -420,7 +420,7 @@ impl MemoryJournal {
 
     /// Brings an older copy of the whole store back.
     #[cfg(test)]
-    pub(crate) fn restore_all(&self, backup: Backup) {
+    pub(crate) fn restore_all(&self, backup: LogBackup) {
         let mut inner = self.lock();
         inner.streams = backup.streams;
         inner.log = backup.log;
@@ -847,7 +847,7 @@ mod tests {
         assert_eq!((slice.events.len(), slice.end), (1, false));
         assert_eq!(
             journal.calls(),
-            Calls {
+            JournalCalls {
                 reads: 2,
                 events_read: 1,
                 looks: 0,

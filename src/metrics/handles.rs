@@ -13,7 +13,7 @@ use crate::{
     projector::meter::{Count, EndReason, LaneState, Level, Meter, Timing, WriteOutcome},
     replica::{
         Throttle,
-        dynamodb::{Attempt, AttemptOutcome, Operation, StoreObserver},
+        dynamodb::{AttemptOutcome, Operation, RequestAttempt, StoreObserver},
     },
 };
 
@@ -324,7 +324,7 @@ impl Handles {
 }
 
 impl StoreObserver for ProjectionMetrics {
-    fn attempt(&self, attempt: &Attempt<'_>) {
+    fn attempt(&self, attempt: &RequestAttempt<'_>) {
         if let Some(counter) = self.request(attempt.operation, attempt.outcome) {
             counter.inc();
         }
@@ -391,7 +391,7 @@ mod tests {
         loans.observe(Timing::DurableAge, Duration::from_millis(4));
         loans.set(Level::Lanes(LaneState::Writing), 7.0);
         metrics.projection("loan", 2).count(Count::Received, 1);
-        loans.attempt(&Attempt {
+        loans.attempt(&RequestAttempt {
             table: "t",
             operation: Operation::PutItem,
             outcome: AttemptOutcome::Done,

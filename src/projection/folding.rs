@@ -127,7 +127,7 @@ fn advance(header: &mut Header, event: &RawEvent, keep: usize) {
 
 /// Which command an event carries out, as its metadata says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
+pub struct CommandOrigin {
     /// The command's id.
     pub command: Uuid,
     /// The call that appended it; unknown of what older code wrote.
@@ -139,7 +139,7 @@ pub struct Origin {
 }
 
 /// The command that an event's metadata names.
-pub fn origin_of(event: &RawEvent) -> Option<Origin> {
+pub fn origin_of(event: &RawEvent) -> Option<CommandOrigin> {
     #[derive(Deserialize)]
     struct Named {
         #[serde(rename = "commandId")]
@@ -180,7 +180,7 @@ pub fn origin_of(event: &RawEvent) -> Option<Origin> {
         sort,
     } = named.ok()?;
     let own = |said: &serde_json::Value| execution.is_some_and(|own| said.as_str() == Some(&own.to_string()));
-    Some(Origin {
+    Some(CommandOrigin {
         command: command?,
         execution,
         sort,

@@ -23,7 +23,7 @@ use super::{
     lanes::Halt,
     meter::{Count, Level, Meter},
     replica_cache::ReplicaCache,
-    session::{End, Report, Session, Spec},
+    session::{End, Session, SessionReport, SessionSpec},
     status::{LagUnknown, Phase, Status},
     told,
 };
@@ -58,9 +58,9 @@ const QUESTION: Duration = Duration::from_secs(10);
 const MEASURE_AGAIN: Duration = Duration::from_secs(1);
 
 /// One projection to run.
-pub struct Projection<F, J, S> {
+pub struct Supervised<F, J, S> {
     /// What its sessions need to know.
-    pub spec: Arc<Spec>,
+    pub spec: Arc<SessionSpec>,
     /// Groups and sources.
     pub feed: F,
     /// The event store.
@@ -101,7 +101,7 @@ impl Running {
 
 /// Starts a projection; it runs until `stop`.
 pub fn start<F: Feed, J: Journal, S: ReplicaStore>(
-    projection: Projection<F, J, S>,
+    projection: Supervised<F, J, S>,
     stop: CancellationToken,
 ) -> Running {
     let spec = &projection.spec;
@@ -144,7 +144,7 @@ pub fn start<F: Feed, J: Journal, S: ReplicaStore>(
 type Shared = Arc<watch::Sender<Status>>;
 
 async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
-    spec: Arc<Spec>,
+    spec: Arc<SessionSpec>,
     feed: F,
     mut host: Host<J, S>,
     measure_every: Duration,
@@ -181,13 +181,13 @@ async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
             delay = FIRST_DELAY;
         }
         let (phase, wait) = match next {
-            Next::Stopped => break,
-            Next::Again(phase) => {
+            AfterSession::Stopped => break,
+            AfterSession::Again(phase) => {
                 delay = (delay * 2).min(LONGEST_DELAY);
                 (phase, delay.mul_f64(0.5 + fastrand::f64() / 2.0))
             }
-            Next::Operator(phase) => (phase, OPERATOR_DELAY),
-            Next::Never(phase) => {
+            AfterSession::Operator(phase) => (phase, OPERATOR_DELAY),
+            AfterSession::Never(phase) => {
                 error!(projection = name, reason = phase.reason(), "the projection stopped");
                 host.clear("The projection stopped.");
                 status.send_modify(|s| s.phase = phase);
@@ -215,14 +215,14 @@ async fn supervise<F: Feed, J: Journal, S: ReplicaStore>(
 }
 
 /// What follows when a connection could not be made or has ended.
-enum Next {
+enum AfterSession {
     Stopped,
     Again(Phase),
     Operator(Phase),
     Never(Phase),
 }
 
-impl Next {
+impl AfterSession {
     fn journal(error: &JournalError) -> Self {
         let text = sentence(error);
         match error {
@@ -254,11 +254,11 @@ async fn meanwhile<T, J: Journal, S: ReplicaStore>(
     host: &mut Host<J, S>,
     stop: &CancellationToken,
     done: impl Future<Output = T>,
-) -> Result<T, Next> {
+) -> Result<T, AfterSession> {
     let halted = tokio::select! {
         biased;
         done = done => return Ok(done),
-        () = stop.cancelled() => return Err(Next::Stopped),
+        () = stop.cancelled() => return Err(AfterSession::Stopped),
         halted = panics::caught(host.alone()) => halted.unwrap_or_else(Halt::Panicked),
     };
     host.clear("The projection cannot go on.");
@@ -266,12 +266,12 @@ async fn meanwhile<T, J: Journal, S: ReplicaStore>(
 }
 
 async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
-    spec: &Arc<Spec>,
+    spec: &Arc<SessionSpec>,
     feed: &F,
     host: &mut Host<J, S>,
     shared: &Reporter,
     stop: &CancellationToken,
-) -> Next {
+) -> AfterSession {
     let status = &shared.status;
     let stores = host.stores().clone();
     let known = match meanwhile(host, stop, prepared(spec, feed, &stores, &shared.asked, status)).await {
@@ -285,7 +285,7 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
     }
     let sub = match meanwhile(host, stop, feed.subscribe(&spec.group, spec.buffer)).await {
         Ok(Ok(sub)) => sub,
-        Ok(Err(error)) => return Next::journal(&error),
+        Ok(Err(error)) => return AfterSession::journal(&error),
         Err(next) => return next,
     };
     let name = spec.projection();
@@ -316,7 +316,7 @@ async fn connected<F: Feed, J: Journal, S: ReplicaStore>(
 }
 
 /// What follows the end of a session, or of lanes that went on without one.
-fn followed<J: Journal, S: ReplicaStore>(end: End, host: &Host<J, S>) -> Next {
+fn followed<J: Journal, S: ReplicaStore>(end: End, host: &Host<J, S>) -> AfterSession {
     let (name, meter) = (host.projection(), host.meter());
     if !matches!(end, End::Stopped { .. }) {
         meter.count(Count::Reconnect(end.reason()), 1);
@@ -328,7 +328,7 @@ fn followed<J: Journal, S: ReplicaStore>(end: End, host: &Host<J, S>) -> Next {
                 holding = left,
                 "stopped; what is left is delivered again"
             );
-            Next::Stopped
+            AfterSession::Stopped
         }
         End::Panicked(how) => {
             meter.count(Count::Panic, 1);
@@ -337,18 +337,18 @@ fn followed<J: Journal, S: ReplicaStore>(end: End, host: &Host<J, S>) -> Next {
                 error = how,
                 "a session panicked; its group delivers again what it held"
             );
-            Next::Again(Phase::Reconnecting(format!(
+            AfterSession::Again(Phase::Reconnecting(format!(
                 "The session panicked, and its group delivers again what it held ({how})."
             )))
         }
-        End::Disconnected(error) => Next::journal(&error),
-        End::StoreOutage(what) => Next::Again(Phase::StoreAway(what)),
-        End::Watchdog => Next::Again(Phase::Reconnecting(
+        End::Disconnected(error) => AfterSession::journal(&error),
+        End::StoreOutage(what) => AfterSession::Again(Phase::StoreAway(what)),
+        End::Watchdog => AfterSession::Again(Phase::Reconnecting(
             "The source is ahead and the group delivers nothing: it is subscribed to again.".into(),
         )),
-        End::Storm(what) => Next::Never(Phase::Paused(what)),
-        End::Operator(what) => Next::Operator(Phase::Paused(what)),
-        End::TableAnew => Next::Again(Phase::Reconnecting(
+        End::Storm(what) => AfterSession::Never(Phase::Paused(what)),
+        End::Operator(what) => AfterSession::Operator(Phase::Paused(what)),
+        End::TableAnew => AfterSession::Again(Phase::Reconnecting(
             "The table was created again: the group starts again from the beginning.".into(),
         )),
     }
@@ -356,17 +356,17 @@ fn followed<J: Journal, S: ReplicaStore>(end: End, host: &Host<J, S>) -> Next {
 
 /// Makes sure of table and group. Whether the table is the one that was known before.
 async fn prepared<F: Feed, J: Journal, S: ReplicaStore>(
-    spec: &Arc<Spec>,
+    spec: &Arc<SessionSpec>,
     feed: &F,
     stores: &Stores<J, S>,
     asked: &Asked,
     status: &Shared,
-) -> Result<bool, Next> {
+) -> Result<bool, AfterSession> {
     let name = spec.projection();
     // Nothing is taken from the group while the table cannot take it.
     let in_use = match stores.table.in_use().await {
         Ok(in_use) => in_use,
-        Err(error) => return Err(Next::store(&error)),
+        Err(error) => return Err(AfterSession::store(&error)),
     };
     stores.table_trouble.answered();
     stores.journal_trouble.answered();
@@ -376,23 +376,29 @@ async fn prepared<F: Feed, J: Journal, S: ReplicaStore>(
         // A user who may not manage groups may still consume one that is there.
         Err(error @ JournalError::Denied { .. }) => {
             if feed.info(&spec.group).await.is_err() {
-                return Err(Next::journal(&error));
+                return Err(AfterSession::journal(&error));
             }
         }
-        Err(error) => return Err(Next::journal(&error)),
+        Err(error) => return Err(AfterSession::journal(&error)),
     }
     let table = if let Some(table) = in_use {
         table
     } else {
-        refill(spec, feed).await.map_err(|error| Next::journal(&error))?;
-        stores.table.set_in_use().await.map_err(|error| Next::store(&error))?
+        refill(spec, feed)
+            .await
+            .map_err(|error| AfterSession::journal(&error))?;
+        stores
+            .table
+            .set_in_use()
+            .await
+            .map_err(|error| AfterSession::store(&error))?
     };
     Ok(asked.is_known(table))
 }
 
 /// A table that never served, beside a group that has delivered: what was acknowledged, whether the
 /// group has a checkpoint for it yet or not, is not in the table. The group starts again, and every replica is made again.
-async fn refill<F: Feed>(spec: &Spec, feed: &F) -> Result<(), JournalError> {
+async fn refill<F: Feed>(spec: &SessionSpec, feed: &F) -> Result<(), JournalError> {
     let info = feed.info(&spec.group).await?;
     if info.checkpoint_revision.is_none() && info.checkpoint_position.is_none() && info.delivered == 0 {
         return Ok(());
@@ -491,7 +497,7 @@ impl Reporter {
     }
 }
 
-impl Report for Reporter {
+impl SessionReport for Reporter {
     fn tick(&mut self, holding: usize, moved: bool) {
         self.status.send_if_modified(|s| {
             s.holding = holding;
@@ -538,7 +544,7 @@ impl Report for Reporter {
 /// Measures lag and looks up marks, until it is aborted. Begins before there is a group: what is not
 /// measured is unknown, never zero.
 async fn measure<F: Feed, S: ReplicaStore>(
-    spec: Arc<Spec>,
+    spec: Arc<SessionSpec>,
     feed: F,
     table: S,
     meter: Arc<dyn Meter>,
@@ -547,7 +553,7 @@ async fn measure<F: Feed, S: ReplicaStore>(
 ) {
     let mut tried: HashMap<Arc<str>, Instant> = HashMap::new();
     let mut marks_at: Option<Instant> = None;
-    let mut known = told::Known::default();
+    let mut known = told::KnownMarks::default();
     let mut connection = 0;
     loop {
         let measured = tokio::time::timeout(QUESTION, lag::measure(&feed, &spec.group, &shared.settled)).await;
@@ -591,7 +597,7 @@ async fn measure<F: Feed, S: ReplicaStore>(
     }
 }
 
-fn lag_known(measured: Measured, spec: &Spec, meter: &dyn Meter, status: &Shared) {
+fn lag_known(measured: Measured, spec: &SessionSpec, meter: &dyn Meter, status: &Shared) {
     let lag = measured.lag;
     meter.set(Level::LagEvents, lag.events as f64);
     meter.set(Level::LagSeconds, lag.seconds);
@@ -631,7 +637,7 @@ fn place(info: &GroupInfo) -> (Option<u64>, u64, u64, u64) {
     (checkpoint, info.in_flight, info.buffered, info.parked)
 }
 
-fn lag_unknown(error: &JournalError, spec: &Spec, meter: &dyn Meter, status: &Shared) {
+fn lag_unknown(error: &JournalError, spec: &SessionSpec, meter: &dyn Meter, status: &Shared) {
     for level in [
         Level::LagEvents,
         Level::LagSeconds,
@@ -663,7 +669,7 @@ fn lag_unknown(error: &JournalError, spec: &Spec, meter: &dyn Meter, status: &Sh
 
 fn heed(
     marks: &[Marked],
-    spec: &Spec,
+    spec: &SessionSpec,
     meter: &dyn Meter,
     status: &Shared,
     asked: &Asked,

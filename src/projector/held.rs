@@ -47,7 +47,7 @@ impl Record {
 
 /// What the group is told when nothing with an id is held any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct HeldAnswer {
     pub(super) ack: Uuid,
     /// For as many records; a group that counts each delivery wants as many answers.
     pub(super) records: usize,
@@ -101,7 +101,7 @@ impl Deliveries {
     }
 
     /// Lets one go, to be parked when there is a reason to; what the group is to be told.
-    pub(super) fn settle(&mut self, Settled { ticket, park }: Settled) -> Option<Answer> {
+    pub(super) fn settle(&mut self, Settled { ticket, park }: Settled) -> Option<HeldAnswer> {
         let held = self.held.remove(&ticket)?;
         self.settled.extend(held.place);
         let same = self.ids.get_mut(&held.ack)?;
@@ -111,7 +111,7 @@ impl Deliveries {
             return None;
         }
         let same = self.ids.remove(&held.ack)?;
-        Some(Answer {
+        Some(HeldAnswer {
             ack: held.ack,
             records: same.settled,
             park: same.park,
@@ -146,8 +146,8 @@ mod tests {
         }
     }
 
-    fn answer(records: usize, park: Option<&str>) -> Answer {
-        Answer {
+    fn answer(records: usize, park: Option<&str>) -> HeldAnswer {
+        HeldAnswer {
             ack: Uuid::from_u128(7),
             records,
             park: park.map(Into::into),

@@ -13,7 +13,7 @@ use tracing::warn;
 use super::{
     effects::{Stores, Trouble, sentence},
     lane::Effect,
-    lanes::{Class, Done, Halt, Lanes, Now, Settled, Spec, Start, Ticket, Work},
+    lanes::{Class, Done, Halt, Lanes, LanesSpec, Now, Settled, Start, Ticket, Work},
     meter::Meter,
     replica_cache::ReplicaCache,
     traced::Runs,
@@ -59,7 +59,7 @@ pub(super) enum Applied {
 
 /// The lanes of one projection, and what is under way for them.
 pub struct Host<J, S> {
-    spec: Arc<Spec>,
+    spec: Arc<LanesSpec>,
     group: Arc<str>,
     cache: ReplicaCache,
     stores: Stores<J, S>,
@@ -72,7 +72,7 @@ pub struct Host<J, S> {
 
 impl<J: Journal, S: ReplicaStore> Host<J, S> {
     /// A host without lanes. `group`: whose deliveries they are for, for traces.
-    pub fn new(spec: Arc<Spec>, group: Arc<str>, stores: Stores<J, S>, cache: ReplicaCache) -> Self {
+    pub fn new(spec: Arc<LanesSpec>, group: Arc<str>, stores: Stores<J, S>, cache: ReplicaCache) -> Self {
         let (reader, work) = mpsc::channel(HANDED_IN);
         Self {
             lanes: lanes(&spec, &group, &stores, &cache),
@@ -295,7 +295,7 @@ impl<J: Journal, S: ReplicaStore> Host<J, S> {
     }
 }
 
-fn lanes<J, S>(spec: &Arc<Spec>, group: &str, stores: &Stores<J, S>, cache: &ReplicaCache) -> Lanes {
+fn lanes<J, S>(spec: &Arc<LanesSpec>, group: &str, stores: &Stores<J, S>, cache: &ReplicaCache) -> Lanes {
     let runs = Runs::new(&spec.rules, group);
     let (meter, trouble) = (stores.meter.clone(), stores.table_trouble.clone());
     Lanes::new(spec.clone(), cache.clone(), meter, trouble, runs)

@@ -2,7 +2,7 @@
 //!
 //! Invariant: I7 lag: zero only when everything readable is settled. What is not settled lies
 //! between the group's checkpoint and the source's newest entry, less what this process has settled
-//! in between ([`Settled`]); the server's own figures are believed only where they are exact (a
+//! in between ([`SettledMarks`]); the server's own figures are believed only where they are exact (a
 //! group that is live), for they mislead for filtered, idle and restarted groups.
 
 use std::{
@@ -41,15 +41,15 @@ const LIVE: &str = "Live";
 /// What this process has settled of a source beyond the group's checkpoint: places in the feed (a
 /// revision, or a commit position of `$all`), in ranges.
 #[derive(Debug, Default)]
-pub struct Settled {
+pub struct SettledMarks {
     /// First to last, both inclusive; they neither touch nor overlap.
     ranges: BTreeMap<u64, u64>,
 }
 
 /// One that a session fills and the measuring task asks. Cheap to clone.
-pub type SharedSettled = Arc<Mutex<Settled>>;
+pub type SharedSettled = Arc<Mutex<SettledMarks>>;
 
-impl Settled {
+impl SettledMarks {
     /// Notes a range, both ends inclusive.
     pub fn insert(&mut self, first: u64, last: u64) {
         let (mut first, mut last) = (first, last);
@@ -143,7 +143,11 @@ pub struct Measured {
 ///
 /// When it cannot be told now: [`JournalError::Unfinished`] while the search for the newest match
 /// in a large `$all` goes on.
-pub async fn measure<F: Feed>(feed: &F, group: &GroupSpec, settled: &Mutex<Settled>) -> Result<Measured, JournalError> {
+pub async fn measure<F: Feed>(
+    feed: &F,
+    group: &GroupSpec,
+    settled: &Mutex<SettledMarks>,
+) -> Result<Measured, JournalError> {
     let as_of = clock::now();
     // In this order: what is settled after the head was read makes the lag smaller, never negative.
     let head = feed.head(&group.source).await?;
@@ -161,7 +165,8 @@ pub async fn measure<F: Feed>(feed: &F, group: &GroupSpec, settled: &Mutex<Settl
         let newest = head.as_ref().and_then(|h| h.revision);
         (info.checkpoint_revision, newest, info.known_revision)
     };
-    let with = |f: &mut dyn FnMut(&mut Settled) -> u64| f(&mut settled.lock().unwrap_or_else(PoisonError::into_inner));
+    let with =
+        |f: &mut dyn FnMut(&mut SettledMarks) -> u64| f(&mut settled.lock().unwrap_or_else(PoisonError::into_inner));
     if let Some(checkpoint) = checkpoint {
         with(&mut |s| {
             s.forget_through(checkpoint);
@@ -363,7 +368,7 @@ mod tests {
             from in 0_u64..60,
             length in 0_u64..60,
         ) {
-            let (mut ranges, mut set) = (Settled::default(), BTreeSet::new());
+            let (mut ranges, mut set) = (SettledMarks::default(), BTreeSet::new());
             for (at, more, forget) in steps {
                 if forget {
                     ranges.forget_through(at);

@@ -63,7 +63,7 @@ fn event_bytes(event: &RawEvent) -> usize {
 
 /// What the lanes of one projection are and may take.
 #[derive(Clone, Debug)]
-pub struct Spec {
+pub struct LanesSpec {
     /// The fold and its policies.
     pub rules: Arc<LaneRules>,
     /// Bytes of deliveries, reads and writes under way at most; more waits at the stores.
@@ -164,7 +164,7 @@ pub(super) struct Now {
 
 /// The lanes of one projection.
 pub(super) struct Lanes {
-    spec: Arc<Spec>,
+    spec: Arc<LanesSpec>,
     cache: ReplicaCache,
     meter: Arc<dyn Meter>,
     table_trouble: Arc<Trouble>,
@@ -207,7 +207,7 @@ pub(super) struct Lanes {
 
 impl Lanes {
     pub(super) fn new(
-        spec: Arc<Spec>,
+        spec: Arc<LanesSpec>,
         cache: ReplicaCache,
         meter: Arc<dyn Meter>,
         table_trouble: Arc<Trouble>,

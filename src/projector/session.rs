@@ -34,9 +34,9 @@ const TURN: usize = 256;
 
 /// What a session needs to know of its projection.
 #[derive(Clone, Debug)]
-pub struct Spec {
+pub struct SessionSpec {
     /// The lanes' part of it.
-    pub lanes: Arc<lanes::Spec>,
+    pub lanes: Arc<lanes::LanesSpec>,
     /// The group.
     pub group: GroupSpec,
     /// Deliveries in flight at most.
@@ -49,7 +49,7 @@ pub struct Spec {
     pub drain: Duration,
 }
 
-impl Spec {
+impl SessionSpec {
     /// The projection's name.
     pub fn projection(&self) -> &str {
         self.lanes.rules.fold.name()
@@ -127,7 +127,7 @@ impl From<Halt> for End {
 }
 
 /// What a session tells the outside while it runs.
-pub trait Report: Send + 'static {
+pub trait SessionReport: Send + 'static {
     /// Called each tick: deliveries held, and whether anything moved since the last tick.
     fn tick(&mut self, holding: usize, moved: bool);
     /// Where deliveries that are settled stand in the source. Called before they are acknowledged.
@@ -151,7 +151,7 @@ enum Input {
 
 /// One connection, and the lanes' host for as long as it lasts.
 pub struct Session<'a, Sub, J, S, R> {
-    spec: Arc<Spec>,
+    spec: Arc<SessionSpec>,
     sub: Sub,
     host: &'a mut Host<J, S>,
     report: R,
@@ -168,9 +168,9 @@ pub struct Session<'a, Sub, J, S, R> {
     stopping: Option<Instant>,
 }
 
-impl<'a, Sub: Subscription, J: Journal, S: ReplicaStore, R: Report> Session<'a, Sub, J, S, R> {
+impl<'a, Sub: Subscription, J: Journal, S: ReplicaStore, R: SessionReport> Session<'a, Sub, J, S, R> {
     /// A session on a fresh connection. What the host holds of a connection before it is nobody's.
-    pub fn new(spec: Arc<Spec>, sub: Sub, host: &'a mut Host<J, S>, report: R) -> Self {
+    pub fn new(spec: Arc<SessionSpec>, sub: Sub, host: &'a mut Host<J, S>, report: R) -> Self {
         host.begin_time("The connection is another one.");
         Self {
             spec,

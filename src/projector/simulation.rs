@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use self::{
-    ports::{Faults, Process},
+    ports::{Faults, SimulatedProcess},
     server::Groups,
 };
 use crate::{
@@ -397,7 +397,7 @@ impl Sim {
         self.failures.lock().unwrap().push(what);
     }
 
-    fn note(&self, process: &Process, what: &str) {
+    fn note(&self, process: &SimulatedProcess, what: &str) {
         self.say(&process.name, what);
     }
 

@@ -45,7 +45,7 @@ pub struct Waiting {
 
 /// What is known of the marks that are shown: by stream, at the generation that is noted.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct KnownMarks {
     marks: HashMap<Arc<str>, (u64, Option<Told>)>,
     /// The table that they stand in, as it says itself.
     table: Option<Arc<str>>,
@@ -65,7 +65,7 @@ fn chosen(marks: &[Marked]) -> Vec<&Marked> {
     chosen
 }
 
-impl Known {
+impl KnownMarks {
     /// Another table has other marks: in one that was created again generations begin again.
     pub(super) fn of(&mut self, table: Option<Arc<str>>) {
         if self.table != table {
@@ -187,7 +187,7 @@ mod tests {
         }
     }
 
-    fn reason(known: &mut Known, marks: &[Marked]) -> Option<String> {
+    fn reason(known: &mut KnownMarks, marks: &[Marked]) -> Option<String> {
         let shown = known.shown(marks);
         let told = shown[0].told.as_ref();
         told.map(|told| {
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_mark_is_read_until_it_is_there_and_then_no_more() {
-        let (mut known, marks) = (Known::default(), [mark("a-1", MarkKind::Quarantined, 2)]);
+        let (mut known, marks) = (KnownMarks::default(), [mark("a-1", MarkKind::Quarantined, 2)]);
         // The note comes first: neither no replica nor an older one says why.
         for early in [None, Some(replica(1, None)), Some(replica(1, Some("the one before")))] {
             known.heard(&marks[0], early.as_ref());
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_table_that_was_made_anew_has_its_own_reasons() {
-        let (mut known, marks) = (Known::default(), [mark("a-1", MarkKind::Quarantined, 2)]);
+        let (mut known, marks) = (KnownMarks::default(), [mark("a-1", MarkKind::Quarantined, 2)]);
         known.of(Some("the first".into()));
         known.heard(&marks[0], Some(&replica(2, Some("of the first"))));
         known.of(Some("the first".into()));
@@ -232,7 +232,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_that_is_shown_is_read_at_once() {
-        let (mut known, table) = (Known::default(), crate::testing::MemoryStore::new());
+        let (mut known, table) = (KnownMarks::default(), crate::testing::MemoryStore::new());
         let marks: Vec<_> = (0..2 * SHOWN)
             .map(|n| mark(&format!("a-{n:03}"), MarkKind::Quarantined, 2))
             .collect();
@@ -259,7 +259,7 @@ mod tests {
             .map(|n| mark(&format!("a-{n:05}"), MarkKind::Quarantined, 1))
             .collect();
         marks.push(mark("z-1", MarkKind::Diverged, 1));
-        let mut known = Known::default();
+        let mut known = KnownMarks::default();
         for mark in &marks {
             known.heard(mark, Some(&replica(1, Some(&"é".repeat(REASON)))));
         }

@@ -64,12 +64,12 @@ struct Step {
 
 /// What became of a run: its word, and why where something went wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct End {
+struct SpanEnd {
     word: &'static str,
     error: Option<(&'static str, String)>,
 }
 
-impl End {
+impl SpanEnd {
     fn well(word: &'static str) -> Self {
         Self { word, error: None }
     }
@@ -88,7 +88,7 @@ struct Run {
     /// When the lane was last given something to fold.
     given: Option<SystemTime>,
     /// What the put under way makes of it.
-    end: Option<End>,
+    end: Option<SpanEnd>,
 }
 
 impl Run {
@@ -254,7 +254,7 @@ impl Runs {
         }
         let next = line.next.take();
         if matches!(outcome, Outcome::Put(PutOutcome::Done)) {
-            let end = line.run.end.take().unwrap_or_else(|| End::well("stored"));
+            let end = line.run.end.take().unwrap_or_else(|| SpanEnd::well("stored"));
             let run = match next {
                 Some(mut next) => {
                     next.given = Some(now);
@@ -304,7 +304,7 @@ impl Runs {
         }
         if done && let Entry::Occupied(line) = open.lines.entry(stream.clone()) {
             let run = line.remove().run;
-            open.emit(stream, run, End::well("nothing_to_put"));
+            open.emit(stream, run, SpanEnd::well("nothing_to_put"));
         }
     }
 
@@ -314,7 +314,7 @@ impl Runs {
             return;
         };
         for (stream, line) in std::mem::take(&mut open.lines) {
-            let end = End {
+            let end = SpanEnd {
                 word: "abandoned",
                 error: Some(("abandoned", why.to_owned())),
             };
@@ -323,7 +323,7 @@ impl Runs {
     }
 }
 
-fn end_of(kind: PutKind, reason: String) -> End {
+fn end_of(kind: PutKind, reason: String) -> SpanEnd {
     let (word, error) = match kind {
         PutKind::Fold => ("stored", None),
         PutKind::Quarantine(class) => ("quarantined", Some(class)),
@@ -332,7 +332,7 @@ fn end_of(kind: PutKind, reason: String) -> End {
         PutKind::Deletion => ("deleted", None),
         PutKind::Repair => ("repaired", None),
     };
-    End {
+    SpanEnd {
         word,
         error: error.map(|class| (class, reason)),
     }
@@ -437,7 +437,7 @@ impl Open {
     }
 
     /// Makes spans of a run that has ended.
-    fn emit(&self, stream: &Arc<str>, run: Run, end: End) {
+    fn emit(&self, stream: &Arc<str>, run: Run, end: SpanEnd) {
         let now = SystemTime::now();
         let (parent, links) = run.parentage();
         let about = KeyValue::new("projector.stream", stream.to_string());

@@ -43,11 +43,11 @@ pub(crate) use connect::without_user_info;
 pub use connect::{ConnectError, DynamoSettings, connect};
 #[cfg(feature = "otel")]
 pub(crate) use failure::causes;
-pub use observe::{Attempt, AttemptOutcome, Operation, StoreObserver};
+pub use observe::{AttemptOutcome, Operation, RequestAttempt, StoreObserver};
 pub use table::{Creation, TableInfo, Tables, table_name};
 
 use attributes::{Item, NotOurs};
-use failure::{Failure, classify};
+use failure::{RequestFailure, classify};
 
 /// First wait after a failed attempt. DynamoDB answers in milliseconds; the SDK's own second is
 /// an age for it.
@@ -219,7 +219,7 @@ impl Inner {
         capacity: Option<&ConsumedCapacity>,
         began: Instant,
     ) {
-        self.observer.attempt(&Attempt {
+        self.observer.attempt(&RequestAttempt {
             table: &self.name,
             operation,
             outcome,
@@ -239,7 +239,7 @@ impl Inner {
         }
     }
 
-    async fn get_once(&self, stream: &str, consistent: bool) -> Result<Option<Item>, Failure> {
+    async fn get_once(&self, stream: &str, consistent: bool) -> Result<Option<Item>, RequestFailure> {
         let began = Instant::now();
         let reply = self
             .client
@@ -292,7 +292,7 @@ impl Inner {
                         // A reply holds 16 MB at most; the rest is no sign of throttling.
                         retry = Retry::new(self.operation_timeout);
                     } else {
-                        let failure = Failure::Throttled(super::Throttle::Table);
+                        let failure = RequestFailure::Throttled(super::Throttle::Table);
                         retry.wait(failure, &self.name).await?;
                     }
                 }
@@ -302,14 +302,18 @@ impl Inner {
         Ok(found)
     }
 
-    async fn get_batch_once(&self, keys: Vec<Item>, consistent: bool) -> Result<(Vec<Item>, Vec<Item>), Failure> {
+    async fn get_batch_once(
+        &self,
+        keys: Vec<Item>,
+        consistent: bool,
+    ) -> Result<(Vec<Item>, Vec<Item>), RequestFailure> {
         let began = Instant::now();
         let operation = Operation::BatchGetItem;
         let request = KeysAndAttributes::builder()
             .set_keys(Some(keys))
             .consistent_read(consistent)
             .build()
-            .map_err(|e| Failure::Unavailable(format!("{operation}: {e}")))?;
+            .map_err(|e| RequestFailure::Unavailable(format!("{operation}: {e}")))?;
         let reply = self
             .client
             .batch_get_item()
@@ -392,11 +396,11 @@ impl Inner {
                     return Ok(PutOutcome::Refused(stored.map(Box::new)));
                 }
                 // Whoever paces writes is to see it now.
-                Err(failure @ Failure::Throttled(_)) => return Err(failure.into_error(&self.name)),
+                Err(failure @ RequestFailure::Throttled(_)) => return Err(failure.into_error(&self.name)),
                 Err(failure) => {
                     match &failure {
-                        Failure::Unavailable(_) => in_doubt = true,
-                        Failure::Conflict(_) => conflicts += 1,
+                        RequestFailure::Unavailable(_) => in_doubt = true,
+                        RequestFailure::Conflict(_) => conflicts += 1,
                         _ => {}
                     }
                     if conflicts > CONFLICTS {
@@ -432,13 +436,13 @@ impl Inner {
                     self.observe(Operation::PutItem, AttemptOutcome::Recovered, None, began);
                     return Ok(Some(PutOutcome::Done));
                 }
-                Ok(None) | Err(Failure::Throttled(_)) => return Ok(None),
+                Ok(None) | Err(RequestFailure::Throttled(_)) => return Ok(None),
                 Err(failure) => retry.wait(failure, &self.name).await?,
             }
         }
     }
 
-    async fn put_once(&self, put: &Put, projected_at: DateTime<Utc>) -> Result<Sent, Failure> {
+    async fn put_once(&self, put: &Put, projected_at: DateTime<Utc>) -> Result<Sent, RequestFailure> {
         let item = attributes::item(put, &self.projection, self.schema, projected_at);
         let request = self
             .client
@@ -576,13 +580,13 @@ impl Retry {
     }
 
     /// Waits before the next attempt, or gives the failure back when there is to be none.
-    async fn wait(&mut self, failure: Failure, table: &str) -> Result<(), StoreError> {
+    async fn wait(&mut self, failure: RequestFailure, table: &str) -> Result<(), StoreError> {
         match &failure {
-            Failure::Setup { .. } | Failure::NoTable(_) => return Err(failure.into_error(table)),
-            Failure::Credentials { .. } if self.credentials_tried => {
+            RequestFailure::Setup { .. } | RequestFailure::NoTable(_) => return Err(failure.into_error(table)),
+            RequestFailure::Credentials { .. } if self.credentials_tried => {
                 return Err(failure.into_error(table));
             }
-            Failure::Credentials { .. } => self.credentials_tried = true,
+            RequestFailure::Credentials { .. } => self.credentials_tried = true,
             _ => {}
         }
         // Once to twice of it: those who failed together come back apart.

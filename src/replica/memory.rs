@@ -19,7 +19,7 @@ use crate::{document::Document, journal::memory::breathe, projection::StoredStat
 
 /// What was asked of the table, for tests that count round trips.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Calls {
+pub struct StoreCalls {
     /// Reads, batches counted once.
     pub gets: u64,
     /// Of them, strongly consistent ones.
@@ -47,7 +47,7 @@ pub struct MemoryStore {
 
 /// A table as it once was.
 #[derive(Clone)]
-pub struct Backup {
+pub struct TableBackup {
     items: HashMap<String, Vec<Replica>>,
     marks: BTreeMap<String, Marked>,
     in_use: Option<Arc<str>>,
@@ -61,7 +61,7 @@ struct Inner {
     marks: BTreeMap<String, Marked>,
     /// Items that are not readable as one of ours, and what can be read of them.
     corrupt: HashMap<String, Broken>,
-    calls: Calls,
+    calls: StoreCalls,
     get_faults: BTreeMap<u64, StoreError>,
     put_faults: BTreeMap<u64, PutFault>,
     /// So many of the next marks are not noted.
@@ -83,7 +83,7 @@ impl MemoryStore {
     }
 
     /// What was asked of it so far.
-    pub fn calls(&self) -> Calls {
+    pub fn calls(&self) -> StoreCalls {
         self.lock().calls
     }
 
@@ -189,9 +189,9 @@ impl MemoryStore {
     }
 
     /// What is stored now, to be brought back by [`Self::restore`].
-    pub fn backup(&self) -> Backup {
+    pub fn backup(&self) -> TableBackup {
         let inner = self.lock();
-        Backup {
+        TableBackup {
             items: inner.items.clone(),
             marks: inner.marks.clone(),
             in_use: inner.in_use.clone(),
@@ -199,7 +199,7 @@ impl MemoryStore {
     }
 
     /// Brings an older backup of the table back.
-    pub fn restore(&self, backup: Backup) {
+    pub fn restore(&self, backup: TableBackup) {
         let mut inner = self.lock();
         inner.items = backup.items;
         inner.marks = backup.marks;

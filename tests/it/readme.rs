@@ -12,7 +12,7 @@ use projector::{
     config::Settings,
     metrics::Metrics,
     projector::meter::{Level, Meter as _},
-    replica::dynamodb::{Attempt, AttemptOutcome, Operation, StoreObserver as _},
+    replica::dynamodb::{AttemptOutcome, Operation, RequestAttempt, StoreObserver as _},
 };
 use serde_json::Value;
 
@@ -95,7 +95,7 @@ fn measured(metrics: &Metrics) {
 fn the_metrics_table_is_what_is_served() {
     let metrics = Metrics::new();
     measured(&metrics);
-    metrics.projection("p", 1).attempt(&Attempt {
+    metrics.projection("p", 1).attempt(&RequestAttempt {
         table: "t",
         operation: Operation::GetItem,
         outcome: AttemptOutcome::Done,

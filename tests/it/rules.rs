@@ -1,7 +1,7 @@
 //! Which way the dependencies point, checked in the source.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -233,4 +233,56 @@ fn every_default_stands_in_the_documentation_of_its_field() {
         }
         assert!(fields > 0, "{name}");
     }
+}
+
+/// Names that several types have, and why nobody takes one for another.
+const SHARED: [(&str, &str); 3] = [
+    ("src/cli/", "Args"),       // One a subcommand, named by its module.
+    ("src/projector/", "Runs"), // One type, with the feature `otel` and without it.
+    ("src/wire/", ""),          // The protocol's own names, a package each.
+];
+
+/// Types that are seen beyond their file, by name, with the files that have one.
+fn seen_beyond_their_file(source: &Path) -> BTreeMap<String, BTreeSet<PathBuf>> {
+    let mut files = Vec::new();
+    rust_files(source, &mut files);
+    let mut types: BTreeMap<String, BTreeSet<PathBuf>> = BTreeMap::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        for line in text.lines().map(str::trim_start).filter(|line| line.starts_with("pub")) {
+            // Behind `pub` or `pub(super)`.
+            let said = line.split_once(' ').map_or("", |(_, said)| said);
+            let named = ["struct ", "enum ", "trait ", "type "]
+                .iter()
+                .find_map(|kind| said.strip_prefix(kind));
+            let Some(named) = named else { continue };
+            let name = named.split(|c: char| !c.is_alphanumeric() && c != '_').next();
+            let name = name.unwrap_or_default().to_owned();
+            types.entry(name).or_default().insert(file.clone());
+        }
+    }
+    types
+}
+
+#[test]
+fn no_two_types_that_others_see_have_one_name() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let server = root.join("src/embedded/eventstore");
+    let ours = seen_beyond_their_file(&root.join("src"));
+    let outside = |files: &BTreeSet<PathBuf>| -> BTreeSet<PathBuf> {
+        files.iter().filter(|f| !f.starts_with(&server)).cloned().collect()
+    };
+    let ours = ours.into_iter().map(|(name, files)| (name, outside(&files)));
+    let theirs = seen_beyond_their_file(&server.join("src"));
+    let mut types = 0;
+    for (name, files) in ours.chain(theirs) {
+        let files: Vec<PathBuf> = files.into_iter().collect();
+        types += files.len();
+        let shared = SHARED.iter().any(|(folder, of)| {
+            let there = |file: &PathBuf| file.to_string_lossy().contains(folder);
+            (of.is_empty() || *of == name) && files.iter().all(there)
+        });
+        assert!(files.len() < 2 || shared, "`{name}` is a type in each of {files:?}");
+    }
+    assert!(types > 500, "{types} types were found");
 }

@@ -15,7 +15,8 @@ use projector::{
         self,
         history::{EVERY, SAMPLES},
         report::{
-            About, Difference, Group, Lag, Past, Projection, Rates, Report, StoreUp, Stores, Stream, Unplaced, Waiting,
+            About, DifferenceReport, Group, LagReport, Past, ProjectionReport, Rates, StatusReport, StoreUp,
+            StoresReport, Stream, UnplacedReport, WaitingReport,
         },
     },
 };
@@ -32,13 +33,13 @@ fn up() -> StoreUp {
     }
 }
 
-fn report(projections: Vec<Projection>) -> Report {
+fn report(projections: Vec<ProjectionReport>) -> StatusReport {
     let mut settings = Settings::default();
     settings.eventstore.connection =
         Connection("esdb+discover://projector:SECRET@events.internal:2113?tls=true".into());
     settings.dynamodb.region = Some("eu-central-1".into());
     settings.http.listen = ([0, 0, 0, 0], 9464).into();
-    Report {
+    StatusReport {
         about: About {
             version: "0.1.0".into(),
             eventstore: format!("{:?}", settings.eventstore.connection),
@@ -50,7 +51,7 @@ fn report(projections: Vec<Projection>) -> Report {
         unready_because: Vec::new(),
         alive: true,
         dead_because: Vec::new(),
-        stores: Stores {
+        stores: StoresReport {
             eventstore: up(),
             dynamodb: up(),
         },
@@ -65,10 +66,10 @@ fn wave(place: usize, height: f64) -> f64 {
     (height * (1.0 + (x / 7.0).sin() * 0.4 + (x / 2.3).sin() * 0.25 + (x * 1.7).cos() * 0.2)).max(0.0)
 }
 
-fn projection(name: &str, schema: u32, sample: impl Fn(usize) -> Option<(u64, f64)>, rate: f64) -> Projection {
+fn projection(name: &str, schema: u32, sample: impl Fn(usize) -> Option<(u64, f64)>, rate: f64) -> ProjectionReport {
     let samples: Vec<_> = (0..SAMPLES).map(sample).collect();
     let last = samples.last().copied().flatten();
-    Projection {
+    ProjectionReport {
         projection: name.into(),
         schema,
         phase: "running",
@@ -89,7 +90,7 @@ fn projection(name: &str, schema: u32, sample: impl Fn(usize) -> Option<(u64, f6
         table_confirmed: true,
         holding: last.map_or(0, |(events, _)| events.min(1_000) as usize),
         seconds_since_progress: 0.2,
-        lag: last.map(|(events, seconds)| Lag {
+        lag: last.map(|(events, seconds)| LagReport {
             events,
             seconds,
             source_stalled: false,
@@ -103,7 +104,7 @@ fn projection(name: &str, schema: u32, sample: impl Fn(usize) -> Option<(u64, f6
         },
         quarantined: Vec::new(),
         diverged: Vec::new(),
-        waiting: Some(Waiting::default()),
+        waiting: Some(WaitingReport::default()),
         unplaced: Vec::new(),
         last_error: None,
         history: Past {
@@ -117,7 +118,7 @@ fn projection(name: &str, schema: u32, sample: impl Fn(usize) -> Option<(u64, f6
 }
 
 /// Started a second ago: nothing was measured.
-fn fresh() -> Report {
+fn fresh() -> StatusReport {
     let mut loan = projection("loan", 1, |_| None, 0.0);
     loan.phase = "starting";
     loan.lag = None;
@@ -135,14 +136,14 @@ fn fresh() -> Report {
         name: loan.group.name,
         ..Group::default()
     };
-    Report {
+    StatusReport {
         uptime_seconds: 1,
         ready: false,
         unready_because: vec![
             "DynamoDB has not answered yet".into(),
             "projection loan: its table has not answered yet".into(),
         ],
-        stores: Stores {
+        stores: StoresReport {
             eventstore: up(),
             dynamodb: StoreUp::default(),
         },
@@ -151,7 +152,7 @@ fn fresh() -> Report {
 }
 
 /// Three projections at work.
-fn busy() -> Report {
+fn busy() -> StatusReport {
     let spike = |place: usize| {
         let (events, seconds) = (wave(place, 34.0), wave(place, 0.05));
         let burst = (100..112).contains(&place);
@@ -169,7 +170,7 @@ fn busy() -> Report {
 }
 
 /// A new schema folds a year from the start, beside the old one.
-fn filling() -> Report {
+fn filling() -> StatusReport {
     let began = 60;
     let fold = |place: usize| {
         let folded = place.checked_sub(began)? as u64;
@@ -183,19 +184,19 @@ fn filling() -> Report {
     new.history.lag_seconds.drain(..began);
     new.drain_seconds = Some(334.0);
     new.group.status = Some("Behind".into());
-    new.group.differences = vec![Difference {
+    new.group.differences = vec![DifferenceReport {
         setting: "checkpoint_after".into(),
         wanted: "2s".into(),
         found: "5s".into(),
     }];
-    Report {
+    StatusReport {
         uptime_seconds: 1_203,
         ..report(vec![new])
     }
 }
 
 /// Streams that wait, with names that nobody would choose.
-fn quarantined() -> Report {
+fn quarantined() -> StatusReport {
     let calm = |place: usize| Some((wave(place, 6.0) as u64, wave(place, 0.02)));
     let mut loan = projection("loan", 1, calm, 431.0);
     let stream = |stream: &str, kind: &str, reason: &str, command: &str| Stream {
@@ -209,7 +210,7 @@ fn quarantined() -> Report {
     let unknown = "unknown variant `RateFixed`, expected one of `Submitted`, `Accepted`, `Declined`, `Cancelled`";
     let long = format!("loan-{}", "0123456789".repeat(1_024));
     let named = "projector redrive --projection loan";
-    loan.waiting = Some(Waiting {
+    loan.waiting = Some(WaitingReport {
         streams: vec![
             stream(
                 "loan-173688",
@@ -255,7 +256,7 @@ fn quarantined() -> Report {
     loan.quarantined = vec!["loan".into(); 10];
     loan.diverged = vec!["loan-173688".into()];
     loan.group.parked = Some(10);
-    loan.unplaced = vec![Unplaced {
+    loan.unplaced = vec![UnplacedReport {
         class: "malformed_link".into(),
         deliveries: 3,
         problem: projector::journal::Unplaced::Link.problem().into(),
@@ -265,7 +266,7 @@ fn quarantined() -> Report {
 }
 
 /// EventStoreDB has been unavailable for some minutes.
-fn unavailable() -> Report {
+fn unavailable() -> StatusReport {
     let error = "failed to reach EventStoreDB: connect: connection refused (127.0.0.1:2113)";
     let sample =
         |place: usize| (place < SAMPLES - 27 && place != 40).then(|| (wave(place, 20.0) as u64, wave(place, 0.4)));
@@ -283,10 +284,10 @@ fn unavailable() -> Report {
         (p.group.parked, p.group.checkpoint) = (None, None);
         p.last_error = p.reason.clone();
     }
-    Report {
+    StatusReport {
         ready: false,
         unready_because: vec!["EventStoreDB does not answer: no answer within 5s".into()],
-        stores: Stores {
+        stores: StoresReport {
             eventstore: StoreUp {
                 up: Some(false),
                 error: Some("no answer within 5s".into()),
@@ -298,7 +299,7 @@ fn unavailable() -> Report {
 }
 
 /// Another each time that it is asked for: what a refresh has to bring.
-fn moving() -> Report {
+fn moving() -> StatusReport {
     static ASKED: AtomicU64 = AtomicU64::new(0);
     let asked = ASKED.fetch_add(1, Ordering::Relaxed);
     let mut report = busy();

@@ -38,12 +38,12 @@ const IDS: Uuid = Uuid::from_u128(0x6f1c_6d43_4e6b_5b7c_9d1f_0f2a_8f3e_51c4);
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// Where lines come from.
-pub(super) struct Origin {
+pub(super) struct LineOrigin {
     reader: Box<dyn Read + Send>,
     bytes: Option<u64>,
 }
 
-impl Origin {
+impl LineOrigin {
     /// Opens a file, or standard input for `-`.
     pub(super) fn open(file: &Path) -> Result<Self, Failure> {
         if file.as_os_str() == "-" {
@@ -90,7 +90,7 @@ impl<R: Read> Read for Counted<R> {
 pub(super) type Parsed = Result<Line, String>;
 
 /// Reads and parses on a thread of its own; also says how many bytes were read so far.
-pub(super) fn read(origin: Origin, name: String) -> (mpsc::Receiver<Vec<Parsed>>, impl Fn() -> u64) {
+pub(super) fn read(origin: LineOrigin, name: String) -> (mpsc::Receiver<Vec<Parsed>>, impl Fn() -> u64) {
     let (sender, receiver) = mpsc::channel(WAITING);
     let seen = Arc::new(AtomicU64::new(0));
     let counted = Counted {

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     Append, Attempt, NextPhase, Pause, Phase,
-    sent::{Doubt, Sent},
+    sent::{Doubt, SentAppend},
 };
 use crate::{
     aggregate::{Aggregate, Command, Decision},
@@ -24,7 +24,7 @@ use crate::{
 const UNREAD: Revision = 100;
 
 impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_, A, C, D> {
-    pub(super) fn append(&self, sent: &Sent<D::Reply>) -> Append {
+    pub(super) fn append(&self, sent: &SentAppend<D::Reply>) -> Append {
         Append {
             expected: sent.expected,
             events: sent.events.clone(),
@@ -50,7 +50,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
 
     pub(super) fn appended(
         &mut self,
-        mut sent: Box<Sent<D::Reply>>,
+        mut sent: Box<SentAppend<D::Reply>>,
         outcome: Result<Appended, JournalError>,
         beside: Option<Result<Slice, JournalError>>,
         at: DateTime<Utc>,
@@ -118,7 +118,12 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         self.base.verified && self.base.header.version.is_some()
     }
 
-    fn landed(&mut self, mut sent: Box<Sent<D::Reply>>, appended: Appended, at: DateTime<Utc>) -> NextPhase<A, C, D> {
+    fn landed(
+        &mut self,
+        mut sent: Box<SentAppend<D::Reply>>,
+        appended: Appended,
+        at: DateTime<Utc>,
+    ) -> NextPhase<A, C, D> {
         self.attempts += 1;
         let count = sent.events.len() as u64;
         let place = match sent.expected {

@@ -7,7 +7,7 @@ use crate::{
     aggregate::{Aggregate, Command, Decision},
     command::{
         base::{Base, Lineage},
-        catch_up::{CatchUp, CatchUpError, Fed, Found},
+        catch_up::{CatchUp, CatchUpError, Fed, FoundCommand},
         observe::{Discard, Observation},
     },
     event::Revision,
@@ -91,7 +91,12 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
 
     /// The stream does not fold to its end. A command that was found before is answered all the
     /// same, and one that may stand behind is not known to have failed.
-    fn unfoldable(&mut self, found: Option<Found>, open: Open<D::Reply>, error: CatchUpError) -> NextPhase<A, C, D> {
+    fn unfoldable(
+        &mut self,
+        found: Option<FoundCommand>,
+        open: Open<D::Reply>,
+        error: CatchUpError,
+    ) -> NextPhase<A, C, D> {
         self.confirmed = false;
         match found {
             Some(found) => self.answer_found(found, open),

@@ -7,7 +7,7 @@ use tracing::debug_span;
 
 use super::{
     Attempt, Committed, NextPhase, Phase, Searched, event_id,
-    sent::{Doubt, Open, Sent},
+    sent::{Doubt, Open, SentAppend},
     types::metadata,
 };
 use crate::{
@@ -213,7 +213,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
                 }
             }
         }
-        let sent = Box::new(Sent {
+        let sent = Box::new(SentAppend {
             expected: self.expected(),
             base: self.base.header.version,
             events: new,

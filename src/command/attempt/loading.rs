@@ -8,7 +8,7 @@ use crate::{
     aggregate::{Aggregate, Command, Decision},
     command::{
         base::{Base, Lineage},
-        catch_up::{CatchUp, Fed, Found},
+        catch_up::{CatchUp, Fed, FoundCommand},
         error::CommandError,
         observe::{Observation, Origin},
         snapshots::{Snapshot, SnapshotError},
@@ -174,7 +174,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
             mut base, found, hole, ..
         } = reading;
         let command = self.identity.command;
-        if let Some(Found { events, last, .. }) = found
+        if let Some(FoundCommand { events, last, .. }) = found
             && let (Some(first), Some(end)) = (events.first(), events.last())
             && base.landed(command).is_none()
         {

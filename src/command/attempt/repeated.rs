@@ -5,12 +5,12 @@
 
 use super::{
     Attempt, Committed, Done, NextPhase, Phase,
-    sent::{Open, Sent},
+    sent::{Open, SentAppend},
 };
 use crate::{
     aggregate::{Aggregate, Command, Decision},
     command::{
-        catch_up::{CatchUp, CatchUpError, Fed, Found},
+        catch_up::{CatchUp, CatchUpError, Fed, FoundCommand},
         error::CommandError,
         observe::{Discard, Observation},
     },
@@ -24,7 +24,7 @@ use crate::{
 };
 
 impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_, A, C, D> {
-    pub(super) fn answer_found(&mut self, found: Found, open: Open<D::Reply>) -> NextPhase<A, C, D> {
+    pub(super) fn answer_found(&mut self, found: FoundCommand, open: Open<D::Reply>) -> NextPhase<A, C, D> {
         // Of this very call, and found: that is no repetition but the outcome.
         match self.repeats(&found.events) {
             Ok(repeated) => Phase::Done(self.answer(open, &found.events, found.after, found.last, repeated)),
@@ -92,7 +92,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
         };
         self.settled(open.0.as_deref());
         // Of a decision that is not the one whose events these are, nothing is told.
-        let decided = |sent: &Sent<D::Reply>| sent.events.first().map(|first| first.id);
+        let decided = |sent: &SentAppend<D::Reply>| sent.events.first().map(|first| first.id);
         let own = open
             .0
             .filter(|sent| !repeated && decided(sent) == events.first().map(|first| first.id));

@@ -23,7 +23,7 @@ pub(super) enum Doubt {
 }
 
 /// Events on their way to the stream.
-pub(super) struct Sent<R> {
+pub(super) struct SentAppend<R> {
     pub(super) expected: Expected,
     /// The version that they were decided on.
     pub(super) base: Version,
@@ -37,7 +37,7 @@ pub(super) struct Sent<R> {
     pub(super) rounds: u32,
 }
 
-impl<R> Sent<R> {
+impl<R> SentAppend<R> {
     /// With no more known of it than before.
     #[expect(clippy::unnecessary_box_returns, reason = "its box goes on from phase to phase")]
     pub(super) fn doubted(mut self: Box<Self>, doubt: Doubt) -> Box<Self> {
@@ -70,10 +70,10 @@ impl<R> Sent<R> {
 }
 
 /// What is open of an append of before: nothing, when none was sent or what came of it is known.
-pub(super) struct Open<R>(pub(super) Option<Box<Sent<R>>>);
+pub(super) struct Open<R>(pub(super) Option<Box<SentAppend<R>>>);
 
-impl<R> From<Box<Sent<R>>> for Open<R> {
-    fn from(sent: Box<Sent<R>>) -> Self {
+impl<R> From<Box<SentAppend<R>>> for Open<R> {
+    fn from(sent: Box<SentAppend<R>>) -> Self {
         Self(Some(sent))
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{
     Attempt, NextPhase, Pause, Phase,
-    sent::{Doubt, Open, Sent},
+    sent::{Doubt, Open, SentAppend},
 };
 use crate::{
     aggregate::{Aggregate, Command, Decision},
@@ -72,7 +72,7 @@ impl<A: Aggregate, D: Decision<A::Event>, C: Command<A, D> + ?Sized> Attempt<'_,
     }
 
     /// What was sent is not sent again.
-    pub(super) fn settled(&mut self, sent: Option<&Sent<D::Reply>>) {
+    pub(super) fn settled(&mut self, sent: Option<&SentAppend<D::Reply>>) {
         if sent.is_some_and(|sent| sent.rounds > 0 && sent.hint.is_some()) {
             self.observed.push(Observation::HintSettled);
         }

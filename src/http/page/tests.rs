@@ -6,8 +6,8 @@ use serde_json::json;
 use super::{super::report::*, *};
 use crate::http::{history::History, unseen};
 
-fn projection() -> Projection {
-    Projection {
+fn projection() -> ProjectionReport {
+    ProjectionReport {
         projection: "loan".into(),
         schema: 2,
         phase: "running",
@@ -28,7 +28,7 @@ fn projection() -> Projection {
         table_confirmed: true,
         holding: 12,
         seconds_since_progress: 0.0,
-        lag: Some(Lag {
+        lag: Some(LagReport {
             events: 1_204,
             seconds: 0.25,
             source_stalled: false,
@@ -42,15 +42,15 @@ fn projection() -> Projection {
         },
         quarantined: Vec::new(),
         diverged: Vec::new(),
-        waiting: Some(Waiting::default()),
+        waiting: Some(WaitingReport::default()),
         unplaced: Vec::new(),
         last_error: None,
         history: Past::of(&History::default()),
     }
 }
 
-fn report(projections: Vec<Projection>) -> Report {
-    Report {
+fn report(projections: Vec<ProjectionReport>) -> StatusReport {
+    StatusReport {
         about: About {
             version: "1.2.3".into(),
             eventstore: "esdb://node:2113".into(),
@@ -62,7 +62,7 @@ fn report(projections: Vec<Projection>) -> Report {
         unready_because: Vec::new(),
         alive: true,
         dead_because: Vec::new(),
-        stores: Stores {
+        stores: StoresReport {
             eventstore: StoreUp {
                 up: Some(true),
                 error: None,
@@ -85,11 +85,11 @@ fn waits(stream: &str, reason: &str) -> Stream {
     }
 }
 
-fn few(streams: Vec<Stream>) -> Waiting {
-    Waiting { streams, more: 0 }
+fn few(streams: Vec<Stream>) -> WaitingReport {
+    WaitingReport { streams, more: 0 }
 }
 
-fn shown(projection: Projection) -> String {
+fn shown(projection: ProjectionReport) -> String {
     render(&report(vec![projection]), "n")
 }
 
@@ -169,7 +169,7 @@ fn what_is_not_known_is_said_to_be_unknown() {
         "Not ready",
         "DynamoDB does not answer: <refused>",
         "store away",
-        "Lag is unknown:",
+        "LagReport is unknown:",
         "failed to measure",
     ] {
         assert!(text.contains(part), "`{part}` in:\n{text}");
@@ -206,7 +206,7 @@ fn a_backlog_tells_how_long_it_lasts() {
 fn a_stream_that_waits_stands_with_its_reason_since_when_and_what_helps() {
     let mut p = projection();
     p.quarantined = vec!["loan-1".into(); 1_205];
-    p.waiting = Some(Waiting {
+    p.waiting = Some(WaitingReport {
         streams: vec![
             waits("loan-1", "no such type"),
             Stream {
@@ -292,17 +292,17 @@ fn several_projections_have_an_overview_that_leads_to_them() {
 fn what_a_screen_reader_goes_by_is_there() {
     let mut p = projection();
     p.waiting = Some(few(vec![waits("loan-1", "x")]));
-    p.unplaced = vec![Unplaced {
+    p.unplaced = vec![UnplacedReport {
         class: "empty".into(),
         deliveries: 2,
         problem: "lost".into(),
     }];
-    p.group.differences = vec![Difference {
+    p.group.differences = vec![DifferenceReport {
         setting: "buffer".into(),
         wanted: "1".into(),
         found: "2".into(),
     }];
-    let page = render(&report(vec![p.clone(), Projection { schema: 3, ..p }]), "n");
+    let page = render(&report(vec![p.clone(), ProjectionReport { schema: 3, ..p }]), "n");
     let count = |part: &str| page.matches(part).count();
     assert_eq!(count("<table"), count("<caption"));
     let heads = tags(&page).iter().filter(|tag| **tag == "th").count();

@@ -29,7 +29,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use super::{
     super::JournalError,
     client_settings::PreparedSettings,
-    errors::{Doing, Health, brief, explain, explain_append, health},
+    errors::{ConnectionHealth, Doing, brief, explain, explain_append, health},
     nodelay::Guard,
     settings::{EsdbSettings, Preference, SettingsError, Target},
 };
@@ -62,13 +62,13 @@ pub(super) struct Factory {
     pub(super) operation_timeout: Duration,
     idle_renew: Duration,
     pub(super) guard: Guard,
-    current: RwLock<Option<Arc<Connection>>>,
+    current: RwLock<Option<Arc<EsdbConnection>>>,
     building: Mutex<Option<Building>>,
     failures: AtomicU32,
     built: AtomicU64,
 }
 
-type Building = Shared<BoxFuture<'static, Result<Arc<Connection>, JournalError>>>;
+type Building = Shared<BoxFuture<'static, Result<Arc<EsdbConnection>, JournalError>>>;
 
 /// The runtime that a client's own tasks run on; its end is theirs, and their connections' with them.
 struct ClientRuntime(Option<Runtime>);
@@ -99,7 +99,7 @@ impl Drop for ClientRuntime {
 }
 
 /// A client that has connected once. Whoever uses the client holds its connection until it is done.
-pub(super) struct Connection {
+pub(super) struct EsdbConnection {
     pub(super) client: Client,
     _runtime: ClientRuntime,
     pub(super) info: operations::ServerInfo,
@@ -113,7 +113,7 @@ pub(super) struct Connection {
 }
 
 /// Why a call brought nothing.
-pub(super) enum Failure {
+pub(super) enum ConnectFailure {
     /// There is no client: nothing was sent.
     NoConnection(JournalError),
     /// The client's own words.
@@ -124,7 +124,7 @@ pub(super) enum Failure {
     Panic(String),
 }
 
-impl Failure {
+impl ConnectFailure {
     pub(super) fn explain(self, doing: Doing<'_>, user: Option<&str>) -> JournalError {
         match self {
             Self::NoConnection(error) => error,
@@ -157,7 +157,7 @@ pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "without a word".to_owned())
 }
 
-impl Connection {
+impl EsdbConnection {
     pub(super) fn touch(&self) {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), SystemTime::now());
     }
@@ -220,7 +220,7 @@ impl Factory {
     }
 
     /// A client to use now.
-    pub(super) async fn connection(self: &Arc<Self>) -> Result<Arc<Connection>, JournalError> {
+    pub(super) async fn connection(self: &Arc<Self>) -> Result<Arc<EsdbConnection>, JournalError> {
         if let Some(connection) = self.at_hand() {
             connection.touch();
             return Ok(connection);
@@ -243,7 +243,7 @@ impl Factory {
         building.await
     }
 
-    fn at_hand(&self) -> Option<Arc<Connection>> {
+    fn at_hand(&self) -> Option<Arc<EsdbConnection>> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         current
             .as_ref()
@@ -262,7 +262,7 @@ impl Factory {
         .shared()
     }
 
-    async fn build(&self) -> Result<Arc<Connection>, JournalError> {
+    async fn build(&self) -> Result<Arc<EsdbConnection>, JournalError> {
         let failures = self.failures.load(Ordering::Relaxed);
         if failures > 0 {
             let pause = doubled(FIRST_PAUSE, LONGEST_PAUSE, failures - 1);
@@ -284,7 +284,7 @@ impl Factory {
         }
     }
 
-    async fn connect(&self) -> Result<Connection, JournalError> {
+    async fn connect(&self) -> Result<EsdbConnection, JournalError> {
         for node in &self.target.nodes {
             self.guard.add_node(&node.host, node.port).await;
         }
@@ -304,7 +304,7 @@ impl Factory {
         let error = match outcome {
             Ok(Ok(Ok((client, info)))) => {
                 CLIENT_WORKS.store(true, Ordering::Relaxed);
-                return Ok(Connection {
+                return Ok(EsdbConnection {
                     client,
                     _runtime: runtime,
                     info,
@@ -389,7 +389,7 @@ impl Factory {
         self: &Arc<Self>,
         limit: Option<Duration>,
         op: impl Fn(Client) -> Fut,
-    ) -> Result<T, Failure>
+    ) -> Result<T, ConnectFailure>
     where
         Fut: Future<Output = Result<T, Error>> + Send,
     {
@@ -401,7 +401,7 @@ impl Factory {
         self: &Arc<Self>,
         limit: Option<Duration>,
         op: impl Fn(Client) -> Fut,
-    ) -> Result<(T, Arc<Connection>), Failure>
+    ) -> Result<(T, Arc<EsdbConnection>), ConnectFailure>
     where
         Fut: Future<Output = Result<T, Error>> + Send,
     {
@@ -413,7 +413,7 @@ impl Factory {
             let connection = tokio::time::timeout(left, self.connection())
                 .await
                 .unwrap_or_else(|_| Err(JournalError::Unavailable(format!("connect: not within {connecting:?}"))))
-                .map_err(Failure::NoConnection)?;
+                .map_err(ConnectFailure::NoConnection)?;
             let sent = Instant::now();
             let guarded = self
                 .guard
@@ -423,7 +423,7 @@ impl Factory {
                     let left = limit.saturating_sub(began.elapsed());
                     let Ok(outcome) = tokio::time::timeout(left, guarded).await else {
                         connection.unanswered(sent);
-                        return Err(Failure::Timeout(limit));
+                        return Err(ConnectFailure::Timeout(limit));
                     };
                     outcome
                 }
@@ -446,24 +446,24 @@ impl Factory {
                             continue;
                         }
                     }
-                    return Err(Failure::Client(error));
+                    return Err(ConnectFailure::Client(error));
                 }
                 Err(panic) => {
                     connection.give_up();
-                    return Err(Failure::Panic(panic_text(&*panic)));
+                    return Err(ConnectFailure::Panic(panic_text(&*panic)));
                 }
             }
         }
     }
 
     /// Whether a client that said `error` is used again.
-    pub(super) fn judge(&self, connection: &Connection, error: &Error, sent: Instant) {
+    pub(super) fn judge(&self, connection: &EsdbConnection, error: &Error, sent: Instant) {
         match health(error) {
-            Health::Busy if matches!(error, Error::DeadlineExceeded) => connection.unanswered(sent),
+            ConnectionHealth::Busy if matches!(error, Error::DeadlineExceeded) => connection.unanswered(sent),
             // Elsewhere in the cluster there may be a node that is not.
-            Health::Busy if self.target.is_cluster() => connection.give_up(),
-            Health::Fine | Health::Busy => connection.answer(),
-            Health::NodeGone | Health::Dead => connection.give_up(),
+            ConnectionHealth::Busy if self.target.is_cluster() => connection.give_up(),
+            ConnectionHealth::Fine | ConnectionHealth::Busy => connection.answer(),
+            ConnectionHealth::NodeGone | ConnectionHealth::Dead => connection.give_up(),
         }
     }
 }

@@ -93,7 +93,7 @@ impl Doing<'_> {
 
 /// What a failure says about the client that it came through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Health {
+pub(super) enum ConnectionHealth {
     /// It is fine: the server answered.
     Fine,
     /// The server answered that it cannot, for now.
@@ -125,15 +125,17 @@ fn never_sent(status: &str) -> bool {
     status.contains("client error (Connect)")
 }
 
-pub(super) fn health(error: &Error) -> Health {
+pub(super) fn health(error: &Error) -> ConnectionHealth {
     match error {
-        Error::ConnectionClosed | Error::GrpcConnectionError(_) | Error::InitializationError(_) => Health::Dead,
-        Error::ServerError(status) if is_faulted(status) => Health::Fine,
-        Error::ServerError(status) if is_not_ready(status) => Health::Busy,
-        Error::ServerError(status) if came_from_the_server(status) => Health::Busy,
-        Error::ServerError(_) => Health::NodeGone,
-        Error::DeadlineExceeded | Error::IllegalStateError(_) => Health::Busy,
-        _ => Health::Fine,
+        Error::ConnectionClosed | Error::GrpcConnectionError(_) | Error::InitializationError(_) => {
+            ConnectionHealth::Dead
+        }
+        Error::ServerError(status) if is_faulted(status) => ConnectionHealth::Fine,
+        Error::ServerError(status) if is_not_ready(status) => ConnectionHealth::Busy,
+        Error::ServerError(status) if came_from_the_server(status) => ConnectionHealth::Busy,
+        Error::ServerError(_) => ConnectionHealth::NodeGone,
+        Error::DeadlineExceeded | Error::IllegalStateError(_) => ConnectionHealth::Busy,
+        _ => ConnectionHealth::Fine,
     }
 }
 

@@ -43,12 +43,12 @@ fn an_append_is_unknown_only_when_it_may_have_arrived() {
 
 #[test]
 fn a_dead_node_is_told_from_a_busy_server() {
-    assert_eq!(health(&server(REFUSED)), Health::NodeGone);
-    assert_eq!(health(&server(BROKEN)), Health::NodeGone);
-    assert_eq!(health(&server(NOT_READY)), Health::Busy);
-    assert_eq!(health(&server(FAULTED)), Health::Fine);
-    assert_eq!(health(&Error::ConnectionClosed), Health::Dead);
-    assert_eq!(health(&Error::AccessDenied), Health::Fine);
+    assert_eq!(health(&server(REFUSED)), ConnectionHealth::NodeGone);
+    assert_eq!(health(&server(BROKEN)), ConnectionHealth::NodeGone);
+    assert_eq!(health(&server(NOT_READY)), ConnectionHealth::Busy);
+    assert_eq!(health(&server(FAULTED)), ConnectionHealth::Fine);
+    assert_eq!(health(&Error::ConnectionClosed), ConnectionHealth::Dead);
+    assert_eq!(health(&Error::AccessDenied), ConnectionHealth::Fine);
 }
 
 #[test]

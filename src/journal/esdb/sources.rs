@@ -18,7 +18,7 @@ use super::{
         feed::{Delivery, Head, Mark, Said},
     },
     EventStore,
-    connection::Failure,
+    connection::ConnectFailure,
     convert::{created, delivery},
     errors::Doing,
     filter::{Matcher, Separation, resolves_links},
@@ -42,12 +42,12 @@ const NOTES: usize = 10;
 
 /// How far the search for each filter's newest entry has come, by filter. Each search has a lock of
 /// its own, so that a long one keeps nobody else waiting.
-pub(super) type Heads = Arc<std::sync::Mutex<HashMap<String, Arc<Mutex<Search>>>>>;
+pub(super) type Heads = Arc<std::sync::Mutex<HashMap<String, Arc<Mutex<SourceSearch>>>>>;
 
 /// The parts of `$all` that were looked through, newest first. What lies between two of them was
 /// not; a part with a match has nothing below it, for only the newest match is looked for.
 #[derive(Debug, Default)]
-pub(super) struct Search(Vec<Scan>);
+pub(super) struct SourceSearch(Vec<Scan>);
 
 /// A part of `$all` that was looked through, downwards from `top`.
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ struct Scan {
     found: Option<Head>,
 }
 
-impl Search {
+impl SourceSearch {
     /// Takes a page, newest first, that was read downwards from the end (`fresh`) or from where the
     /// newest part ends. Says whether more has to be read.
     fn take(&mut self, page: &[RecordedEvent], fresh: bool, matcher: &Matcher) -> bool {
@@ -313,7 +313,7 @@ impl EventStore {
             .await;
         match found {
             // A source that nothing was ever written to.
-            Err(Failure::Client(Error::ResourceNotFound)) => Ok(Vec::new()),
+            Err(ConnectFailure::Client(Error::ResourceNotFound)) => Ok(Vec::new()),
             other => other.map_err(|failure| self.explain(failure, Doing::Read(feed))),
         }
     }

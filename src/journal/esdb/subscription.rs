@@ -28,7 +28,7 @@ use super::{
         feed::{Delivery, GroupSpec, Nack, Said, Subscription},
     },
     EventStore,
-    connection::{Connection, Factory, Failure, panic_text},
+    connection::{ConnectFailure, EsdbConnection, Factory, panic_text},
     convert::delivery,
     errors::{Doing, explain},
 };
@@ -208,7 +208,7 @@ impl EventStore {
 struct Task {
     queued: Arc<Queued>,
     subscription: PersistentSubscription,
-    connection: Arc<Connection>,
+    connection: Arc<EsdbConnection>,
     factory: Arc<Factory>,
     group: Arc<str>,
     feed: Arc<str>,
@@ -216,7 +216,7 @@ struct Task {
 }
 
 /// How the task's work ended, short of a panic.
-enum End {
+enum SubscriptionEnd {
     /// Nobody takes deliveries any more.
     Dropped,
     Error(eventstore::Error),
@@ -227,17 +227,17 @@ impl Task {
         let began = Instant::now();
         let work = AssertUnwindSafe(self.work(&to_us, &mut from_us)).catch_unwind();
         let failure = match work.await {
-            Ok(End::Dropped) => {
+            Ok(SubscriptionEnd::Dropped) => {
                 let flushed = AssertUnwindSafe(self.flush(&mut from_us)).catch_unwind();
                 // Whatever was lost in it is delivered again; there is nobody left to tell.
                 drop(tokio::time::timeout(FLUSH_WITHIN, flushed).await);
                 return;
             }
-            Ok(End::Error(error)) => {
+            Ok(SubscriptionEnd::Error(error)) => {
                 self.factory.judge(&self.connection, &error, began);
-                Failure::Client(error)
+                ConnectFailure::Client(error)
             }
-            Err(panic) => Failure::Panic(format!("the server ended the subscription: {}", panic_text(&*panic))),
+            Err(panic) => ConnectFailure::Panic(format!("the server ended the subscription: {}", panic_text(&*panic))),
         };
         let doing = Doing::Consume {
             feed: &self.feed,
@@ -245,11 +245,11 @@ impl Task {
         };
         let error = match failure {
             // Both mean that the group goes on without us, or is gone; subscribing again tells.
-            Failure::Client(eventstore::Error::IllegalStateError(_)) => JournalError::Unavailable(format!(
+            ConnectFailure::Client(eventstore::Error::IllegalStateError(_)) => JournalError::Unavailable(format!(
                 "{}: the server dropped its consumers (it is stopping, or the group was changed or deleted)",
                 doing.action()
             )),
-            Failure::Client(error) => explain(&error, doing, self.factory.user()),
+            ConnectFailure::Client(error) => explain(&error, doing, self.factory.user()),
             other => other.explain(doing, self.factory.user()),
         };
         // When nobody listens any more there is nobody to tell.
@@ -260,25 +260,25 @@ impl Task {
         &mut self,
         to_us: &mpsc::Sender<Result<Delivery, JournalError>>,
         from_us: &mut mpsc::Receiver<Command>,
-    ) -> End {
+    ) -> SubscriptionEnd {
         loop {
             let subscription = &mut self.subscription;
             tokio::select! {
                 // Acknowledgements first: they make room for what else is to come.
                 biased;
                 command = from_us.recv() => {
-                    let Some(command) = command else { return End::Dropped };
+                    let Some(command) = command else { return SubscriptionEnd::Dropped };
                     if let Err(error) = send(subscription, command, from_us).await {
-                        return End::Error(error);
+                        return SubscriptionEnd::Error(error);
                     }
                 }
                 // No await stands between the event and its place in the channel, so that losing
                 // the race above loses nothing.
                 outcome = async {
-                    let Ok(place) = to_us.reserve().await else { return Ok(Some(End::Dropped)) };
+                    let Ok(place) = to_us.reserve().await else { return Ok(Some(SubscriptionEnd::Dropped)) };
                     tokio::select! {
                         () = self.queued.room() => {}
-                        () = to_us.closed() => return Ok(Some(End::Dropped)),
+                        () = to_us.closed() => return Ok(Some(SubscriptionEnd::Dropped)),
                     }
                     match subscription.next_subscription_event().await? {
                         PersistentSubscriptionEvent::Confirmed(_) => {}
@@ -292,7 +292,7 @@ impl Task {
                 } => match outcome {
                     Ok(None) => self.connection.answer(),
                     Ok(Some(end)) => return end,
-                    Err(error) => return End::Error(error),
+                    Err(error) => return SubscriptionEnd::Error(error),
                 }
             }
         }

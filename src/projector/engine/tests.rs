@@ -10,7 +10,7 @@ use crate::{
         lane::Arrival,
         lanes::Work,
         meter::NoMeter,
-        session::tests::{Fed, session},
+        session::tests::{FedSubscription, session},
         status::Lag,
     },
     testing::{MemoryJournal, MemoryStore},
@@ -25,7 +25,7 @@ fn refused<T>() -> Result<T, JournalError> {
 }
 
 impl Feed for NoGroups {
-    type Subscription = Fed;
+    type Subscription = FedSubscription;
 
     async fn ensure(&self, _: &GroupSpec) -> Result<Ensured, JournalError> {
         refused()
@@ -33,7 +33,7 @@ impl Feed for NoGroups {
     async fn restart(&self, _: &GroupSpec) -> Result<(), JournalError> {
         refused()
     }
-    async fn subscribe(&self, _: &GroupSpec, _: usize) -> Result<Fed, JournalError> {
+    async fn subscribe(&self, _: &GroupSpec, _: usize) -> Result<FedSubscription, JournalError> {
         refused()
     }
     async fn info(&self, _: &GroupSpec) -> Result<GroupInfo, JournalError> {
@@ -58,7 +58,7 @@ impl Feed for NoGroups {
 async fn a_reader_of_the_source_makes_replicas_right_without_a_group() {
     let (journal, table) = (MemoryJournal::new(), MemoryStore::new());
     journal.push("order-1", [1, 2].map(change).into());
-    let projection = Projection {
+    let projection = Supervised {
         spec: Arc::new(session(spec(), 10)),
         feed: NoGroups,
         journal,

@@ -16,9 +16,9 @@ use crate::{
 };
 
 /// What lanes of a merge-patch over `order` are and may take.
-pub(in crate::projector) fn spec() -> Spec {
+pub(in crate::projector) fn spec() -> LanesSpec {
     let form = item::Rules::new("order");
-    Spec {
+    LanesSpec {
         rules: Arc::new(LaneRules {
             fold: Arc::new(MergePatch::new("order", 1, "category:order".parse().unwrap(), "test")),
             form: Arc::new(move |stream, header, encoded| item::prepare(encoded, &form, stream, header)),

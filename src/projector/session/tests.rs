@@ -19,14 +19,14 @@ use crate::{
 };
 
 /// Hands over what it is given, one after another, and then ends or has nothing more.
-pub(in crate::projector) struct Fed {
+pub(in crate::projector) struct FedSubscription {
     deliveries: VecDeque<Delivery>,
     /// The connection ends after them.
     ends: bool,
     acks: Arc<Mutex<usize>>,
 }
 
-impl Subscription for Fed {
+impl Subscription for FedSubscription {
     async fn next(&mut self) -> Result<Delivery, JournalError> {
         tokio::time::sleep(Duration::from_millis(1)).await;
         match self.deliveries.pop_front() {
@@ -50,7 +50,7 @@ impl Subscription for Fed {
 
 struct Unheard;
 
-impl Report for Unheard {
+impl SessionReport for Unheard {
     fn tick(&mut self, _: usize, _: bool) {}
     fn settled(&mut self, _: Vec<Mark>) {}
     fn unplaced(&mut self, _: Unplaced) -> bool {
@@ -106,8 +106,8 @@ pub(in crate::projector) fn group(name: String, source: Source, message_timeout:
 }
 
 /// What a session needs to know, with these lanes.
-pub(in crate::projector) fn session(lanes: lanes::Spec, buffer: usize) -> Spec {
-    Spec {
+pub(in crate::projector) fn session(lanes: lanes::LanesSpec, buffer: usize) -> SessionSpec {
+    SessionSpec {
         lanes: Arc::new(lanes),
         group: group("g".into(), "category:order".parse().unwrap(), Duration::from_mins(1)),
         buffer,
@@ -170,7 +170,7 @@ async fn states_that_wait_to_be_put_are_in_the_budget() {
     let meter = Arc::new(Most::default());
     let stores = Stores::new(journal, table, meter.clone());
     let acks = Arc::new(Mutex::new(0));
-    let sub = Fed {
+    let sub = FedSubscription {
         deliveries,
         ends: false,
         acks: acks.clone(),
@@ -203,12 +203,12 @@ async fn a_full_session_sees_that_its_connection_has_ended() {
     // A copy of the event store came back, which has not got that far.
     journal.push("order-1", vec![change(1)]);
     let last = whole.all("order-1").pop().unwrap();
-    let sub = Fed {
+    let sub = FedSubscription {
         deliveries: [delivery(last, 2)].into(),
         ends: true,
         acks: Arc::default(),
     };
-    let spec = session(lanes::Spec { memory: 1, ..spec() }, 10);
+    let spec = session(lanes::LanesSpec { memory: 1, ..spec() }, 10);
     let timeout = spec.group.message_timeout;
     let stores = Stores::new(journal, MemoryStore::new(), Arc::new(Most::default()));
     let mut host = Host::new(spec.lanes.clone(), "g".into(), stores, ReplicaCache::new(0));
@@ -236,7 +236,7 @@ async fn lanes_live_on_when_a_group_is_gone_and_its_deliveries_are_nobodys() {
     let stores = Stores::new(journal, table.clone(), Arc::new(Most::default()));
     let mut host = Host::new(spec.lanes.clone(), "g".into(), stores, ReplicaCache::new(1 << 20));
     let first = Arc::new(Mutex::new(0));
-    let sub = Fed {
+    let sub = FedSubscription {
         deliveries: deliveries(&[0, 1]),
         acks: first.clone(),
         ends: true,
@@ -263,7 +263,7 @@ async fn lanes_live_on_when_a_group_is_gone_and_its_deliveries_are_nobodys() {
     assert_eq!(*first.lock().unwrap(), 0);
     let puts = table.calls().puts;
     let second = Arc::new(Mutex::new(0));
-    let sub = Fed {
+    let sub = FedSubscription {
         deliveries: deliveries(&[0, 1, 2]),
         acks: second.clone(),
         ends: false,
@@ -295,7 +295,7 @@ async fn a_stop_stores_what_changed_nothing() {
     journal.push("order-1", vec![change(1), nothing]);
     let events = journal.all("order-1");
     let acks = Arc::new(Mutex::new(0));
-    let sub = Fed {
+    let sub = FedSubscription {
         deliveries: (0..)
             .zip(&events)
             .map(|(n, event)| delivery(event.clone(), n))

@@ -25,7 +25,7 @@ use crate::{
 
 /// A process: what it has asked for is carried out or not when it dies, and never answered.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(super) struct SimulatedProcess {
     pub(super) name: String,
     alive: AtomicBool,
     /// Its client still talks to a leader that was deposed: reads end here.
@@ -34,7 +34,7 @@ pub(super) struct Process {
     head: AtomicUsize,
 }
 
-impl Process {
+impl SimulatedProcess {
     pub(super) fn new(name: String) -> Arc<Self> {
         Arc::new(Self {
             name,
@@ -92,7 +92,7 @@ impl Sim {
 
     /// One way of a call. A process that dies meanwhile gets no further, or what it asked for is
     /// carried out all the same.
-    pub(super) async fn trip(&self, process: &Process) {
+    pub(super) async fn trip(&self, process: &SimulatedProcess) {
         let wait = self.latency();
         let zombie = self.chance(128);
         tokio::task::yield_now().await;
@@ -105,14 +105,14 @@ impl Sim {
         }
     }
 
-    async fn back(&self, process: &Process) {
+    async fn back(&self, process: &SimulatedProcess) {
         self.trip(process).await;
         if !process.alive() {
             std::future::pending::<()>().await;
         }
     }
 
-    pub(super) fn journal_answers(&self, process: &Process) -> Result<(), JournalError> {
+    pub(super) fn journal_answers(&self, process: &SimulatedProcess) -> Result<(), JournalError> {
         if !process.alive() {
             // Whoever asks has no one to tell.
             return Err(JournalError::Unavailable("the process is dead".into()));
@@ -137,7 +137,7 @@ impl Sim {
 #[derive(Clone)]
 pub(super) struct SimJournal {
     pub(super) sim: Arc<Sim>,
-    pub(super) process: Arc<Process>,
+    pub(super) process: Arc<SimulatedProcess>,
 }
 
 /// A stream as it was when so much had happened.
@@ -293,7 +293,7 @@ impl Journal for SimJournal {
 #[derive(Clone)]
 pub(super) struct SimStore {
     pub(super) sim: Arc<Sim>,
-    pub(super) process: Arc<Process>,
+    pub(super) process: Arc<SimulatedProcess>,
     pub(super) schema: u32,
 }
 
@@ -446,7 +446,7 @@ impl ReplicaStore for SimStore {
 /// Sees that nothing panics, that memory stays within its bound and that lag is the truth.
 pub(super) struct SimMeter {
     pub(super) sim: Arc<Sim>,
-    pub(super) process: Arc<Process>,
+    pub(super) process: Arc<SimulatedProcess>,
     pub(super) group: String,
     pub(super) most: f64,
     pub(super) levels: Mutex<HashMap<Level, f64>>,

@@ -10,7 +10,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
-use super::{Sim, ports::Process};
+use super::{Sim, ports::SimulatedProcess};
 use crate::{
     journal::{
         JournalError, Unplaced,
@@ -57,7 +57,7 @@ struct Flight {
 
 struct Consumer {
     number: u64,
-    process: Arc<Process>,
+    process: Arc<SimulatedProcess>,
     room: usize,
     queue: VecDeque<Delivery>,
     news: Arc<Notify>,
@@ -334,7 +334,7 @@ impl Sim {
 #[derive(Clone)]
 pub(super) struct SimFeed {
     pub(super) sim: Arc<Sim>,
-    pub(super) process: Arc<Process>,
+    pub(super) process: Arc<SimulatedProcess>,
 }
 
 pub(super) struct SimSubscription {

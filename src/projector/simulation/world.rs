@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Add, BUILDS, COMMANDS, Code, Coded, NEWEST, Sim, Tally,
-    ports::{Process, SimJournal, SimMeter, SimStore},
+    ports::{SimJournal, SimMeter, SimStore, SimulatedProcess},
     server::{GroupsBackup, SimFeed},
 };
 use crate::{
@@ -22,10 +22,10 @@ use crate::{
     journal::{NewEvent, Presence, ReadLimit, memory},
     projection::{FoldError, OnLostHistory},
     projector::{
-        engine::{self, Projection, Running},
+        engine::{self, Running, Supervised},
         lane::LaneRules,
         lanes,
-        session::{Spec, tests::group},
+        session::{SessionSpec, tests::group},
         status::Phase,
     },
     replica::{MarkKind, ReplicaStore as _, item},
@@ -46,13 +46,13 @@ const LARGEST_EVENT: usize = 2_000;
 
 pub(super) struct Task {
     code: Code,
-    process: Arc<Process>,
+    process: Arc<SimulatedProcess>,
     stop: CancellationToken,
     pub(super) running: Running,
 }
 
 struct Writer {
-    process: Arc<Process>,
+    process: Arc<SimulatedProcess>,
     task: JoinHandle<()>,
 }
 
@@ -166,15 +166,15 @@ impl Sim {
 
     pub(super) fn start(self: &Arc<Self>, code: Code, started: &mut u64) -> Task {
         *started += 1;
-        let process = Process::new(format!("{}#{started}", code.fingerprint));
+        let process = SimulatedProcess::new(format!("{}#{started}", code.fingerprint));
         let rules = self.rules(code);
-        let spec = Spec {
+        let spec = SessionSpec {
             group: group(
                 format!("tally-s{}", code.schema),
                 rules.fold.source(),
                 self.plan.message_timeout,
             ),
-            lanes: Arc::new(lanes::Spec {
+            lanes: Arc::new(lanes::LanesSpec {
                 rules: Arc::new(rules),
                 memory: self.plan.memory,
                 reads: self.plan.reads,
@@ -206,7 +206,7 @@ impl Sim {
         );
         let stop = CancellationToken::new();
         self.say(&process.name, "starts");
-        let projection = Projection {
+        let projection = Supervised {
             spec: Arc::new(spec),
             feed: SimFeed {
                 sim: sim.clone(),
@@ -251,7 +251,7 @@ impl Sim {
     }
 
     fn write(self: &Arc<Self>, number: usize, closing: CancellationToken) -> Writer {
-        let process = Process::new(format!("writer {number}"));
+        let process = SimulatedProcess::new(format!("writer {number}"));
         let journal = SimJournal {
             sim: self.clone(),
             process: process.clone(),
@@ -322,7 +322,7 @@ impl Sim {
     }
 
     /// Copies the event store, or brings the copy back.
-    pub(super) fn copies(self: &Arc<Self>, copy: &mut Option<(memory::Backup, GroupsBackup)>) {
+    pub(super) fn copies(self: &Arc<Self>, copy: &mut Option<(memory::LogBackup, GroupsBackup)>) {
         let Some((journal, groups)) = copy.take() else {
             self.say("someone", "copies the event store");
             *copy = Some((self.journal.backup(), self.groups().backup()));
@@ -362,7 +362,7 @@ impl Sim {
         started: &mut u64,
         writers: &mut Vec<Writer>,
         closing: &CancellationToken,
-        backup: &mut Option<(u32, crate::replica::memory::Backup)>,
+        backup: &mut Option<(u32, crate::replica::memory::TableBackup)>,
     ) {
         let stream = self.stream();
         match kind {

@@ -19,7 +19,7 @@ use crate::replica::{StoreError, Throttle};
 
 /// What an attempt's error means.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Failure {
+pub(super) enum RequestFailure {
     /// Slow down.
     Throttled(Throttle),
     /// A transaction, or another region, holds the item.
@@ -34,7 +34,7 @@ pub(super) enum Failure {
     Setup { problem: String, remedy: String },
 }
 
-impl Failure {
+impl RequestFailure {
     pub(super) fn outcome(&self) -> AttemptOutcome {
         match self {
             Self::Throttled(scope) => AttemptOutcome::Throttled(*scope),
@@ -123,7 +123,7 @@ const CREDENTIALS: [&str; 4] = [
 ];
 
 /// What an error means.
-pub(super) fn classify<E>(operation: Operation, error: &SdkError<E, HttpResponse>) -> Failure
+pub(super) fn classify<E>(operation: Operation, error: &SdkError<E, HttpResponse>) -> RequestFailure
 where
     E: ProvideErrorMetadata + Reasons + std::error::Error + 'static,
 {
@@ -131,7 +131,7 @@ where
         SdkError::ServiceError(context) => context,
         // Nothing was sent: no region, no credentials, an item that cannot be written as JSON.
         SdkError::ConstructionFailure(_) => {
-            return Failure::Setup {
+            return RequestFailure::Setup {
                 problem: format!("{operation} could not be sent: {}", causes(error)),
                 remedy: CREDENTIALS_REMEDY.to_owned(),
             };
@@ -139,18 +139,18 @@ where
         SdkError::DispatchFailure(failure) => {
             let text = causes(error);
             return if failure.is_io() || failure.is_timeout() {
-                Failure::Unavailable(format!("{operation}: {text}"))
+                RequestFailure::Unavailable(format!("{operation}: {text}"))
             } else if is_about_credentials(&text) {
-                Failure::Credentials {
+                RequestFailure::Credentials {
                     problem: format!("{operation} found no credentials: {text}"),
                     remedy: CREDENTIALS_REMEDY.to_owned(),
                 }
             } else {
-                Failure::Unavailable(format!("{operation}: {text}"))
+                RequestFailure::Unavailable(format!("{operation}: {text}"))
             };
         }
         // Time-outs, and replies that cannot be read.
-        _ => return Failure::Unavailable(format!("{operation}: {}", causes(error))),
+        _ => return RequestFailure::Unavailable(format!("{operation}: {}", causes(error))),
     };
     let status = context.raw().status().as_u16();
     let code = context.err().code().unwrap_or("no code");
@@ -158,22 +158,22 @@ where
     let said = format!("{operation} was answered {status} {code}: {message}");
 
     if THROTTLING.contains(&code) || status == 429 {
-        return Failure::Throttled(scope(context.err().reasons(), code));
+        return RequestFailure::Throttled(scope(context.err().reasons(), code));
     }
     if CONFLICT.contains(&code) {
-        return Failure::Conflict(said);
+        return RequestFailure::Conflict(said);
     }
     if UNAVAILABLE.contains(&code) || status >= 500 {
-        return Failure::Unavailable(said);
+        return RequestFailure::Unavailable(said);
     }
     if CREDENTIALS.contains(&code) {
-        return Failure::Credentials {
+        return RequestFailure::Credentials {
             problem: said,
             remedy: CREDENTIALS_REMEDY.to_owned(),
         };
     }
     if code == "ResourceNotFoundException" {
-        return Failure::NoTable(said);
+        return RequestFailure::NoTable(said);
     }
     let remedy = match code {
         "AccessDeniedException" | "AccessDenied" => {
@@ -190,7 +190,7 @@ where
         "ValidationException" => "compare the table's key schema and its indexes' key types with the item's attributes; replicas are put again when that is repaired".to_owned(),
         _ => "repair what it names; the projection goes on by itself afterwards".to_owned(),
     };
-    Failure::Setup { problem: said, remedy }
+    RequestFailure::Setup { problem: said, remedy }
 }
 
 const CREDENTIALS_REMEDY: &str =

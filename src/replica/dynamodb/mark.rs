@@ -15,14 +15,14 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 use super::{
-    AttemptOutcome, BROKEN, Demand, Failure, Inner, Operation, Put, Sent,
+    AttemptOutcome, BROKEN, Demand, Inner, Operation, Put, RequestFailure, Sent,
     attributes::{self, number, text, time},
     classify, exactly,
 };
 use crate::replica::item::{self, attribute as a};
 
 impl Inner {
-    pub(super) async fn mark_once(&self, put: &Put, projected_at: DateTime<Utc>) -> Result<Sent, Failure> {
+    pub(super) async fn mark_once(&self, put: &Put, projected_at: DateTime<Utc>) -> Result<Sent, RequestFailure> {
         let header = &put.header;
         let mut update = Update::default();
         match &header.quarantine {

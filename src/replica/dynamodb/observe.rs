@@ -103,7 +103,7 @@ impl AttemptOutcome {
 
 /// One request and what became of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Attempt<'a> {
+pub struct RequestAttempt<'a> {
     /// The table.
     pub table: &'a str,
     /// The operation.
@@ -119,7 +119,7 @@ pub struct Attempt<'a> {
 /// Sees every attempt of a table's calls. Called on the request's own task: it must not block.
 pub trait StoreObserver: Send + Sync + 'static {
     /// After each attempt.
-    fn attempt(&self, attempt: &Attempt<'_>);
+    fn attempt(&self, attempt: &RequestAttempt<'_>);
 
     /// After a put that left fields out which it was to promote (see
     /// [`Promotions`](crate::replica::item::Promotions)).
@@ -130,5 +130,5 @@ pub trait StoreObserver: Send + Sync + 'static {
 
 /// Nobody looks.
 impl StoreObserver for () {
-    fn attempt(&self, _attempt: &Attempt<'_>) {}
+    fn attempt(&self, _attempt: &RequestAttempt<'_>) {}
 }

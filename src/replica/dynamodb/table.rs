@@ -13,7 +13,7 @@ use aws_sdk_dynamodb::{
 };
 use tokio::time::Instant;
 
-use super::{Attempt, AttemptOutcome, Failure, Operation, Retry, StoreObserver, classify};
+use super::{AttemptOutcome, Operation, RequestAttempt, RequestFailure, Retry, StoreObserver, classify};
 use crate::replica::{
     StoreError,
     item::{KeyKind, Rules, attribute as a},
@@ -299,7 +299,7 @@ impl Tables {
     }
 
     fn observe(&self, table: &str, operation: Operation, outcome: AttemptOutcome, began: Instant) {
-        self.observer.attempt(&Attempt {
+        self.observer.attempt(&RequestAttempt {
             table,
             operation,
             outcome,
@@ -310,7 +310,7 @@ impl Tables {
 }
 
 fn setup(table: &str, problem: &str, remedy: &str) -> StoreError {
-    Failure::Setup {
+    RequestFailure::Setup {
         problem: problem.to_owned(),
         remedy: remedy.to_owned(),
     }

@@ -11,8 +11,8 @@ use projector::{
     embedded::dynamodb::{DynamoDb, DynamoDbHandle, Options},
     replica::{
         dynamodb::{
-            Attempt, AttemptOutcome, Creation, DynamoSettings, DynamoTable, Operation, StoreObserver, Tables, connect,
-            table_name,
+            AttemptOutcome, Creation, DynamoSettings, DynamoTable, Operation, RequestAttempt, StoreObserver, Tables,
+            connect, table_name,
         },
         item::Rules,
     },
@@ -139,7 +139,7 @@ impl Seen {
 }
 
 impl StoreObserver for Seen {
-    fn attempt(&self, attempt: &Attempt<'_>) {
+    fn attempt(&self, attempt: &RequestAttempt<'_>) {
         self.attempts
             .lock()
             .unwrap()

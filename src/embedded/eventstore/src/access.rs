@@ -92,9 +92,9 @@ impl Identity {
 
 /// The users of a server; without any list of them everything is allowed.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Users(Option<BTreeMap<String, User>>);
+pub(super) struct UserList(Option<BTreeMap<String, User>>);
 
-impl Users {
+impl UserList {
     pub(super) fn new(users: Vec<User>) -> Self {
         Self(Some(users.into_iter().map(|user| (user.name.clone(), user)).collect()))
     }
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn passwords_are_compared_and_never_shown() {
-        let users = Users::new(User::defaults());
+        let users = UserList::new(User::defaults());
         let header = |text: &str| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text));
         assert!(
             users
@@ -243,8 +243,8 @@ mod tests {
         assert!(users.identify(Some(&header("admin:wrong"))).is_err());
         assert!(users.identify(Some("Bearer x")).is_err());
         assert_eq!(users.identify(None).ok(), Some(Identity::Anonymous));
-        assert_eq!(Users::default().identify(Some("junk")).ok(), Some(Identity::Open));
-        assert_eq!(Users::new(Vec::new()).identify(None).ok(), Some(Identity::Anonymous));
+        assert_eq!(UserList::default().identify(Some("junk")).ok(), Some(Identity::Open));
+        assert_eq!(UserList::new(Vec::new()).identify(None).ok(), Some(Identity::Anonymous));
         assert!(!format!("{users:?}").contains("changeit"));
     }
 }

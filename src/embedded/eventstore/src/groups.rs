@@ -12,8 +12,8 @@ use super::{
     persistent::{
         counts_as_skipped,
         group::Counted,
-        place::{From, Place},
-        store::{Ask, NewRecord, ReadError, Scan, Source, Store, WriteError},
+        place::{Place, ReadFrom},
+        store::{Ask, NewRecord, ReadError, RecordError, Scan, Source, Store},
     },
     record::{DELETED, Record, Resolved},
 };
@@ -46,11 +46,11 @@ impl GroupLog {
     }
 
     /// A stream's records are counted by their revisions.
-    async fn count_stream(&self, from: From, stream: &Arc<str>) -> Result<Counted, ReadError> {
+    async fn count_stream(&self, from: ReadFrom, stream: &Arc<str>) -> Result<Counted, ReadError> {
         let first = match from {
-            From::At(place) => revision(place),
-            From::After(place) => revision(place) + 1,
-            From::Start | From::End => 0,
+            ReadFrom::At(place) => revision(place),
+            ReadFrom::After(place) => revision(place) + 1,
+            ReadFrom::Start | ReadFrom::End => 0,
         };
         // In this order: a tombstone that comes between is counted the next time.
         let gone = self.0.tombstone(Arc::clone(stream)).await?.is_some();
@@ -61,7 +61,7 @@ impl GroupLog {
             from,
             count: usize::try_from(told).unwrap_or(usize::MAX),
             last: (told > 0).then(|| Place::Stream(next - 1)),
-            next: From::At(Place::Stream(next.max(first))),
+            next: ReadFrom::At(Place::Stream(next.max(first))),
         })
     }
 
@@ -88,21 +88,21 @@ impl GroupLog {
 
     async fn stream(&self, ask: &Ask, stream: &Arc<str>) -> Result<Scan, ReadError> {
         let from = match ask.from {
-            From::Start => 0,
-            From::At(place) => revision(place),
-            From::After(place) => revision(place) + 1,
-            From::End => self.next(stream).await?,
+            ReadFrom::Start => 0,
+            ReadFrom::At(place) => revision(place),
+            ReadFrom::After(place) => revision(place) + 1,
+            ReadFrom::End => self.next(stream).await?,
         };
         let nothing = |from| Scan {
             records: Vec::new(),
             skipped: 0,
             scanned_to: None,
-            next: From::At(Place::Stream(from)),
+            next: ReadFrom::At(Place::Stream(from)),
             end: true,
         };
         // The end needs no look: what is written from now on is news.
         let told_all = ask.live && from == BEYOND;
-        if ask.from == From::End || told_all || !self.0.may_have(stream, from) {
+        if ask.from == ReadFrom::End || told_all || !self.0.may_have(stream, from) {
             return Ok(nothing(from));
         }
         let read = StreamAsk {
@@ -138,7 +138,7 @@ impl GroupLog {
                     .and_then(|last| last.original())
                     .map(|last| Place::Stream(last.revision)),
                 // At the end, what is written next is next, whatever the metadata hides.
-                next: From::At(Place::Stream(if page.end {
+                next: ReadFrom::At(Place::Stream(if page.end {
                     from.max(page.last + 1)
                 } else {
                     page.next
@@ -151,10 +151,10 @@ impl GroupLog {
 
     async fn all(&self, ask: &Ask, filter: Option<&super::record::Filter>) -> Result<Scan, ReadError> {
         let from = match ask.from {
-            From::Start => 0,
-            From::At(place) => position(place),
-            From::After(place) => position(place) + 1,
-            From::End => self.0.end(),
+            ReadFrom::Start => 0,
+            ReadFrom::At(place) => position(place),
+            ReadFrom::After(place) => position(place) + 1,
+            ReadFrom::End => self.0.end(),
         };
         let matcher = filter.map(Matcher::new).transpose().map_err(|error| ReadError::Busy {
             reason: error.to_string(),
@@ -170,7 +170,7 @@ impl GroupLog {
                 records: Vec::new(),
                 skipped: 0,
                 scanned_to: None,
-                next: From::At(on_all(from)),
+                next: ReadFrom::At(on_all(from)),
                 end: true,
             });
         }
@@ -190,7 +190,7 @@ impl GroupLog {
             records: page.records,
             skipped: page.skipped,
             scanned_to: page.scanned_to.map(on_all),
-            next: From::At(on_all(page.next)),
+            next: ReadFrom::At(on_all(page.next)),
             end: page.end,
         })
     }
@@ -249,9 +249,9 @@ impl Store for GroupLog {
         .boxed()
     }
 
-    fn edge(&self, source: Source) -> BoxFuture<'_, Result<From, ReadError>> {
+    fn edge(&self, source: Source) -> BoxFuture<'_, Result<ReadFrom, ReadError>> {
         async move {
-            Ok(From::At(match &source {
+            Ok(ReadFrom::At(match &source {
                 Source::Stream(stream) => Place::Stream(self.next(stream).await?),
                 Source::All(_) => on_all(self.0.end()),
             }))
@@ -297,7 +297,7 @@ impl Store for GroupLog {
         async move { Ok(head) }.boxed()
     }
 
-    fn append(&self, stream: String, records: Vec<NewRecord>) -> BoxFuture<'_, Result<u64, WriteError>> {
+    fn append(&self, stream: String, records: Vec<NewRecord>) -> BoxFuture<'_, Result<u64, RecordError>> {
         async move {
             let events = records
                 .into_iter()
@@ -312,7 +312,7 @@ impl Store for GroupLog {
             let written = self.0.append(stream.as_str().into(), Expected::Any, events).await;
             match written {
                 Ok(appended) => Ok(appended.revision.unwrap_or_default()),
-                Err(error) => Err(WriteError {
+                Err(error) => Err(RecordError {
                     stream,
                     reason: error.to_string(),
                 }),

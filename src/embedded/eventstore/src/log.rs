@@ -33,7 +33,7 @@ pub(super) use self::writer::Projecting;
 use self::{
     accepted::{Accepted, CommitFaults},
     reader::{Names, Reader},
-    writer::{Command, What, Write, Writer},
+    writer::{LogCommand, What, Write, Writer},
 };
 pub(super) use self::{
     filter::Matcher,
@@ -63,7 +63,7 @@ const EMPTY: u64 = u64::MAX;
 
 /// Where the log is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum LogPlace {
     /// In this folder, over restarts and crashes.
     Folder(PathBuf),
     /// Nowhere: it is gone with the process. (A file without a name, so that it may outgrow memory.)
@@ -159,7 +159,7 @@ impl Shared {
 #[derive(Clone)]
 pub(crate) struct Log {
     shared: Arc<Shared>,
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<LogCommand>,
     faults: Arc<CommitFaults>,
     closed: Arc<Mutex<Option<thread::JoinHandle<()>>>>,
     /// Held while the log is open: one server a folder.
@@ -168,13 +168,13 @@ pub(crate) struct Log {
 
 impl Log {
     /// Opens the log, or makes it; a few milliseconds, whatever its size.
-    pub(crate) fn open(place: &Place, projections: Vec<SystemProjection>) -> Result<Self, OpenError> {
+    pub(crate) fn open(place: &LogPlace, projections: Vec<SystemProjection>) -> Result<Self, OpenError> {
         let (path, nameless) = match place {
-            Place::Folder(folder) => {
+            LogPlace::Folder(folder) => {
                 std::fs::create_dir_all(folder).map_err(|error| failed(folder, &error))?;
                 (folder.join("log.sqlite"), false)
             }
-            Place::Memory => {
+            LogPlace::Memory => {
                 let name = format!("projector-{}.sqlite", uuid::Uuid::new_v4().simple());
                 (std::env::temp_dir().join(name), true)
             }
@@ -250,7 +250,7 @@ impl Log {
     fn start(&self, stream: Arc<str>, what: What) -> impl Future<Output = Result<Appended, WriteError>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
         // A writer that is gone drops the reply, which is the answer.
-        let _ = self.commands.send(Command::Write(Write { stream, what, reply }));
+        let _ = self.commands.send(LogCommand::Write(Write { stream, what, reply }));
         let answer = tokio::time::timeout(WRITE_TIMEOUT, answer);
         async move {
             match answer.await {
@@ -271,7 +271,7 @@ impl Log {
     /// Loses what is accepted and not committed, as a leader that dies does.
     pub(super) fn lose_accepted(&self) {
         // A writer that is gone has lost it.
-        let _ = self.commands.send(Command::LoseAccepted);
+        let _ = self.commands.send(LogCommand::LoseAccepted);
     }
 
     /// Reads a page of a stream.
@@ -339,7 +339,7 @@ impl Log {
     /// Switches a system projection; what it missed is there when this returns.
     pub(super) async fn switch(&self, projection: SystemProjection, to: Projecting) -> Result<(), WriteError> {
         let (reply, answer) = oneshot::channel();
-        let _ = self.commands.send(Command::Switch(projection, to, reply));
+        let _ = self.commands.send(LogCommand::Switch(projection, to, reply));
         answer.await.unwrap_or(Err(WriteError::Stopped))
     }
 
@@ -367,7 +367,7 @@ impl Log {
         let thread = lock(&self.closed).take();
         if let Some(thread) = thread {
             // A writer that panicked has closed by unwinding, and nobody listens.
-            let _ = self.commands.send(Command::Stop);
+            let _ = self.commands.send(LogCommand::Stop);
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }
@@ -377,7 +377,7 @@ impl Log {
 #[derive(Debug)]
 pub(super) struct Commits {
     faults: Arc<CommitFaults>,
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<LogCommand>,
 }
 
 impl Commits {
@@ -385,7 +385,7 @@ impl Commits {
     pub(super) fn delay(&self, stream: Option<&str>, delay: Duration) {
         self.faults.delay(stream, delay);
         // A writer that is gone holds nothing.
-        let _ = self.commands.send(Command::Retime);
+        let _ = self.commands.send(LogCommand::Retime);
     }
 
     /// So many of the next writes are accepted and never committed; of one stream, or of all.

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{
-    access::{self, Identity, Right, Users},
+    access::{self, Identity, Right, UserList},
     faults::Faults,
     log::Log,
     persistent::{service::Groups, settings::Defects},
@@ -42,7 +42,7 @@ impl Members {
 pub(super) struct Node {
     pub(super) log: Log,
     pub(super) groups: Arc<Groups>,
-    pub(super) users: Users,
+    pub(super) users: UserList,
     pub(super) faults: Arc<Faults>,
     pub(super) members: Arc<Members>,
     /// Which member this is.

@@ -26,7 +26,7 @@ use super::{
     access::{self, User},
     faults::Faults,
     groups::GroupLog,
-    log::{Log, OpenError, Place, SystemProjection},
+    log::{Log, LogPlace, OpenError, SystemProjection},
     node::{Member, Members, Node},
     persistent::{
         service::{Groups, LoadError},
@@ -154,7 +154,7 @@ impl Core {
             .map_err(StartError::Runtime)?;
         let threads = runtime.handle().clone();
         let runtime = Threads(Some(runtime));
-        let place = options.data.clone().map_or(Place::Memory, Place::Folder);
+        let place = options.data.clone().map_or(LogPlace::Memory, LogPlace::Folder);
         let projections = options.projections.clone();
         let opened = threads.spawn_blocking(move || Log::open(&place, projections)).await;
         let log = opened.map_err(|error| StartError::Runtime(io::Error::other(error)))??;
@@ -250,8 +250,8 @@ impl Listening {
             connections: TaskTracker::new(),
         };
         let users = match &options.users {
-            Users::Open => access::Users::default(),
-            Users::Known(users) => access::Users::new(users.clone()),
+            Users::Open => access::UserList::default(),
+            Users::Known(users) => access::UserList::new(users.clone()),
         };
         let node = Arc::new(Node {
             log: core.log.clone(),

@@ -365,7 +365,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::{
-        super::{Appended, Expected, Log, NewEvent, Place, WriteError},
+        super::{Appended, Expected, Log, LogPlace, NewEvent, WriteError},
         *,
     };
 
@@ -373,7 +373,7 @@ mod tests {
     const STREAMS: [&str; 4] = ["a", "$$a", "b", "$$b"];
 
     fn log() -> Log {
-        Log::open(&Place::Memory, Vec::new()).unwrap()
+        Log::open(&LogPlace::Memory, Vec::new()).unwrap()
     }
 
     fn event(random: &mut fastrand::Rng, stream: &str) -> NewEvent {

@@ -141,12 +141,12 @@ pub(super) fn deleted<'a>(stream: &'a str, event_type: Option<&str>, deletes: bo
 pub(super) struct Projected {
     /// Into which stream.
     pub(super) into: String,
-    pub(super) written: Written,
+    pub(super) written: LinkBody,
 }
 
 /// What stands there.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Written {
+pub(super) enum LinkBody {
     /// A link to the record.
     Link,
     /// A link that says this.
@@ -161,14 +161,14 @@ pub(super) fn project(projection: SystemProjection, seen: &Seen<'_>) -> Option<P
         return None;
     }
     let link = |into| {
-        let written = Written::Link;
+        let written = LinkBody::Link;
         Some(Projected { into, written })
     };
     match projection {
         SystemProjection::ByCategory => {
             let category = category_of(seen.deleted().unwrap_or(seen.stream))?;
             let into = format!("$ce-{category}");
-            let written = seen.link.cloned().map_or(Written::Link, Written::LinkTo);
+            let written = seen.link.cloned().map_or(LinkBody::Link, LinkBody::LinkTo);
             Some(Projected { into, written })
         }
         // These two are not shown links.
@@ -181,15 +181,15 @@ pub(super) fn project(projection: SystemProjection, seen: &Seen<'_>) -> Option<P
             };
             let into = format!("$et-{of_type}");
             // Of metadata, the link names the stream that they describe.
-            let written = described_by(seen.stream).map_or(Written::Link, |described| {
-                Written::LinkTo(format!("{}@{described}", seen.revision).into())
+            let written = described_by(seen.stream).map_or(LinkBody::Link, |described| {
+                LinkBody::LinkTo(format!("{}@{described}", seen.revision).into())
             });
             Some(Projected { into, written })
         }
         SystemProjection::Streams if seen.revision == 0 => link("$streams".to_owned()),
         SystemProjection::StreamByCategory if seen.revision == 0 => {
             let into = format!("$category-{}", category_of(seen.stream)?);
-            let written = Written::Reference;
+            let written = LinkBody::Reference;
             Some(Projected { into, written })
         }
         SystemProjection::Streams | SystemProjection::StreamByCategory => None,
@@ -428,10 +428,10 @@ mod tests {
         assert_eq!(
             carried,
             [
-                projected("$ce-a", Written::LinkTo(to.clone())),
+                projected("$ce-a", LinkBody::LinkTo(to.clone())),
                 None,
-                projected("$streams", Written::Link),
-                projected("$category-a", Written::Reference),
+                projected("$streams", LinkBody::Link),
+                projected("$category-a", LinkBody::Reference),
                 None
             ]
         );
@@ -445,10 +445,10 @@ mod tests {
             let into = into.to_owned();
             Some(Projected { into, written })
         };
-        let described = || Written::LinkTo(Bytes::from_static(b"3@a"));
-        assert_eq!(of("a", "E", false), linked("$et-E", Written::Link));
-        assert_eq!(of("a", "$mine", false), linked("$et-$mine", Written::Link));
-        assert_eq!(of("a", TOMBSTONE, false), linked("$et-$deleted", Written::Link));
+        let described = || LinkBody::LinkTo(Bytes::from_static(b"3@a"));
+        assert_eq!(of("a", "E", false), linked("$et-E", LinkBody::Link));
+        assert_eq!(of("a", "$mine", false), linked("$et-$mine", LinkBody::Link));
+        assert_eq!(of("a", TOMBSTONE, false), linked("$et-$deleted", LinkBody::Link));
         assert_eq!(of("$$a", METADATA, false), linked("$et-$metadata", described()));
         assert_eq!(of("$$a", METADATA, true), linked("$et-$deleted", described()));
         for (stream, event_type) in [("$a", "E"), ("$$$a", METADATA)] {
@@ -465,7 +465,7 @@ mod tests {
         let category =
             |stream, revision| project(SystemProjection::StreamByCategory, &seen(stream, revision, "E", false));
         let first = category("a-1", 0).unwrap();
-        assert_eq!((&*first.into, first.written), ("$category-a", Written::Reference));
+        assert_eq!((&*first.into, first.written), ("$category-a", LinkBody::Reference));
         assert_eq!(
             (category("a-1", 1), category("$$a-1", 0), category("a", 0)),
             (None, None, None)

@@ -43,7 +43,7 @@ pub(super) enum Decision {
 }
 
 /// What was written to the stream before.
-pub(super) trait Written<E> {
+pub(super) trait WrittenEvents<E> {
     /// The revision of a recent event, by its id.
     fn recent(&mut self, id: Uuid) -> Option<u64>;
     /// The id at a revision.
@@ -55,7 +55,7 @@ pub(super) fn decide<E>(
     expected: Expected,
     ids: &[Uuid],
     stream: Standing,
-    written: &mut impl Written<E>,
+    written: &mut impl WrittenEvents<E>,
 ) -> Result<Decision, E> {
     if stream.tombstoned {
         return Ok(Decision::Deleted);
@@ -87,7 +87,7 @@ pub(super) fn decide<E>(
     })
 }
 
-fn by_recent_ids<E>(ids: &[Uuid], written: &mut impl Written<E>) -> Decision {
+fn by_recent_ids<E>(ids: &[Uuid], written: &mut impl WrittenEvents<E>) -> Decision {
     let mut last = None;
     for id in ids {
         match (written.recent(*id), last) {
@@ -108,7 +108,7 @@ mod tests {
     /// A stream of these ids, all of them recent.
     struct Ids(Vec<Uuid>);
 
-    impl Written<Infallible> for Ids {
+    impl WrittenEvents<Infallible> for Ids {
         fn recent(&mut self, id: Uuid) -> Option<u64> {
             self.0.iter().rposition(|one| *one == id).map(|at| at as u64)
         }

@@ -25,7 +25,7 @@ use super::{
     links::{self, Projected, Seen, SystemProjection},
     metadata::{self, Metadata},
     reader::{Pointed, link_id, oldest, pointed_at, pointer},
-    rules::{self, Decision, Expected, Standing, Written},
+    rules::{self, Decision, Expected, Standing, WrittenEvents},
     stream::{self, Stream},
 };
 use crate::record::{DELETED, LINK, METADATA, REFERENCE, TOMBSTONE};
@@ -123,7 +123,7 @@ impl Write {
     }
 }
 
-pub(super) enum Command {
+pub(super) enum LogCommand {
     Write(Write),
     /// How long writes are held has changed.
     Retime,
@@ -227,7 +227,7 @@ struct Emitted<'a> {
     /// The stream that the record deletes, when it does.
     deletes: Option<&'a str>,
     into: Arc<str>,
-    written: links::Written,
+    written: links::LinkBody,
 }
 
 pub(super) struct Writer {
@@ -261,7 +261,7 @@ struct History<'a> {
     accepted: Option<&'a Judged<'a>>,
 }
 
-impl Written<rusqlite::Error> for History<'_> {
+impl WrittenEvents<rusqlite::Error> for History<'_> {
     fn recent(&mut self, id: Uuid) -> Option<u64> {
         let written = self.recent.places.get(&id);
         let written = written.and_then(|(stream, revision)| (*stream == self.stream).then_some(*revision));
@@ -344,7 +344,7 @@ impl Writer {
     }
 
     /// Writes until it is told to stop.
-    pub(super) fn run(mut self, commands: &mpsc::Receiver<Command>) {
+    pub(super) fn run(mut self, commands: &mpsc::Receiver<LogCommand>) {
         let mut batch = Vec::with_capacity(BATCH);
         while self.gather(commands, &mut batch) {
             self.commit(&mut batch, Instant::now());
@@ -361,7 +361,7 @@ impl Writer {
     }
 
     /// Waits for something to do and takes all that is there; `false` when it is over.
-    fn gather(&mut self, commands: &mpsc::Receiver<Command>, batch: &mut Vec<Write>) -> bool {
+    fn gather(&mut self, commands: &mpsc::Receiver<LogCommand>, batch: &mut Vec<Write>) -> bool {
         let mut next = match self.accepted.next_due() {
             None => match commands.recv() {
                 Ok(command) => Some(command),
@@ -376,23 +376,23 @@ impl Writer {
         let mut bytes = 0;
         while let Some(command) = next {
             match command {
-                Command::Stop => {
+                LogCommand::Stop => {
                     self.commit(batch, Instant::now());
                     return false;
                 }
-                Command::Switch(projection, to, reply) => {
+                LogCommand::Switch(projection, to, reply) => {
                     // What came before it is projected as things stood.
                     self.commit(batch, Instant::now());
                     let switched = self.switch(projection, to);
                     // Who no longer waits finds it switched all the same.
                     let _unheard = reply.send(switched.map_err(|error| WriteError::Storage(error.to_string())));
                 }
-                Command::Retime => self.accepted.retime(),
-                Command::LoseAccepted => {
+                LogCommand::Retime => self.accepted.retime(),
+                LogCommand::LoseAccepted => {
                     // Dropped unanswered: the connections of those who wait are gone as well.
                     drop(self.accepted.lose());
                 }
-                Command::Write(write) => {
+                LogCommand::Write(write) => {
                     bytes += write.bytes();
                     batch.push(write);
                 }
@@ -872,13 +872,13 @@ impl Writer {
             return Ok(());
         }
         let (event_type, says) = match &emitted.written {
-            links::Written::LinkTo(to) => (LINK, Some(to.clone())),
-            links::Written::Link if shown.link.is_some() => (LINK, Some(pointer(told.revision, &told.stream).into())),
-            links::Written::Link => (LINK, None),
-            links::Written::Reference if shown.link.is_some() => {
+            links::LinkBody::LinkTo(to) => (LINK, Some(to.clone())),
+            links::LinkBody::Link if shown.link.is_some() => (LINK, Some(pointer(told.revision, &told.stream).into())),
+            links::LinkBody::Link => (LINK, None),
+            links::LinkBody::Reference if shown.link.is_some() => {
                 (REFERENCE, Some(Bytes::copy_from_slice(told.stream.as_bytes())))
             }
-            links::Written::Reference => (REFERENCE, None),
+            links::LinkBody::Reference => (REFERENCE, None),
         };
         // What follows from the record that caused it is put together when it is read.
         let (metadata, source) = if says.is_some() {

@@ -15,12 +15,12 @@ use uuid::Uuid;
 
 use super::config::GroupConfig;
 use super::delivery::{self, Shared};
-use super::group::{Counted, Effect, Group, Item, Nack, Page, Refused};
+use super::group::{Counted, Group, GroupEffect, Item, Nack, Page, Refused};
 use super::info::{Figures, Millis};
 use super::names;
-use super::place::{From, Place, StartFrom};
+use super::place::{Place, ReadFrom, StartFrom};
 use super::settings::Defects;
-use super::store::{Ask, NewRecord, ReadError, Source, Store, WriteError};
+use super::store::{Ask, NewRecord, ReadError, RecordError, Source, Store};
 use super::strategy::ConsumerId;
 
 /// How often time-outs and checkpoints are looked at; EventStoreDB's, and what its rules speak of.
@@ -39,7 +39,7 @@ const COUNTED: usize = 1_000;
 
 /// Why a consumer's subscription ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum ConsumerEnd {
     /// The group was deleted, updated, restarted, or is faulted.
     Dropped,
 }
@@ -50,7 +50,7 @@ pub(super) enum Outbound {
     /// Records and how often each was sent before.
     Batch(Vec<(Shared, u32)>),
     /// The end.
-    End(End),
+    End(ConsumerEnd),
 }
 
 /// A consumer's side of its stream.
@@ -64,7 +64,7 @@ pub(super) struct Outlet {
 
 /// What a group can be asked.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum GroupCommand {
     Connect {
         outlet: Outlet,
         name: String,
@@ -89,12 +89,12 @@ pub(super) enum Command {
 
 /// A group that runs.
 #[derive(Debug)]
-pub(super) struct Handle {
+pub(super) struct GroupHandle {
     pub(super) config: GroupConfig,
-    pub(super) commands: mpsc::UnboundedSender<Command>,
+    pub(super) commands: mpsc::UnboundedSender<GroupCommand>,
 }
 
-impl Handle {
+impl GroupHandle {
     /// Loads the group and starts it; returns when its first page is in, so that what is appended
     /// afterwards counts as new.
     pub(super) async fn open(config: GroupConfig, defects: Defects, store: Arc<dyn Store>) -> Result<Self, ReadError> {
@@ -110,7 +110,7 @@ impl Handle {
     /// Stops the group; returns when it writes nothing more.
     pub(super) async fn stop(&self) {
         let (reply, stopped) = oneshot::channel();
-        if self.commands.send(Command::Stop(reply)).is_ok() {
+        if self.commands.send(GroupCommand::Stop(reply)).is_ok() {
             let _ended = stopped.await;
         }
     }
@@ -123,7 +123,7 @@ enum ReplayError {
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
-    Write(#[from] WriteError),
+    Write(#[from] RecordError),
 }
 
 struct Actor {
@@ -136,8 +136,8 @@ struct Actor {
     checkpoints: String,
     parked: String,
     page: Option<JoinHandle<Result<Page<Shared>, ReadError>>>,
-    checkpoint: Option<JoinHandle<Result<u64, WriteError>>>,
-    park: Option<JoinHandle<Result<u64, WriteError>>>,
+    checkpoint: Option<JoinHandle<Result<u64, RecordError>>>,
+    park: Option<JoinHandle<Result<u64, RecordError>>>,
     parking: Vec<NewRecord>,
     to_park: Vec<NewRecord>,
     replay: Option<JoinHandle<Replayed>>,
@@ -164,7 +164,7 @@ impl Actor {
         let mut group = Group::new(config.settings.clone(), defects, checkpoint, 0);
         group.begins_live(match (edge, config.settings.start) {
             // What is written before the start concerns nobody.
-            (From::At(next), StartFrom::At(start)) => From::At(next.max(start)),
+            (ReadFrom::At(next), StartFrom::At(start)) => ReadFrom::At(next.max(start)),
             _ => edge,
         });
         if checkpoint.is_some() && first < next {
@@ -195,7 +195,7 @@ impl Actor {
         self.began.elapsed().as_millis() as Millis
     }
 
-    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<GroupCommand>) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut changes: watch::Receiver<u64> = self.store.changes();
@@ -208,7 +208,7 @@ impl Actor {
                         return self.stop().await;
                     }
                     for command in commands.drain(..) {
-                        if let Command::Stop(reply) = command {
+                        if let GroupCommand::Stop(reply) = command {
                             self.stop().await;
                             // Whoever asked may have gone away; the group is stopped all the same.
                             let _unheard = reply.send(());
@@ -260,10 +260,10 @@ impl Actor {
         }
     }
 
-    fn take(&mut self, command: Command) {
+    fn take(&mut self, command: GroupCommand) {
         let now = self.now();
         match command {
-            Command::Connect {
+            GroupCommand::Connect {
                 outlet,
                 name,
                 username,
@@ -278,17 +278,17 @@ impl Actor {
                     self.outlets.remove(&consumer);
                 }
                 if reply.send(outcome.map(|()| consumer)).is_err() {
-                    self.take(Command::Disconnect(consumer));
+                    self.take(GroupCommand::Disconnect(consumer));
                 }
             }
-            Command::Disconnect(consumer) => {
+            GroupCommand::Disconnect(consumer) => {
                 if self.outlets.remove(&consumer).is_some() {
                     self.group.disconnect(consumer, now);
                 }
             }
-            Command::Ack(ids) => self.group.ack(&ids, now),
-            Command::Nack { ids, action, reason } => self.group.nack(&ids, action, &reason, now),
-            Command::Info(reply) => {
+            GroupCommand::Ack(ids) => self.group.ack(&ids, now),
+            GroupCommand::Nack { ids, action, reason } => self.group.nack(&ids, action, &reason, now),
+            GroupCommand::Info(reply) => {
                 self.asking.push(reply);
                 match self.group.ahead() {
                     Some(from) if self.count.is_none() => self.count(from),
@@ -296,15 +296,15 @@ impl Actor {
                     None => self.tell_figures(),
                 }
             }
-            Command::Replay { stop_at, reply } => {
+            GroupCommand::Replay { stop_at, reply } => {
                 self.group.replay(stop_at);
                 let _unheard = reply.send(());
             }
-            Command::Stop(_) => {}
+            GroupCommand::Stop(_) => {}
         }
     }
 
-    fn count(&mut self, from: From) {
+    fn count(&mut self, from: ReadFrom) {
         let ask = self.ask(from, COUNTED, true);
         let store = Arc::clone(&self.store);
         self.count = Some(tokio::spawn(async move { store.count(ask).await }));
@@ -365,7 +365,7 @@ impl Actor {
             }
             for effect in effects {
                 match effect {
-                    Effect::Push {
+                    GroupEffect::Push {
                         consumer,
                         payload,
                         retry_count,
@@ -376,16 +376,16 @@ impl Actor {
                             None => pushes.push((consumer, vec![push])),
                         }
                     }
-                    Effect::Read { from, count, live } => self.read(from, count, live),
-                    Effect::ReadParked { stop_at } => self.read_parked(stop_at),
-                    Effect::Park { payload, reason } => {
+                    GroupEffect::Read { from, count, live } => self.read(from, count, live),
+                    GroupEffect::ReadParked { stop_at } => self.read_parked(stop_at),
+                    GroupEffect::Park { payload, reason } => {
                         let added = chrono::Utc::now().to_rfc3339();
                         let record = names::parked(&payload, &reason, &added);
                         self.to_park.push(record);
                         self.write_parked();
                     }
-                    Effect::Checkpoint(place) => self.write_checkpoint(place),
-                    Effect::Drop(consumer) => self.drop_consumer(consumer),
+                    GroupEffect::Checkpoint(place) => self.write_checkpoint(place),
+                    GroupEffect::Drop(consumer) => self.drop_consumer(consumer),
                 }
             }
         }
@@ -404,13 +404,13 @@ impl Actor {
 
     fn drop_consumer(&mut self, consumer: ConsumerId) {
         if let Some(outlet) = self.outlets.remove(&consumer) {
-            let _gone = outlet.to.send(Outbound::End(End::Dropped));
+            let _gone = outlet.to.send(Outbound::End(ConsumerEnd::Dropped));
             let now = self.now();
             self.group.disconnect(consumer, now);
         }
     }
 
-    fn ask(&self, from: From, count: usize, live: bool) -> Ask {
+    fn ask(&self, from: ReadFrom, count: usize, live: bool) -> Ask {
         Ask {
             source: self.config.source.clone(),
             from,
@@ -421,7 +421,7 @@ impl Actor {
         }
     }
 
-    fn read(&mut self, from: From, count: usize, live: bool) {
+    fn read(&mut self, from: ReadFrom, count: usize, live: bool) {
         let ask = self.ask(from, count, live);
         let strategy = self.config.settings.strategy;
         let store = Arc::clone(&self.store);
@@ -444,7 +444,7 @@ impl Actor {
             while from < stop {
                 let ask = Ask {
                     source: Source::Stream(stream.as_str().into()),
-                    from: From::At(Place::Stream(from)),
+                    from: ReadFrom::At(Place::Stream(from)),
                     count: PARKED_PAGE.min((stop - from) as usize),
                     window: PARKED_PAGE,
                     resolve_links: true,
@@ -452,7 +452,7 @@ impl Actor {
                 };
                 let scan = store.read(ask).await?;
                 from = match (scan.next, scan.end) {
-                    (From::At(Place::Stream(next)), false) => next,
+                    (ReadFrom::At(Place::Stream(next)), false) => next,
                     _ => stop,
                 };
                 items.extend(delivery::parked(&stream, strategy, scan));
@@ -485,10 +485,10 @@ impl Actor {
     /// Drops all consumers and lets what is being written become durable.
     async fn stop(&mut self) {
         for (_, outlet) in self.outlets.drain() {
-            let _gone = outlet.to.send(Outbound::End(End::Dropped));
+            let _gone = outlet.to.send(Outbound::End(ConsumerEnd::Dropped));
         }
         for effect in self.group.effects() {
-            if let Effect::Park { payload, reason } = effect {
+            if let GroupEffect::Park { payload, reason } = effect {
                 let added = chrono::Utc::now().to_rfc3339();
                 self.to_park.push(names::parked(&payload, &reason, &added));
             }

@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use uuid::Uuid;
 
-use super::info::{Latencies, Meter, Millis};
-use super::place::{From, Place, StartFrom};
+use super::info::{Latencies, Millis, RateMeter};
+use super::place::{Place, ReadFrom, StartFrom};
 use super::settings::{Defects, Settings};
 use super::strategy::{ConsumerId, Consumers, Offer};
 
@@ -46,7 +46,7 @@ pub(crate) struct Page<P> {
     /// The last record looked at, matching or not.
     pub scanned_to: Option<Place>,
     /// Where the next page begins.
-    pub next: From,
+    pub next: ReadFrom,
     /// Nothing more was readable.
     pub end: bool,
 }
@@ -55,18 +55,18 @@ pub(crate) struct Page<P> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counted {
     /// From where on.
-    pub from: From,
+    pub from: ReadFrom,
     /// How many matched.
     pub count: usize,
     /// The last that matched.
     pub last: Option<Place>,
     /// Where to go on.
-    pub next: From,
+    pub next: ReadFrom,
 }
 
 /// What the machine wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Effect<P> {
+pub(crate) enum GroupEffect<P> {
     /// Send a record to a consumer.
     Push {
         /// To whom.
@@ -79,7 +79,7 @@ pub(crate) enum Effect<P> {
     /// Read a page; answered by [`Group::page`] or [`Group::page_failed`]. One at a time.
     Read {
         /// Where it begins.
-        from: From,
+        from: ReadFrom,
         /// Matching records at most.
         count: usize,
         /// Everything before it was read.
@@ -148,13 +148,13 @@ struct Flying<P> {
 struct Consumer {
     name: String,
     username: String,
-    pushed: Meter,
+    pushed: RateMeter,
     latencies: Latencies,
 }
 
 /// A mark in the order of the source: everything with a lower number is done.
 #[derive(Clone, Copy, Debug, Default)]
-struct Mark {
+struct Frontier {
     seq: u64,
     place: Option<Place>,
 }
@@ -187,14 +187,14 @@ pub(crate) struct Group<P> {
     /// Not done though taken out of the buffer: number and the place before it.
     open: BTreeMap<u64, Option<Place>>,
     /// The next number to give, and the last place looked at.
-    head: Mark,
-    pushed_to: Mark,
-    skipped_to: Mark,
-    checkpointed: Mark,
+    head: Frontier,
+    pushed_to: Frontier,
+    skipped_to: Frontier,
+    checkpointed: Frontier,
     last_checkpointed: Option<Place>,
     writing: bool,
     checkpoint_time: Millis,
-    cursor: From,
+    cursor: ReadFrom,
     floor: Option<Place>,
     reading: bool,
     read_again: bool,
@@ -202,25 +202,25 @@ pub(crate) struct Group<P> {
     news: bool,
     live_seen: usize,
     /// Behind: where the live records begin that are not counted yet.
-    ahead: From,
+    ahead: ReadFrom,
     faulted: bool,
     replaying: bool,
     parked: Parked,
     last_known: Option<Place>,
-    pushed: Meter,
-    effects: Vec<Effect<P>>,
+    pushed: RateMeter,
+    effects: Vec<GroupEffect<P>>,
 }
 
 impl<P: Clone> Group<P> {
     /// A group that resumes after `checkpoint`, or at the start its settings say.
     pub(crate) fn new(settings: Settings, defects: Defects, checkpoint: Option<Place>, now: Millis) -> Self {
         let cursor = match (checkpoint, settings.start) {
-            (Some(place), _) => From::After(place),
-            (None, StartFrom::Start) => From::Start,
-            (None, StartFrom::At(place)) => From::At(place),
-            (None, StartFrom::End) => From::End,
+            (Some(place), _) => ReadFrom::After(place),
+            (None, StartFrom::Start) => ReadFrom::Start,
+            (None, StartFrom::At(place)) => ReadFrom::At(place),
+            (None, StartFrom::End) => ReadFrom::End,
         };
-        let head = Mark {
+        let head = Frontier {
             seq: 0,
             place: checkpoint,
         };
@@ -248,12 +248,12 @@ impl<P: Clone> Group<P> {
             live: false,
             news: false,
             live_seen: 0,
-            ahead: From::End,
+            ahead: ReadFrom::End,
             faulted: false,
             replaying: false,
             parked: Parked::default(),
             last_known: None,
-            pushed: Meter::default(),
+            pushed: RateMeter::default(),
             effects: Vec::new(),
         };
         group.pushed.look(now);
@@ -262,7 +262,7 @@ impl<P: Clone> Group<P> {
     }
 
     /// What is to be done, in order; empties it.
-    pub(crate) fn effects(&mut self) -> Vec<Effect<P>> {
+    pub(crate) fn effects(&mut self) -> Vec<GroupEffect<P>> {
         std::mem::take(&mut self.effects)
     }
 
@@ -280,11 +280,11 @@ impl<P: Clone> Group<P> {
             return Err(Refused::TooMany);
         }
         if self.faulted {
-            self.effects.push(Effect::Drop(consumer));
+            self.effects.push(GroupEffect::Drop(consumer));
             return Ok(());
         }
         self.consumers.connect(consumer, limit.max(1));
-        let mut pushed = Meter::default();
+        let mut pushed = RateMeter::default();
         pushed.look(now);
         self.who.insert(
             consumer,
@@ -359,7 +359,7 @@ impl<P: Clone> Group<P> {
             self.live = false;
             let all: Vec<ConsumerId> = self.who.keys().copied().collect();
             for consumer in all {
-                self.effects.push(Effect::Drop(consumer));
+                self.effects.push(GroupEffect::Drop(consumer));
             }
         } else {
             self.read_again = true;
@@ -367,13 +367,13 @@ impl<P: Clone> Group<P> {
     }
 
     /// What is written from here on is live, whether the group is so far or not.
-    pub(crate) fn begins_live(&mut self, at: From) {
+    pub(crate) fn begins_live(&mut self, at: ReadFrom) {
         self.ahead = at;
     }
 
     /// While the group is behind: from where on live records are to be counted before its figures are
     /// right; answered by [`Group::counted`].
-    pub(crate) fn ahead(&self) -> Option<From> {
+    pub(crate) fn ahead(&self) -> Option<ReadFrom> {
         (!self.live).then_some(self.ahead)
     }
 
@@ -478,7 +478,7 @@ impl<P: Clone> Group<P> {
     fn read(&mut self, count: usize) {
         self.reading = true;
         self.news = false;
-        self.effects.push(Effect::Read {
+        self.effects.push(GroupEffect::Read {
             from: self.cursor,
             count: count.min(MAX_READ),
             live: self.live,
@@ -522,7 +522,7 @@ impl<P: Clone> Group<P> {
     }
 
     fn push(&mut self, consumer: ConsumerId, message: Message<P>, now: Millis) {
-        self.effects.push(Effect::Push {
+        self.effects.push(GroupEffect::Push {
             consumer,
             payload: message.item.payload.clone(),
             retry_count: message.retry_count,
@@ -532,7 +532,7 @@ impl<P: Clone> Group<P> {
             consumer.pushed.count();
         }
         if !message.replayed && message.seq >= self.pushed_to.seq {
-            self.pushed_to = Mark {
+            self.pushed_to = Frontier {
                 seq: message.seq + 1,
                 place: Some(message.item.place),
             };

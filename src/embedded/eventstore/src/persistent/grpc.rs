@@ -19,7 +19,7 @@ use tonic::server::{Grpc, NamedService};
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-use super::actor::{Command, End, Outbound, Outlet};
+use super::actor::{ConsumerEnd, GroupCommand, Outbound, Outlet};
 use super::config::GroupConfig;
 use super::convert;
 use super::delivery::Shared;
@@ -30,7 +30,7 @@ use super::store::Source;
 use crate::access::{Identity, Right};
 use crate::answers::{self, Replies};
 use crate::encode::{Encoding, Positions, Reply};
-use crate::faults::{Disturbance, End as Ending, Faults};
+use crate::faults::{Disturbance, End, Faults};
 use crate::node::Node;
 use crate::streams::MAX_MESSAGE;
 use crate::wire::{
@@ -287,7 +287,7 @@ fn deliver(
     mut records: mpsc::UnboundedReceiver<Outbound>,
     (source, group): (String, String),
     faults: Arc<Faults>,
-    (mut cut, mut ends): (watch::Receiver<u64>, watch::Receiver<(u64, Ending)>),
+    (mut cut, mut ends): (watch::Receiver<u64>, watch::Receiver<(u64, End)>),
 ) -> impl Stream<Item = Result<Reply, Status>> + Send {
     async_stream::stream! {
         let confirmation = Confirmation { subscription_id: format!("{source}::{group}") };
@@ -301,9 +301,9 @@ fn deliver(
                 Ok(()) = ends.changed() => {
                     let (_, how) = ends.borrow_and_update().clone();
                     match how {
-                        Ending::Clean => {}
-                        Ending::Status { dropped: true, .. } => yield Err(GroupError::Dropped { stream: source, group }.into()),
-                        Ending::Status { code, message, .. } => yield Err(Status::new(code, message)),
+                        End::Clean => {}
+                        End::Status { dropped: true, .. } => yield Err(GroupError::Dropped { stream: source, group }.into()),
+                        End::Status { code, message, .. } => yield Err(Status::new(code, message)),
                     }
                     return;
                 }
@@ -319,7 +319,7 @@ fn deliver(
                         yield Ok(Reply::Event((*resolved).clone(), Some(retry_count)));
                     }
                 }
-                Some(Outbound::End(End::Dropped)) | None => {
+                Some(Outbound::End(ConsumerEnd::Dropped)) | None => {
                     yield Err(GroupError::Dropped { stream: source, group }.into());
                     return;
                 }
@@ -355,11 +355,11 @@ fn user(identity: &Identity) -> String {
 }
 
 /// Carries a consumer's acks to its group until the call ends.
-async fn listen(mut inbound: Streaming<ReadReq>, commands: mpsc::UnboundedSender<Command>) {
+async fn listen(mut inbound: Streaming<ReadReq>, commands: mpsc::UnboundedSender<GroupCommand>) {
     // However the call ends, the consumer's stream is dropped, which disconnects it.
     while let Ok(Some(request)) = inbound.message().await {
         let command = match (request.ack, request.nack) {
-            (Some(ack), _) => Command::Ack(ids(&ack.ids)),
+            (Some(ack), _) => GroupCommand::Ack(ids(&ack.ids)),
             (None, Some(nack)) => refusal(nack),
             (None, None) => continue,
         };
@@ -374,8 +374,8 @@ fn ids(ids: &[WireUuid]) -> Vec<Uuid> {
     ids.iter().filter_map(WireUuid::id).collect()
 }
 
-fn refusal(nack: NackReq) -> Command {
-    Command::Nack {
+fn refusal(nack: NackReq) -> GroupCommand {
+    GroupCommand::Nack {
         ids: ids(&nack.ids),
         action: match nack.action {
             1 => Nack::Park,
@@ -400,7 +400,7 @@ impl Drop for Consumer {
         let _gone = self
             .connected
             .commands
-            .send(Command::Disconnect(self.connected.consumer));
+            .send(GroupCommand::Disconnect(self.connected.consumer));
     }
 }
 

@@ -13,7 +13,7 @@ const MEASURED: usize = 1_000;
 
 /// Items counted, in all and since the last look.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Meter {
+pub(crate) struct RateMeter {
     /// Since the consumer or group began.
     pub total: u64,
     seen: u64,
@@ -22,7 +22,7 @@ pub(crate) struct Meter {
     pub per_second: u64,
 }
 
-impl Meter {
+impl RateMeter {
     /// One more.
     pub(crate) fn count(&mut self) {
         self.total += 1;
@@ -100,7 +100,7 @@ pub(crate) struct ConnectionFigures {
     /// Records it has.
     pub in_flight: usize,
     /// Records pushed to it, retries included.
-    pub pushed: Meter,
+    pub pushed: RateMeter,
     /// Only with extra statistics.
     pub measurements: Vec<(&'static str, i64)>,
 }
@@ -113,7 +113,7 @@ pub(crate) struct Figures {
     /// One for each consumer.
     pub connections: Vec<ConnectionFigures>,
     /// Records pushed, retries included.
-    pub pushed: Meter,
+    pub pushed: RateMeter,
     /// The last checkpoint handed over to be written.
     pub last_checkpointed: Option<Place>,
     /// The highest place of a record the group took up.
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_average_is_of_the_time_since_the_last_look() {
-        let mut meter = Meter::default();
+        let mut meter = RateMeter::default();
         for _ in 0..10 {
             meter.count();
         }

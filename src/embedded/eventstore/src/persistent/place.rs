@@ -93,7 +93,7 @@ impl FromStr for StartFrom {
 
 /// Where a page of records begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum From {
+pub(crate) enum ReadFrom {
     /// At the first readable record.
     Start,
     /// At this place, itself included.

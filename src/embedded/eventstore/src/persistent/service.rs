@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{RwLock, mpsc, oneshot};
 
-use super::actor::{Command, Handle, Outlet};
+use super::actor::{GroupCommand, GroupHandle, Outlet};
 use super::config::{self, ConfigError, GroupConfig};
 use super::errors::GroupError;
 use super::group::Refused;
@@ -14,7 +14,7 @@ use super::info::Figures;
 use super::names;
 use super::place::{Place, StartFrom};
 use super::settings::{Defects, Settings};
-use super::store::{ReadError, Source, Store, WriteError};
+use super::store::{ReadError, RecordError, Source, Store};
 use super::strategy::ConsumerId;
 
 /// What EventStoreDB says of a start on `$all` behind the last record.
@@ -35,7 +35,7 @@ pub enum LoadError {
 /// A consumer's hold on a group.
 pub(super) struct Connected {
     pub(super) consumer: ConsumerId,
-    pub(super) commands: mpsc::UnboundedSender<Command>,
+    pub(super) commands: mpsc::UnboundedSender<GroupCommand>,
 }
 
 /// The groups.
@@ -49,13 +49,13 @@ pub(crate) struct Groups {
 struct Running {
     ready: bool,
     /// In the order in which they were made, which is how they are kept and listed.
-    groups: Vec<Handle>,
+    groups: Vec<GroupHandle>,
     /// Streams that have, or had, a group: listing those is no error.
     seen: BTreeSet<String>,
 }
 
 impl Running {
-    fn get(&self, stream: &str, group: &str) -> Result<&Handle, GroupError> {
+    fn get(&self, stream: &str, group: &str) -> Result<&GroupHandle, GroupError> {
         self.find(stream, group).map(|at| &self.groups[at])
     }
 
@@ -123,7 +123,7 @@ impl Groups {
         };
         for config in configs {
             running.seen.insert(config.source.name().to_owned());
-            let handle = Handle::open(config, self.defects(), Arc::clone(&self.store)).await?;
+            let handle = GroupHandle::open(config, self.defects(), Arc::clone(&self.store)).await?;
             running.groups.push(handle);
         }
         running.ready = true;
@@ -206,9 +206,9 @@ impl Groups {
         Ok(())
     }
 
-    async fn open(&self, config: GroupConfig) -> Result<Handle, GroupError> {
+    async fn open(&self, config: GroupConfig) -> Result<GroupHandle, GroupError> {
         let (stream, group) = (config.source.name().to_owned(), config.group.clone());
-        Handle::open(config, self.defects(), Arc::clone(&self.store))
+        GroupHandle::open(config, self.defects(), Arc::clone(&self.store))
             .await
             .map_err(|error| failed(&stream, &group, &error))
     }
@@ -219,7 +219,7 @@ impl Groups {
         let at = running.find(stream, group)?;
         let others = running.configs().enumerate();
         let others = others.filter_map(|(n, other)| (n != at).then_some(other));
-        let wrong = |error: WriteError| failed(stream, group, &error);
+        let wrong = |error: RecordError| failed(stream, group, &error);
         self.store_config(others).await.map_err(wrong)?;
         running.groups.remove(at).stop().await;
         for theirs in [
@@ -239,7 +239,7 @@ impl Groups {
         Ok(())
     }
 
-    async fn store_config<'a>(&self, groups: impl Iterator<Item = &'a GroupConfig>) -> Result<(), WriteError> {
+    async fn store_config<'a>(&self, groups: impl Iterator<Item = &'a GroupConfig>) -> Result<(), RecordError> {
         let record = config::record(groups, &chrono::Utc::now().to_rfc3339());
         let stream = names::CONFIG_STREAM;
         let newest = self.store.newest(stream.to_owned()).await;
@@ -276,7 +276,7 @@ impl Groups {
     ) -> Result<Connected, GroupError> {
         let (reply, answer) = oneshot::channel();
         let commands = self.running.read().await.get(stream, group)?.commands.clone();
-        let connect = Command::Connect {
+        let connect = GroupCommand::Connect {
             outlet,
             name,
             username,
@@ -345,7 +345,7 @@ impl Groups {
             )
         })?;
         let (reply, answer) = oneshot::channel();
-        let asked = commands.send(Command::Replay { stop_at, reply });
+        let asked = commands.send(GroupCommand::Replay { stop_at, reply });
         if asked.is_err() || answer.await.is_err() {
             return Err(missing(stream, group));
         }
@@ -353,8 +353,8 @@ impl Groups {
     }
 }
 
-async fn figures(commands: &mpsc::UnboundedSender<Command>) -> Option<Figures> {
+async fn figures(commands: &mpsc::UnboundedSender<GroupCommand>) -> Option<Figures> {
     let (reply, answer) = oneshot::channel();
-    commands.send(Command::Info(reply)).ok()?;
+    commands.send(GroupCommand::Info(reply)).ok()?;
     answer.await.ok()
 }

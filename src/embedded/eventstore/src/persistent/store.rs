@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::group::Counted;
-use super::place::{From, Place};
+use super::place::{Place, ReadFrom};
 pub(crate) use crate::record::{Filter, LINK, METADATA, Record, Resolved};
 
 /// The name under which `$all` is asked for.
@@ -49,7 +49,7 @@ pub(crate) struct Ask {
     /// Of what.
     pub source: Source,
     /// From where, forwards.
-    pub from: From,
+    pub from: ReadFrom,
     /// Matching records at most.
     pub count: usize,
     /// Records looked at at most, under a filter.
@@ -70,7 +70,7 @@ pub(crate) struct Scan {
     /// The last record looked at, matching or not.
     pub scanned_to: Option<Place>,
     /// Where to read on.
-    pub next: From,
+    pub next: ReadFrom,
     /// Nothing more was there.
     pub end: bool,
 }
@@ -95,7 +95,7 @@ pub enum ReadError {
 /// A record that could not be written.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("write to `{stream}`: {reason}; it is tried again")]
-pub(crate) struct WriteError {
+pub(crate) struct RecordError {
     /// The stream.
     pub stream: String,
     /// What the log says.
@@ -123,7 +123,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn read(&self, ask: Ask) -> BoxFuture<'_, Result<Scan, ReadError>>;
 
     /// Where a source ends: what is written next is there or beyond.
-    fn edge(&self, source: Source) -> BoxFuture<'_, Result<From, ReadError>>;
+    fn edge(&self, source: Source) -> BoxFuture<'_, Result<ReadFrom, ReadError>>;
 
     /// Counts the records from a place to the end; `count` and `window` are those of each step.
     fn count(&self, ask: Ask) -> BoxFuture<'_, Result<Counted, ReadError>>;
@@ -138,7 +138,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn head(&self) -> BoxFuture<'_, Result<Option<Place>, ReadError>>;
 
     /// Writes records, durable when it returns; the revision of the last.
-    fn append(&self, stream: String, records: Vec<NewRecord>) -> BoxFuture<'_, Result<u64, WriteError>>;
+    fn append(&self, stream: String, records: Vec<NewRecord>) -> BoxFuture<'_, Result<u64, RecordError>>;
 
     /// Changes whenever something was written. The value means nothing.
     fn changes(&self) -> watch::Receiver<u64>;

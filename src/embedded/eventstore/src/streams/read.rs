@@ -41,32 +41,32 @@ const COUNT_WINDOW: u32 = 32;
 
 /// Where a read begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum From {
+enum ReadStart {
     Start,
     End,
     At(u64),
 }
 
-fn stream_start(options: &StreamOptions) -> Result<From, Status> {
+fn stream_start(options: &StreamOptions) -> Result<ReadStart, Status> {
     match (options.revision, options.start, options.end) {
         // The protocol's largest number is EventStoreDB's -1, the end.
-        (Some(u64::MAX), ..) | (None, None, Some(_)) => Ok(From::End),
-        (Some(revision), ..) => Ok(From::At(revision)),
-        (None, Some(_), _) => Ok(From::Start),
+        (Some(u64::MAX), ..) | (None, None, Some(_)) => Ok(ReadStart::End),
+        (Some(revision), ..) => Ok(ReadStart::At(revision)),
+        (None, Some(_), _) => Ok(ReadStart::Start),
         (None, None, None) => Err(Status::invalid_argument("the request does not say where to start")),
     }
 }
 
-fn all_start(options: &AllOptions) -> Result<From, Status> {
+fn all_start(options: &AllOptions) -> Result<ReadStart, Status> {
     match (options.position, options.start, options.end) {
-        (Some(at), ..) if at.commit == u64::MAX && at.prepare == u64::MAX => Ok(From::End),
+        (Some(at), ..) if at.commit == u64::MAX && at.prepare == u64::MAX => Ok(ReadStart::End),
         (Some(at), ..) if at.commit < at.prepare => Err(Status::invalid_argument(format!(
             "The commit position {} cannot be less than the prepare position {}",
             at.commit, at.prepare
         ))),
-        (Some(at), ..) => Ok(From::At(at.commit)),
-        (None, Some(_), _) => Ok(From::Start),
-        (None, None, Some(_)) => Ok(From::End),
+        (Some(at), ..) => Ok(ReadStart::At(at.commit)),
+        (None, Some(_), _) => Ok(ReadStart::Start),
+        (None, None, Some(_)) => Ok(ReadStart::End),
         (None, None, None) => Err(Status::invalid_argument("the request does not say where to start")),
     }
 }
@@ -226,7 +226,7 @@ async fn begin(node: Arc<Node>, identity: Identity, options: ReadOptions) -> Res
             };
             if let Some(count) = count {
                 // Forwards there is nothing yet; a subscription waits for it.
-                if let From::At(position) = from
+                if let ReadStart::At(position) = from
                     && direction == Direction::Backwards
                     && position > node.log.end()
                 {
@@ -292,17 +292,17 @@ fn interval(filter: &FilterOptions) -> Result<Interval, Status> {
 async fn read_stream(
     node: Arc<Node>,
     mut ask: StreamAsk,
-    from: From,
+    from: ReadStart,
     count: u64,
     compatible: bool,
 ) -> Result<Replies, Status> {
     ask.from = match (from, ask.direction) {
-        (From::End, Direction::Forwards) => {
+        (ReadStart::End, Direction::Forwards) => {
             return Err(status::unknown("A stream cannot be read forwards from its end."));
         }
-        (From::Start, _) => 0,
-        (From::End, Direction::Backwards) => u64::MAX,
-        (From::At(revision), _) => revision,
+        (ReadStart::Start, _) => 0,
+        (ReadStart::End, Direction::Backwards) => u64::MAX,
+        (ReadStart::At(revision), _) => revision,
     };
     if count == 0 {
         return Err(status::unknown("The count must be above zero."));
@@ -385,11 +385,11 @@ fn firsts(start: u64, count: u64, page: &StreamPage) -> Vec<u64> {
     }
 }
 
-fn read_all(node: Arc<Node>, mut ask: AllAsk, from: From, count: u64) -> Replies {
+fn read_all(node: Arc<Node>, mut ask: AllAsk, from: ReadStart, count: u64) -> Replies {
     ask.from = match from {
-        From::Start => 0,
-        From::End => u64::MAX,
-        From::At(position) => position,
+        ReadStart::Start => 0,
+        ReadStart::End => u64::MAX,
+        ReadStart::At(position) => position,
     };
     Box::pin(try_stream! {
         let mut left = count;
@@ -479,15 +479,15 @@ impl Waiting {
     }
 }
 
-fn subscribe_to_stream(node: Arc<Node>, stream: Arc<str>, from: From, resolve_links: bool) -> Replies {
+fn subscribe_to_stream(node: Arc<Node>, stream: Arc<str>, from: ReadStart, resolve_links: bool) -> Replies {
     let mut waiting = Waiting::new(&node);
     Box::pin(try_stream! {
         let last = node.log.bounds(stream.to_string()).await?.1.checked_sub(1);
         // The revision up to which the client has been told, if any: what came before it counts.
         let mut told = match from {
-            From::Start => None,
-            From::End => last,
-            From::At(revision) => Some(revision),
+            ReadStart::Start => None,
+            ReadStart::End => last,
+            ReadStart::At(revision) => Some(revision),
         };
         let mut next = told.map_or(0, |told| told.saturating_add(1));
         let first = StreamAsk {
@@ -594,16 +594,16 @@ fn is_news(place: Option<Reached>, told: &mut Option<Reached>) -> Option<Reached
 /// A subscription to `$all`, filtered where there is an interval of checkpoints. First it catches up
 /// with the log as it was when it began, in pages of EventStoreDB's size, for it is at their ends that
 /// checkpoints come; then it counts what is written, taken or not, from there on.
-fn subscribe_to_all(node: Arc<Node>, mut ask: AllAsk, from: From, interval: Option<Interval>) -> Replies {
+fn subscribe_to_all(node: Arc<Node>, mut ask: AllAsk, from: ReadStart, interval: Option<Interval>) -> Replies {
     let mut waiting = Waiting::new(&node);
     Box::pin(try_stream! {
         let mut head = node.log.head();
         yield confirmation();
         // What the client knows that it has passed.
         let mut reached = match from {
-            From::Start => None,
-            From::End => head.map(Reached::with),
-            From::At(position) => Some(Reached::with(position)),
+            ReadStart::Start => None,
+            ReadStart::End => head.map(Reached::with),
+            ReadStart::At(position) => Some(Reached::with(position)),
         };
         let mut checkpointed = None;
         loop {
@@ -710,14 +710,14 @@ mod tests {
             revision: Some(revision),
             ..StreamOptions::default()
         };
-        assert_eq!(stream_start(&at(u64::MAX)).ok(), Some(From::End));
-        assert_eq!(stream_start(&at(3)).ok(), Some(From::At(3)));
+        assert_eq!(stream_start(&at(u64::MAX)).ok(), Some(ReadStart::End));
+        assert_eq!(stream_start(&at(3)).ok(), Some(ReadStart::At(3)));
         assert!(stream_start(&StreamOptions::default()).is_err());
         let position = |commit, prepare| AllOptions {
             position: Some(Position { commit, prepare }),
             ..AllOptions::default()
         };
-        assert_eq!(all_start(&position(u64::MAX, u64::MAX)).ok(), Some(From::End));
+        assert_eq!(all_start(&position(u64::MAX, u64::MAX)).ok(), Some(ReadStart::End));
         assert!(all_start(&position(1, 2)).is_err());
     }
 

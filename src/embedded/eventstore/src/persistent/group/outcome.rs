@@ -3,7 +3,7 @@
 
 use uuid::Uuid;
 
-use super::{Effect, Flying, Group, Item, Mark, Message, Nack, Parked};
+use super::{Flying, Frontier, Group, GroupEffect, Item, Message, Nack, Parked};
 use crate::persistent::info::Millis;
 
 impl<P: Clone> Group<P> {
@@ -43,7 +43,7 @@ impl<P: Clone> Group<P> {
             return false;
         }
         self.replaying = true;
-        self.effects.push(Effect::ReadParked { stop_at });
+        self.effects.push(GroupEffect::ReadParked { stop_at });
         true
     }
 
@@ -122,15 +122,15 @@ impl<P: Clone> Group<P> {
     /// Parked counts as done at once; the write follows.
     fn park(&mut self, message: Message<P>, reason: String) {
         self.done(&message);
-        self.effects.push(Effect::Park {
+        self.effects.push(GroupEffect::Park {
             payload: message.item.payload,
             reason,
         });
     }
 
     /// How far everything is done.
-    fn frontier(&self) -> Mark {
-        let open = self.open.iter().next().map(|(seq, previous)| Mark {
+    fn frontier(&self) -> Frontier {
+        let open = self.open.iter().next().map(|(seq, previous)| Frontier {
             seq: *seq,
             place: *previous,
         });
@@ -173,12 +173,12 @@ impl<P: Clone> Group<P> {
         self.checkpointed = mark;
         self.last_checkpointed = Some(place);
         self.writing = true;
-        self.effects.push(Effect::Checkpoint(place));
+        self.effects.push(GroupEffect::Checkpoint(place));
     }
 }
 
-fn before<P>(message: &Message<P>) -> Mark {
-    Mark {
+fn before<P>(message: &Message<P>) -> Frontier {
+    Frontier {
         seq: message.seq,
         place: message.previous,
     }

@@ -75,21 +75,21 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, effect: Effect<u64>) {
+    fn carry_out(&mut self, effect: GroupEffect<u64>) {
         match effect {
-            Effect::Push {
+            GroupEffect::Push {
                 consumer,
                 payload,
                 retry_count,
             } => {
                 self.pushes.push((consumer.0, payload, retry_count));
             }
-            Effect::Read { from, count, .. } => {
+            GroupEffect::Read { from, count, .. } => {
                 let start = match from {
-                    From::Start => 0,
-                    From::At(Place::Stream(n)) => n,
-                    From::After(Place::Stream(n)) => n + 1,
-                    From::End => self.head,
+                    ReadFrom::Start => 0,
+                    ReadFrom::At(Place::Stream(n)) => n,
+                    ReadFrom::After(Place::Stream(n)) => n + 1,
+                    ReadFrom::End => self.head,
                     other => panic!("a stream is not read from {other:?}"),
                 };
                 let stop = self.head.min(start + count as u64).max(start);
@@ -97,12 +97,12 @@ impl World {
                     items: (start..stop).map(item).collect(),
                     skipped: 0,
                     scanned_to: (stop > start).then(|| Place::Stream(stop - 1)),
-                    next: From::At(Place::Stream(stop)),
+                    next: ReadFrom::At(Place::Stream(stop)),
                     end: stop >= self.head,
                 };
                 self.group.page(page, self.now);
             }
-            Effect::ReadParked { stop_at } => {
+            GroupEffect::ReadParked { stop_at } => {
                 let stop = stop_at.unwrap_or(u64::MAX).min(self.parked.len() as u64);
                 let first = self.group.parked.first.unwrap_or_default();
                 let items = (first..stop)
@@ -115,16 +115,16 @@ impl World {
                     .collect();
                 self.group.replayed(items, stop, self.now);
             }
-            Effect::Park { payload, reason } => {
+            GroupEffect::Park { payload, reason } => {
                 self.parked.push((payload, reason));
                 self.group.parked_written(self.parked.len() as u64 - 1);
             }
-            Effect::Checkpoint(Place::Stream(n)) => {
+            GroupEffect::Checkpoint(Place::Stream(n)) => {
                 self.checkpoints.push(n);
                 self.group.checkpoint_written();
             }
-            Effect::Checkpoint(other) => panic!("not of a stream: {other}"),
-            Effect::Drop(consumer) => self.dropped.push(consumer),
+            GroupEffect::Checkpoint(other) => panic!("not of a stream: {other}"),
+            GroupEffect::Drop(consumer) => self.dropped.push(consumer),
         }
     }
 
@@ -200,13 +200,13 @@ fn reads_ahead_without_consumers_as_far_as_pages_fit() {
 #[test]
 fn what_is_counted_ahead_is_known_until_the_group_is_live() {
     let mut world = World::of(settings(), 600);
-    world.group.begins_live(From::At(Place::Stream(600)));
+    world.group.begins_live(ReadFrom::At(Place::Stream(600)));
     let from = world.group.ahead().unwrap();
     let counted = Counted {
         from,
         count: 1,
         last: Some(Place::Stream(600)),
-        next: From::At(Place::Stream(601)),
+        next: ReadFrom::At(Place::Stream(601)),
     };
     world.append(1);
     world.group.counted(&counted);
@@ -258,7 +258,7 @@ fn what_a_page_repeats_is_not_delivered_again() {
             items: records.map(item).collect(),
             skipped: 0,
             scanned_to: None,
-            next: From::At(Place::Stream(next)),
+            next: ReadFrom::At(Place::Stream(next)),
             end: false,
         };
         group.page(page, 0);
@@ -269,7 +269,7 @@ fn what_a_page_repeats_is_not_delivered_again() {
         .effects()
         .into_iter()
         .filter_map(|effect| match effect {
-            Effect::Push { payload, .. } => Some(payload),
+            GroupEffect::Push { payload, .. } => Some(payload),
             _ => None,
         })
         .collect();
@@ -551,7 +551,13 @@ fn a_passing_failure_is_tried_again_at_the_tick() {
     group.page_failed(false);
     assert_eq!(group.effects(), []);
     group.tick(1_000);
-    assert!(matches!(group.effects()[..], [Effect::Read { from: From::Start, .. }]));
+    assert!(matches!(
+        group.effects()[..],
+        [GroupEffect::Read {
+            from: ReadFrom::Start,
+            ..
+        }]
+    ));
 }
 
 #[test]
@@ -565,18 +571,18 @@ fn one_checkpoint_write_at_a_time() {
         items: (0..3).map(item).collect(),
         skipped: 0,
         scanned_to: None,
-        next: From::At(Place::Stream(3)),
+        next: ReadFrom::At(Place::Stream(3)),
         end: true,
     };
     group.page(page, 0);
     group.connect(A, 10, String::new(), String::new(), 0).unwrap();
     group.effects();
     group.ack(&[id(0)], 0);
-    assert_eq!(group.effects(), [Effect::Checkpoint(Place::Stream(0))]);
+    assert_eq!(group.effects(), [GroupEffect::Checkpoint(Place::Stream(0))]);
     group.ack(&[id(1), id(2)], 0);
     assert_eq!(group.effects(), []);
     group.checkpoint_written();
-    assert_eq!(group.effects(), [Effect::Checkpoint(Place::Stream(2))]);
+    assert_eq!(group.effects(), [GroupEffect::Checkpoint(Place::Stream(2))]);
 }
 
 fn filtered(defects: Defects) -> Group<u64> {
@@ -585,7 +591,7 @@ fn filtered(defects: Defects) -> Group<u64> {
         items: vec![item(4), item(5)],
         skipped: 9,
         scanned_to: Some(Place::Stream(20)),
-        next: From::At(Place::Stream(21)),
+        next: ReadFrom::At(Place::Stream(21)),
         end: true,
     };
     group.page(page, 0);
@@ -602,12 +608,12 @@ fn filtered_records_move_the_checkpoint_only_when_nothing_waits() {
     group.ack(&[id(4), id(5)], 0);
     group.effects();
     group.tick(6_000);
-    assert_eq!(group.effects(), [Effect::Checkpoint(Place::Stream(20))]);
+    assert_eq!(group.effects(), [GroupEffect::Checkpoint(Place::Stream(20))]);
     let mut lossy = filtered(Defects {
         filtered_checkpoint: true,
         ..Defects::default()
     });
-    assert_eq!(lossy.effects(), [Effect::Checkpoint(Place::Stream(20))]);
+    assert_eq!(lossy.effects(), [GroupEffect::Checkpoint(Place::Stream(20))]);
 }
 
 #[test]
@@ -662,7 +668,7 @@ fn the_same_id_twice_takes_two_slots_and_gives_two_back() {
             items: vec![item(0), twin],
             skipped: 0,
             scanned_to: None,
-            next: From::At(Place::Stream(2)),
+            next: ReadFrom::At(Place::Stream(2)),
             end: true,
         };
         group.page(page, 0);
