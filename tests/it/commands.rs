@@ -11,6 +11,7 @@ mod interleavings;
 mod queries;
 mod repeated;
 mod store;
+mod together;
 mod trips;
 mod turns;
 

@@ -1,4 +1,14 @@
-//! The integration tests: one binary, over the real protocols.
+//! The integration tests: one binary, over the real protocols, by subject.
+//!
+//! | subject | what is tried |
+//! |---|---|
+//! | `commands` | commands and queries of a service, alone and beside the daemon |
+//! | `daemon` | the daemon as a process: streams, marks, lag, outages, its pages, its start, the command line |
+//! | `documents` | what is written of it all, held against the code |
+//! | `dynamodb`, `journal` | the two ports |
+//! | `embedded` | the embedded EventStoreDB as its clients see it |
+//!
+//! What one stream of a projection goes through is in the library: `projector::lane::tests`, by rule.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,26 +17,10 @@
     reason = "helpers of tests fail their test, what is compared are whole numbers, and a test has room on its stack"
 )]
 
-mod alerts;
-mod cli;
 mod commands;
-mod config;
-mod crash;
 mod daemon;
-mod documented;
+mod documents;
 mod dynamodb;
-mod ecs;
+mod embedded;
 mod journal;
-mod logs;
-mod memory;
-mod persistent;
-mod readme;
-mod rules;
-mod shipping;
-mod stack;
-mod startup;
-mod streams;
 mod support;
-mod together;
-#[cfg(feature = "otel")]
-mod traces;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::world::{New, Old, Running, World};
 use crate::{
-    readme::{chapter, table},
+    documents::readme::{chapter, table},
     support::node::until,
 };
 

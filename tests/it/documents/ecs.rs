@@ -11,7 +11,7 @@ use projector::{
 use serde_yaml_ng::Value;
 
 use crate::{
-    readme::{chapter, file, json_blocks},
+    documents::readme::{chapter, file, json_blocks},
     support::{
         dynamo::Dynamo,
         node::Node,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::readme::{chapter, file};
+use crate::documents::readme::{chapter, file};
 
 const RUNBOOK: &str = "https://git.example.com/platform/projector/blob/main/config/prometheus/runbook.md#";
 
@@ -117,7 +117,7 @@ fn tries(case: &Value, alert: &str) -> bool {
     let series = array(&case["input_series"])
         .map(|s| s["series"].as_str().unwrap().split('{').next().unwrap().to_owned())
         .collect::<BTreeSet<_>>();
-    let asked = crate::shipping::metrics_in(alerts()[alert]["expr"].as_str().unwrap());
+    let asked = crate::documents::shipping::metrics_in(alerts()[alert]["expr"].as_str().unwrap());
     // What a recording rule is made of has the same names; a bucket is one of its histogram.
     asked
         .iter()

@@ -1,7 +1,7 @@
 //! The examples of the embedded EventStoreDB: what is shown is what is run. (Documents against code are
 //! in `readme.rs`.)
 
-use crate::readme::{chapter, file};
+use crate::documents::readme::{chapter, file};
 
 #[test]
 fn the_guide_shows_the_examples_that_are_run() {

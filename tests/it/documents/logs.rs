@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    readme::{chapter, code, table},
+    documents::readme::{chapter, code, table},
     support::{
         dynamo::Dynamo,
         node::{Node, until},

@@ -9,7 +9,7 @@ use projector::embedded::{
 };
 
 use crate::{
-    readme::chapter,
+    documents::readme::chapter,
     support::{
         dynamo::Dynamo,
         node::{Node, until},

@@ -217,7 +217,7 @@ const SETTINGS: [(&str, &str); 6] = [
 #[test]
 fn every_default_stands_in_the_documentation_of_its_field() {
     for (file, name) in SETTINGS {
-        let text = crate::readme::file(file);
+        let text = crate::documents::readme::file(file);
         let (_, body) = text.split_once(&format!("pub struct {name} {{\n")).expect(name);
         let (body, _) = body.split_once("\n}").expect(name);
         let (mut documentation, mut fields) = (String::new(), 0);

@@ -58,7 +58,7 @@ async fn it_starts_without_reading_its_own_executable() {
 /// `Loan` in its code: the settings make one.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_guides_steps_are_all_that_it_takes() {
-    let guide = crate::readme::chapter("projections");
+    let guide = crate::documents::readme::chapter("projections");
     let (_, steps) = guide.split_once("## Step by step\n").unwrap();
     let (_, events) = steps.split_once("cat > loans.jsonl <<'END'\n").unwrap();
     let (events, _) = events.split_once("END\n").unwrap();

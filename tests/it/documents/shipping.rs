@@ -13,7 +13,7 @@ use projector::{
 };
 use serde_json::Value;
 
-use crate::readme::{chapter, file};
+use crate::documents::readme::{chapter, file};
 
 /// The Dockerfile's instructions, continuation lines joined, by stage.
 fn stages() -> Vec<Vec<(String, String)>> {
