@@ -165,7 +165,7 @@ pub enum JournalError {
     #[error("learn the outcome of an append to EventStoreDB: {0}")]
     OutcomeUnknown(String),
     /// The stream does not stand where the append expected it.
-    #[error("append: the stream stands at {}, not where it was expected", .current.map_or("no event".to_owned(), |r| format!("revision {r}")))]
+    #[error("append: wrong expected revision: the stream is at {}", .current.map_or("no event".to_owned(), |r| format!("revision {r}")))]
     WrongExpected {
         /// Where it stands, `None` for no event. A hint: it may have moved again.
         current: Option<Revision>,

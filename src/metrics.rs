@@ -167,7 +167,7 @@ impl Metrics {
             ),
             skipped: m.counters(
                 "projector_deliveries_skipped_total",
-                "Deliveries that concern no stream of ours: system events.",
+                "Deliveries that concern no stream of the source: system events.",
                 &[],
             ),
             unplaced: m.counters(

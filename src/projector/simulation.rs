@@ -32,6 +32,7 @@ use self::{
 use crate::{
     aggregate::{Aggregate, Command},
     clock,
+    command::Committed,
     event::{Event, RawEvent, Revision},
     journal::{Presence, memory::Happened},
     projection::{
@@ -39,7 +40,7 @@ use crate::{
         StoredState, folding::fold_events,
     },
     projector::lanes::HELD_STATES,
-    replica::{Header, Put, Replica, item::Body},
+    replica::{Header, MarkKind, Put, Replica, item::Body},
     testing::{MemoryJournal, MemoryStore},
 };
 
@@ -550,6 +551,41 @@ impl Sim {
         let marks = (old.quarantine.is_some(), new.quarantine.is_some());
         if new.generation == old.generation && marks != (false, false) {
             self.fail(format!("{}: a mark came or went within a generation", put.stream));
+        }
+        if let (Some(was), Some(is)) = (&old.quarantine, &new.quarantine) {
+            let same = was.at == is.at && [was, is].iter().all(|mark| mark.kind() == MarkKind::Quarantined);
+            let forgotten = !is.by.newest().is_empty() && !is.by.contains(was.by.newest());
+            if same && forgotten && !was.by.newest().is_empty() && !self.told().is_restored(&put.stream) {
+                self.fail(format!(
+                    "{}: a mark forgot what code had failed on its event",
+                    put.stream
+                ));
+            }
+        }
+    }
+
+    /// I1 prefix of what a command answers.
+    fn check_answer(&self, stream: &str, done: &Committed<Tally>) {
+        let (first, Some(version)) = (done.first, done.version) else {
+            return;
+        };
+        if self.told().unprovable.contains(stream) {
+            return;
+        }
+        let mut histories = self.told().histories.get(stream).cloned().unwrap_or_default();
+        histories.push(self.journal.all(stream));
+        let fold = Coded::new(NEWEST);
+        let right = histories.iter().any(|all| {
+            all.get(first as usize..=version as usize).is_some_and(|events| {
+                let folded = fold_events(&fold, (&Header::new(), &fold.initial()), events, COMMANDS);
+                folded.state.get::<Tally>() == Some(&done.state)
+            })
+        });
+        if !right {
+            self.fail(format!(
+                "{stream}: a command answered {:?} as the fold of {first}..={version}",
+                done.state
+            ));
         }
     }
 

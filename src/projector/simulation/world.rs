@@ -301,8 +301,9 @@ impl Sim {
                     let word = answer.as_ref().map_or_else(CommandError::class, |_| "done");
                     sim.note(&writes, &format!("{numbers:?} on {aggregate}: {word}"));
                     match &answer {
-                        Ok(_) => {
+                        Ok(done) => {
                             let stream = format!("tally-{aggregate}");
+                            sim.check_answer(&stream, done);
                             let acknowledged = numbers.iter().map(|n| (*n, stream.clone()));
                             sim.told().acknowledged.extend(acknowledged);
                             break;

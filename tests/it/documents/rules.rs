@@ -250,8 +250,9 @@ fn seen_beyond_their_file(source: &Path) -> BTreeMap<String, BTreeSet<PathBuf>> 
     for file in files {
         let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         for line in text.lines().map(str::trim_start).filter(|line| line.starts_with("pub")) {
-            // Behind `pub` or `pub(super)`.
-            let said = line.split_once(' ').map_or("", |(_, said)| said);
+            // Behind `pub`, `pub(super)` or `pub(in ..)`.
+            let said = line.strip_prefix("pub(").and_then(|rest| rest.split_once(')'));
+            let said = said.map_or(&line["pub".len()..], |(_, said)| said).trim_start();
             let named = ["struct ", "enum ", "trait ", "type "]
                 .iter()
                 .find_map(|kind| said.strip_prefix(kind));
