@@ -257,7 +257,7 @@ fn the_defaults_of_a_store_are_the_daemons() {
     assert_eq!(policy.compress_above as u64, theirs.compress_above.0);
     let restarts = theirs.on_revival == OnRevival::Restart || theirs.on_deletion == OnDeletion::Remove;
     assert_eq!(policy.restarts, restarts);
-    assert_eq!(policy.on_lost_history, theirs.on_lost_history.into());
+    assert_eq!(policy.on_lost_history, theirs.on_lost_history);
     assert_eq!(settings.dynamodb, daemons.dynamo());
     let theirs = projector::journal::esdb::EsdbSettings {
         connection_string: settings.eventstore.connection_string.clone(),
