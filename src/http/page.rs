@@ -176,7 +176,7 @@ fn overview(projections: &[ProjectionReport]) -> Markup {
             table {
                 caption #all { "Projections" }
                 thead { tr {
-                    th scope="col" { "ProjectionReport" } th scope="col" { "Phase" }
+                    th scope="col" { "Projection" } th scope="col" { "Phase" }
                     th.n scope="col" { "Behind" } th.n scope="col" { "Oldest" } th.n scope="col" { "Folded" }
                     th.n scope="col" { "Held" } th.n scope="col" { "Quarantined" } th.n scope="col" { "Diverged" }
                 } }

@@ -169,7 +169,7 @@ fn what_is_not_known_is_said_to_be_unknown() {
         "Not ready",
         "DynamoDB does not answer: <refused>",
         "store away",
-        "LagReport is unknown:",
+        "Lag is unknown:",
         "failed to measure",
     ] {
         assert!(text.contains(part), "`{part}` in:\n{text}");

@@ -223,6 +223,10 @@ impl Known {
             Evidence::Outlived => Follows::Outlived,
             Evidence::Nothing | Evidence::Unreached => {
                 self.agenda.look.want();
+                // What ends before the replica bears nothing out, and may have grown past it by then.
+                if reading.shorter {
+                    return Some(Follows::Base);
+                }
                 Follows::Base
             }
         };

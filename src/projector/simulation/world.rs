@@ -385,6 +385,7 @@ impl Sim {
             }
             5 if self.below(6) == 0 && self.journal.stands(&stream).1 == Presence::Present => {
                 self.journal.tombstone(&stream);
+                self.hides(&stream);
                 self.say("someone", &format!("tombstones {stream}"));
             }
             6 => {
@@ -744,8 +745,14 @@ impl Sim {
                 let body: serde_json::Value = serde_json::from_slice(&event.data).unwrap_or_default();
                 let n = body["n"].as_u64().unwrap_or(0);
                 let before = last.insert(n, event.revision);
-                // A command's id is remembered until its stream is deleted.
-                let again = before.is_some_and(|before| lives.range(before + 1..=event.revision).next().is_none());
+                // A command's id is remembered until its stream is deleted. Where its events are truncated the
+                // table alone remembers it, and not where an older copy of that came back.
+                let unknown = |at: Revision| {
+                    let told = self.told();
+                    told.lost[0].is_some() && told.truncated.get(stream).is_some_and(|first| at < *first)
+                };
+                let one_life = |at: Revision| lives.range(at + 1..=event.revision).next().is_none();
+                let again = before.is_some_and(|before| one_life(before) && !unknown(before));
                 let elsewhere = !seen.insert(n) && before.is_none();
                 if again || elsewhere {
                     twice.push(n);

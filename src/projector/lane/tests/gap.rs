@@ -243,3 +243,41 @@ fn a_start_behind_lost_history_replaces_only_what_it_read() {
         );
     }
 }
+
+/// A copy of the event store came back in which the stream is shorter, and it grew past the replica while it
+/// was looked at: the read that had shown nothing counted as proof, and the new events were folded onto the
+/// state of the lost ones.
+#[test]
+fn a_stream_that_ends_before_its_replica_bears_nothing_out() {
+    let mut world = World::new(OnDeletion::Keep, OnRevival::Continue, true);
+    for entry in 0..3 {
+        world.append(Kind::Put);
+        world.deliver(0, entry);
+    }
+    rest(&mut world, 0);
+    world.crash(0);
+    world.log.clear();
+    for _ in 0..4 {
+        world.append(Kind::Put);
+        let last = world.log.last_mut().unwrap();
+        last.id = Uuid::from_u128(u128::from(last.revision) + 100);
+    }
+    let grown = world.log.clone();
+    world.log.truncate(1);
+    world.deliver(0, 6);
+    while world.clock.is_zero() {
+        assert!(world.step(0, false, false).unwrap(), "it waits for another look");
+    }
+    world.log = grown;
+    loop {
+        let task = &mut world.tasks[0];
+        if let Next::Do(effect) = task.lane.next(world.clock) {
+            if let Effect::Put(put, kind) = &effect {
+                assert_eq!((*kind, &put.body), (PutKind::Diverged, &Body::Stored));
+                return;
+            }
+            task.effect = Some(effect);
+        }
+        assert!(world.step(0, false, false).unwrap(), "it is marked");
+    }
+}
