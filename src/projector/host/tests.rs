@@ -12,6 +12,7 @@ use crate::{
         lane::{Arrival, LaneRules},
         meter::NoMeter,
     },
+    replica::MarkKind,
     testing::{MemoryJournal, MemoryStore},
 };
 
@@ -178,4 +179,31 @@ async fn what_was_in_hand_at_another_time_is_read_again() {
     until_stored(&mut host, &table, "order-1", 2).await;
     let last = table.stored("order-1").and_then(|stored| stored.header.event);
     assert_eq!(last.map(|event| event.id), Some(Uuid::from_u128(3)));
+}
+
+/// What was seen of a stream before a connection ended need not be so after it: a cached base is seen again
+/// before anything is folded on it.
+#[tokio::test(start_paused = true)]
+async fn a_base_of_another_time_is_seen_again() {
+    let (journal, table) = (MemoryJournal::new(), MemoryStore::new());
+    journal.push("order-1", [1, 2].map(change).into());
+    let stores = Stores::new(journal.clone(), table.clone(), Arc::new(NoMeter));
+    let mut host = Host::new(Arc::new(spec()), "g".into(), stores, ReplicaCache::new(1 << 20));
+    host.take(work("order-1", Arrival::Revision(1, clock::now())), None);
+    until_stored(&mut host, &table, "order-1", 1).await;
+    while !host.is_empty() {
+        assert_eq!(host.turn().await, None);
+    }
+    // An older copy of the event store, and what others have written since.
+    journal.restore("order-1", 1);
+    journal.push("order-1", [8, 9].map(change).into());
+    host.begin_time("The connection is another one.");
+    let next = journal.all("order-1").remove(2);
+    host.take(work("order-1", Arrival::Event(next)), None);
+    while !host.is_empty() {
+        assert_eq!(host.turn().await, None);
+    }
+    let header = table.stored("order-1").unwrap().header;
+    let mark = header.quarantine.map(|mark| mark.kind());
+    assert_eq!((header.version, mark), (Some(1), Some(MarkKind::Diverged)));
 }
