@@ -139,7 +139,7 @@ pub struct Newest {
     pub created: DateTime<Utc>,
 }
 
-/// How a stream stands at the leader.
+/// The state of a stream, as the leader has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// No event and no deletion is known: it never was, or its store was reset.
@@ -225,7 +225,7 @@ pub trait Journal: Clone + Send + Sync + 'static {
         limit: ReadLimit,
     ) -> impl Future<Output = Result<Slice, JournalError>> + Send;
 
-    /// How `stream` stands at the leader: newest readable event, or which kind of deletion.
+    /// The state of `stream`, read at the leader: its newest readable event, or which kind of deletion.
     fn look(&self, stream: &str) -> impl Future<Output = Result<Standing, JournalError>> + Send;
 
     /// The revision before which `stream`'s metadata say that nothing can be read (`$tb`): a deleted

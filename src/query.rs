@@ -864,7 +864,7 @@ impl<P, J: Journal, R: ReplicaStore> Queries<P, J, R> {
     }
 }
 
-/// Whether the replica stands at the token's version with another event than the token's.
+/// Whether the replica is at the token's version, and has another event there than the token's.
 fn has_another_event(header: &Header, token: &Token) -> bool {
     let (Some(wanted), Some(own)) = (token.event, &header.event) else {
         return false;

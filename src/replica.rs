@@ -170,7 +170,7 @@ pub enum Demand {
     Broken,
 }
 
-/// What can be read of an item that is not wholly one of ours.
+/// What can be read of an item that is not readable as a replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Broken {
     /// Its version, where it has one.

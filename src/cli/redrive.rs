@@ -142,8 +142,8 @@ fn stands(header: &Header) -> Stands {
     (demand, Some(header.generation))
 }
 
-/// Replaces the replica by one of nothing, under a mark of nobody's: whoever sees it folds on, and
-/// readers see that it is being folded again.
+/// Replaces the replica by an empty one under a mark that names no build. Every build tries such a mark, and
+/// readers see that the replica is being folded again.
 ///
 /// An item that cannot be read is replaced by what can be: where its generation is lost, the clock's
 /// milliseconds stand above any count of administrative writes.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: I4 hint: EventStoreDB answers a conflict before what it speaks of can be read, so that
 //! an empty read says nothing by itself. A read also tells the stream's last indexed revision. What
-//! stands at or below that and is not shown can never be read; what stands above it, nobody knows
+//! is at or below that and is not shown can never be read; what is above it, nobody knows
 //! yet. [`Hole`] is the first, and only a read makes one.
 
 use super::Presence;

@@ -130,7 +130,7 @@ const UNPACKED_LIMIT: u64 = 256 * 1024 * 1024;
 /// How states of one projection are stored.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// The projection's name; it stands on every item.
+    /// The projection's name. Every item has it.
     pub projection: Arc<str>,
     /// A native map of more bytes than this is stored compressed instead.
     pub compress_above: usize,
