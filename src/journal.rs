@@ -20,6 +20,8 @@ pub mod esdb;
 pub mod memory;
 mod slice;
 
+#[cfg(test)]
+pub(crate) use slice::tests::slice as read_of;
 pub use slice::{Hole, Slice};
 
 /// Why a delivery has no place in any lane.

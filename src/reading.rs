@@ -106,7 +106,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{journal::Presence, replica::LastEvent};
+    use crate::{journal::read_of, replica::LastEvent};
 
     fn id(revision: Revision) -> Uuid {
         Uuid::from_u128(u128::from(revision))
@@ -127,23 +127,7 @@ mod tests {
 
     /// A read that shows these events, of a stream whose index ends with `last`.
     fn slice(revisions: &[Revision], end: bool, last: Revision) -> Slice {
-        let event = |revision: &Revision| RawEvent {
-            stream: "s-1".into(),
-            revision: *revision,
-            id: id(*revision),
-            kind: "A".into(),
-            json: true,
-            data: bytes::Bytes::new(),
-            metadata: bytes::Bytes::new(),
-            created: chrono::DateTime::UNIX_EPOCH,
-        };
-        Slice {
-            events: revisions.iter().map(event).collect(),
-            end,
-            presence: Presence::Present,
-            first: None,
-            last: Some(last),
-        }
+        read_of(revisions, end, Some(last))
     }
 
     /// Evidence, and the stretches: what stands before each and what is in it.

@@ -8,13 +8,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::units::{Secret, Size, Span, unless_empty, worded, words};
-use super::{OnDeletion, OnLostHistory, OnRevival};
 use crate::{
     journal::{
         esdb::{DEFAULT_IDLE_RENEW, DEFAULT_OPERATION_TIMEOUT, redacted},
         feed,
     },
-    projection::folding::COMMANDS_KEPT,
+    projection::{OnDeletion, OnLostHistory, OnRevival, folding::COMMANDS_KEPT},
     replica::{dynamodb::without_user_info, item},
 };
 

@@ -94,12 +94,13 @@ impl Slice {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use bytes::Bytes;
 
     use super::*;
 
-    fn slice(revisions: &[Revision], end: bool, last: Option<Revision>) -> Slice {
+    /// A read that shows these events, each with its revision as its id.
+    pub(crate) fn slice(revisions: &[Revision], end: bool, last: Option<Revision>) -> Slice {
         let event = |revision: &Revision| RawEvent {
             stream: "s-1".into(),
             revision: *revision,

@@ -213,8 +213,10 @@ impl Known {
         if base.rebase {
             return Some(Follows::Base);
         }
+        // What ends before the replica bears nothing out, and may have grown past it by the next read.
         if reading.shorter {
             self.agenda.look.want();
+            return Some(Follows::Base);
         }
         let follows = match reading.evidence {
             Evidence::NotAsked => return Some(Follows::Base),
@@ -223,10 +225,6 @@ impl Known {
             Evidence::Outlived => Follows::Outlived,
             Evidence::Nothing | Evidence::Unreached => {
                 self.agenda.look.want();
-                // What ends before the replica bears nothing out, and may have grown past it by then.
-                if reading.shorter {
-                    return Some(Follows::Base);
-                }
                 Follows::Base
             }
         };

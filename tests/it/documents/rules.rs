@@ -1,4 +1,5 @@
-//! Which way the dependencies point, checked in the source.
+//! Which way the dependencies point, that a type's name is its own, and what fields say of their defaults:
+//! checked in the source.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
